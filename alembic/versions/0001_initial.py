@@ -1,0 +1,18 @@
+"""The tables of pgmeaning."""
+
+from __future__ import annotations
+
+from alembic import op
+
+from pgmeaning import sql
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    sql.run_migration(op.get_bind(), "0001_initial.up")
+
+
+def downgrade() -> None:
+    sql.run_migration(op.get_bind(), "0001_initial.down")

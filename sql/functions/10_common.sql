@@ -1,0 +1,149 @@
+-- What the other files share: looking a collection up, and the SQL that depends on its key and columns.
+-- Fragments use fixed aliases: s the source, v its vector table, k a key as typed columns.
+-- Functions without a SET clause get their search_path from 90_access.sql, since it must hold pgvector's schema.
+
+-- A type's name, qualified unless it is the system's own: hence the path of its own.
+CREATE OR REPLACE FUNCTION pgmeaning._type_name(type oid, modifier int) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$ SELECT format_type(type, modifier) $$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._relation_name(relation oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$ SELECT format('%I.%I', n.nspname, c.relname)
+      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation $$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._column_names(relation regclass) RETURNS name[]
+LANGUAGE sql STABLE
+AS $$ SELECT array_agg(attname ORDER BY attnum) FROM pg_attribute
+      WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped $$;
+
+-- The collection of that name, or an error that says what to do.
+CREATE OR REPLACE FUNCTION pgmeaning._collection(wanted text) RETURNS pgmeaning.collection
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    found_row pgmeaning.collection;
+BEGIN
+    SELECT * INTO found_row FROM pgmeaning.collection AS c WHERE c.name = wanted;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM001',
+            MESSAGE = format('there is no collection %s', coalesce(quote_literal(wanted), 'NULL')),
+            DETAIL = 'Collections: ' || coalesce((SELECT string_agg(c.name, ', ' ORDER BY c.name)
+                                                  FROM pgmeaning.collection AS c), 'none') || '.',
+            HINT = 'pgmeaning.attach() makes one of a table.';
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_class WHERE oid = found_row.source) THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM010',
+            MESSAGE = format('the source table of collection %L was dropped', wanted),
+            DETAIL = format('It was %s.', found_row.source_name),
+            HINT = format('A running sidecar cleans up; or call pgmeaning.detach(%L).', wanted);
+    END IF;
+    RETURN found_row;
+END
+$$;
+
+-- The model of that name (null: the database's default), if it may be used as an embedder.
+CREATE OR REPLACE FUNCTION pgmeaning._embedder(wanted text) RETURNS pgmeaning.model
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    found_row pgmeaning.model;
+BEGIN
+    SELECT * INTO found_row FROM pgmeaning.model AS m
+    WHERE m.kind = 'embedder' AND CASE WHEN wanted IS NULL THEN m.status = 'default' ELSE m.name = wanted END;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM005',
+            MESSAGE = CASE WHEN wanted IS NULL THEN 'this database has no default embedding model'
+                           ELSE format('there is no embedding model %L', wanted) END,
+            DETAIL = 'Embedding models: ' || coalesce((SELECT string_agg(m.name, ', ' ORDER BY m.name)
+                                                       FROM pgmeaning.model AS m WHERE m.kind = 'embedder'), 'none') || '.',
+            HINT = 'pgmeaning.models lists them all; "pgmeaning model default NAME" sets the default.';
+    END IF;
+    IF found_row.status = 'retired' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('model %L is retired and no longer served', found_row.name),
+            HINT = 'Move the collection to a model that is served: pgmeaning.models lists them.';
+    END IF;
+    RETURN found_row;
+END
+$$;
+
+-- jsonb of the key columns of an alias, under the source's names.
+CREATE OR REPLACE FUNCTION pgmeaning._key_json(alias text, columns name[], names name[]) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, %I.%I', n, alias, c), ', ' ORDER BY i))
+      FROM unnest(columns, names) WITH ORDINALITY AS u (c, n, i) $$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._column_list(alias text, columns name[]) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT string_agg(format('%I.%I', alias, c), ', ' ORDER BY i) FROM unnest(columns) WITH ORDINALITY AS u (c, i) $$;
+
+-- Typed columns for jsonb_to_record: "id" bigint, ...
+CREATE OR REPLACE FUNCTION pgmeaning._key_record(columns name[], types text[]) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT string_agg(format('%I %s', c, t), ', ' ORDER BY i) FROM unnest(columns, types) WITH ORDINALITY AS u (c, t, i) $$;
+
+-- The equality operator of a type, qualified where an extension brings it (the pinned path would not find it).
+CREATE OR REPLACE FUNCTION pgmeaning._equals(type oid) RETURNS text
+LANGUAGE sql STABLE
+AS $$ SELECT coalesce((SELECT format('OPERATOR(%I.=)', n.nspname)
+                       FROM pg_operator AS o JOIN pg_namespace AS n ON n.oid = o.oprnamespace
+                       WHERE o.oprname = '=' AND o.oprleft = type AND o.oprright = type LIMIT 1), '=') $$;
+
+-- 'a.x = b.y AND ...': rows of two aliases with the same key.
+CREATE OR REPLACE FUNCTION pgmeaning._key_match(a text, a_columns name[], b text, b_columns name[], types text[]) RETURNS text
+LANGUAGE sql STABLE
+AS $$ SELECT string_agg(format('%I.%I %s %I.%I', a, ac, pgmeaning._equals(to_regtype(t)), b, bc), ' AND ' ORDER BY i)
+      FROM unnest(a_columns, b_columns, types) WITH ORDINALITY AS u (ac, bc, t, i) $$;
+
+-- A template cut into [literal, column] pairs; a last literal has a null column. Doubled braces are literal ones.
+CREATE OR REPLACE FUNCTION pgmeaning._template_parts(template text) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE STRICT
+AS $$
+DECLARE
+    parts   jsonb := '[]';
+    literal text := '';
+    rest    text := template;
+    piece   text[];
+BEGIN
+    WHILE rest <> '' LOOP
+        piece := regexp_match(rest, '^(?:([^{}]+)|({{|}})|{([^{}]+)})');
+        IF piece IS NULL THEN
+            RAISE EXCEPTION USING ERRCODE = 'PM004', MESSAGE = format('the template has a lone brace at %L', left(rest, 20)),
+                HINT = 'Write {column} for a column, {{ and }} for a literal brace.';
+        END IF;
+        IF piece[3] IS NOT NULL THEN
+            parts := parts || jsonb_build_array(jsonb_build_array(literal, piece[3]));
+            literal := '';
+            rest := substr(rest, length(piece[3]) + 3);
+        ELSE
+            literal := literal || coalesce(piece[1], left(piece[2], 1));
+            rest := substr(rest, length(coalesce(piece[1], piece[2])) + 1);
+        END IF;
+    END LOOP;
+    IF parts = '[]' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM004', MESSAGE = 'the template names no column',
+            DETAIL = format('It is %L.', template),
+            HINT = 'Every row would get the same vector. Put a column''s name in braces: ''{title}''.';
+    END IF;
+    RETURN parts || jsonb_build_array(jsonb_build_array(literal, NULL));
+END
+$$;
+
+-- A hash of all that is embedded of a source row; null when there is nothing to embed.
+CREATE OR REPLACE FUNCTION pgmeaning._content_hash(alias text, columns name[]) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT format(
+        'CASE WHEN pg_catalog.num_nonnulls(%1$s) = 0 THEN NULL '
+        'ELSE pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array(%1$s)::text, ''UTF8'')) END',
+        string_agg(format('%I.%I::text', alias, c), ', ' ORDER BY i))
+      FROM unnest(columns) WITH ORDINALITY AS u (c, i) $$;
+
+-- All columns whose change changes the vector.
+CREATE OR REPLACE FUNCTION pgmeaning._embedded_columns(c pgmeaning.collection) RETURNS name[]
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT c.columns || array_remove(ARRAY[c.image, c.video], NULL) $$;
+
+-- Wakes sleeping sidecars at commit. NOTIFY makes PREPARE TRANSACTION fail: where that is in use, sidecars poll faster.
+CREATE OR REPLACE FUNCTION pgmeaning._wake() RETURNS void
+LANGUAGE sql VOLATILE
+AS $$ SELECT pg_notify('pgmeaning', '') WHERE current_setting('max_prepared_transactions') = '0' $$;

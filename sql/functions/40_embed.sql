@@ -1,0 +1,341 @@
+-- Vectors for queries: from the cache, else from a sidecar. A sidecar sees a request only once it is committed, which a
+-- function cannot do within its caller's transaction: a loopback connection (dblink) does, or prepare() beforehand.
+
+CREATE OR REPLACE FUNCTION pgmeaning._input_hash(input text) RETURNS bytea
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT sha256(convert_to(input, 'UTF8')) $$;
+
+-- SECURITY DEFINER: callers have no right to the cache, which holds everybody's queries.
+CREATE OR REPLACE FUNCTION pgmeaning._cached(model text, input text, as_query bool) RETURNS vector
+LANGUAGE sql STABLE SECURITY DEFINER
+AS $$ SELECT q.embedding FROM pgmeaning.query_cache AS q
+      WHERE q.model = $1 AND q.as_query = $3 AND q.input_hash = pgmeaning._input_hash($2) $$;
+
+-- Puts a request where sidecars see it. SECURITY DEFINER: callers have no right to the table, only to ask.
+CREATE OR REPLACE FUNCTION pgmeaning._request(model text, input text, as_query bool, patience interval) RETURNS bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER
+AS $$
+    SELECT pg_notify('pgmeaning_query', '') WHERE current_setting('max_prepared_transactions') = '0';
+    INSERT INTO pgmeaning.request (model, input, as_query, expires_at)
+    VALUES ($1, $2, $3, clock_timestamp() + $4) RETURNING id;
+$$;
+
+-- A sidecar's reply to a request.
+CREATE OR REPLACE FUNCTION pgmeaning._answer(request_id bigint, reply text) RETURNS void
+LANGUAGE sql
+AS $$
+    INSERT INTO pgmeaning.query_cache (model, as_query, input_hash, embedding)
+    SELECT r.model, r.as_query, pgmeaning._input_hash(r.input), reply::vector FROM pgmeaning.request AS r WHERE r.id = request_id
+    ON CONFLICT (model, as_query, input_hash) DO UPDATE SET created_at = now()
+$$;
+
+-- Waits for the reply to a committed request. A sidecar holds an advisory lock on a request from before its claim is seen
+-- until its reply is committed (or it died), so waiting for the lock wakes at once. Needs READ COMMITTED, to see the reply.
+-- SECURITY DEFINER: as above.
+CREATE OR REPLACE FUNCTION pgmeaning._await_reply(request_id bigint, model text, input text, as_query bool, patience interval) RETURNS vector
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+AS $$
+DECLARE
+    deadline timestamptz := clock_timestamp() + patience;
+    reply    vector;
+    asked    pgmeaning.request;
+    slot     int := request_id % 2147483647;
+BEGIN
+    LOOP
+        reply := pgmeaning._cached(model, input, as_query);
+        EXIT WHEN reply IS NOT NULL;
+        SELECT * INTO asked FROM pgmeaning.request AS r WHERE r.id = request_id;
+        IF NOT FOUND OR clock_timestamp() >= deadline THEN
+            RETURN NULL;
+        ELSIF asked.error IS NOT NULL THEN
+            RAISE EXCEPTION USING ERRCODE = 'PM008', MESSAGE = format('model %L could not embed the query', asked.model),
+                DETAIL = asked.error, HINT = 'pgmeaning.sidecars shows what each sidecar can run.';
+        ELSIF asked.claimed_by IS NULL THEN
+            PERFORM pg_sleep(0.001);
+            CONTINUE;
+        END IF;
+        PERFORM set_config('lock_timeout', greatest(1, extract(epoch FROM deadline - clock_timestamp()) * 1000)::int || 'ms', true);
+        BEGIN
+            PERFORM pg_advisory_lock_shared(1885826406, slot);
+            PERFORM pg_advisory_unlock_shared(1885826406, slot);
+        EXCEPTION WHEN lock_not_available THEN
+            RETURN NULL;
+        END;
+        -- The lock is free and there is no reply: that sidecar died, so let another have it.
+        IF pgmeaning._cached(model, input, as_query) IS NULL THEN
+            UPDATE pgmeaning.request AS r SET claimed_by = NULL
+            WHERE r.id = request_id AND r.claimed_by = asked.claimed_by AND r.error IS NULL;
+            PERFORM pg_sleep(0.001);
+        END IF;
+    END LOOP;
+    DELETE FROM pgmeaning.request WHERE id = request_id;
+    RETURN reply;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._no_answer(model text, patience interval) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'PM007', MESSAGE = format('no sidecar answered within %s', patience),
+        DETAIL = format('Sidecars alive: %s.', (SELECT count(*) FROM pgmeaning.sidecars AS s WHERE s.alive)),
+        HINT = format('Start one that runs model %L: pgmeaning sidecar. Or ask for more time: timeout => ''1 minute''.', model);
+END
+$$;
+
+-- Asks, commits, waits: what the loopback calls, and prepare(). It commits, so it can neither pin its path nor be a
+-- SECURITY DEFINER: it qualifies every name, and the functions that it calls have the rights.
+CREATE OR REPLACE PROCEDURE pgmeaning._ask(model text, input text, as_query bool, patience interval, INOUT reply text DEFAULT NULL)
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    request_id bigint;
+BEGIN
+    request_id := pgmeaning._request(model, input, as_query, patience);
+    COMMIT;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    reply := pgmeaning._await_reply(request_id, model, input, as_query, patience);
+END
+$$;
+
+-- Sends a question through the session's loopback connection, opened on first use, and waits so that a cancel or a
+-- statement_timeout ends the wait at once. Null: no loopback here. It logs in as a role that may do nothing but ask.
+-- SECURITY DEFINER: the user mapping belongs to this function's owner alone.
+CREATE OR REPLACE FUNCTION pgmeaning._ask_loopback(model text, input text, as_query bool, patience interval, OUT possible bool, OUT reply vector)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+AS $$
+DECLARE
+    -- The functions of dblink are wherever its extension was put.
+    dblink   text := (SELECT format('%I.dblink', n.nspname) FROM pg_extension AS e
+                      JOIN pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'dblink');
+    question text := format('CALL pgmeaning._ask(%L, %L, %L, %L)', model, input, as_query, patience);
+    give_up  timestamptz := clock_timestamp() + patience + interval '1 second';
+    flag     int;
+    answer   text;
+BEGIN
+    possible := dblink IS NOT NULL AND EXISTS (SELECT FROM pg_foreign_server WHERE srvname = 'pgmeaning_loopback');
+    IF NOT possible THEN
+        RETURN;
+    END IF;
+    FOR attempt IN 1..2 LOOP
+        EXECUTE format('SELECT CASE WHEN ''pgmeaning'' = ANY (%1$s_get_connections()) THEN %1$s_is_busy(''pgmeaning'') ELSE -1 END', dblink) INTO flag;
+        -- Busy: an earlier call was cancelled, and its answer is nobody's. A second attempt: the connection was lost.
+        IF flag = 1 OR flag = 0 AND attempt = 2 THEN
+            EXECUTE format('SELECT %s_disconnect(''pgmeaning'')', dblink);
+            flag := -1;
+        END IF;
+        IF flag = -1 THEN
+            EXECUTE format('SELECT %s_connect(''pgmeaning'', ''pgmeaning_loopback'')', dblink);
+        END IF;
+        EXECUTE format('SELECT %s_send_query(''pgmeaning'', $1)', dblink) INTO flag USING question;
+        EXIT WHEN flag = 1;
+    END LOOP;
+    LOOP
+        EXECUTE format('SELECT %s_is_busy(''pgmeaning'')', dblink) INTO flag;
+        EXIT WHEN flag = 0 OR clock_timestamp() > give_up;
+        PERFORM pg_sleep(0.001);
+    END LOOP;
+    IF flag = 0 THEN
+        EXECUTE format('SELECT r.reply FROM %s_get_result(''pgmeaning'') AS r (reply text)', dblink) INTO answer;
+        EXECUTE format('SELECT count(*) FROM %s_get_result(''pgmeaning'') AS r (reply text)', dblink) INTO flag;
+        reply := answer::vector;
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning.embed(input text, model text DEFAULT NULL, as_query bool DEFAULT true,
+    timeout interval DEFAULT '10 seconds') RETURNS vector
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    embedder pgmeaning.model := pgmeaning._embedder(embed.model);
+    asked    record;
+    reply    vector := pgmeaning._cached(embedder.name, input, as_query);
+BEGIN
+    IF reply IS NOT NULL OR input IS NULL THEN
+        RETURN reply;
+    ELSIF pg_is_in_recovery() THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM013', MESSAGE = 'the query''s vector is not cached, and a standby cannot ask a sidecar for it',
+            HINT = 'On the primary: CALL pgmeaning.prepare(...), or search there.';
+    END IF;
+    asked := pgmeaning._ask_loopback(embedder.name, input, as_query, timeout);
+    IF NOT asked.possible THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM009', MESSAGE = 'the query''s vector is not cached, and this database has no dblink loopback to ask for it',
+            HINT = format('Outside a transaction block: CALL pgmeaning.prepare(%L) first. Or let a superuser CREATE EXTENSION dblink and run "pgmeaning migrate".', input);
+    ELSIF asked.reply IS NULL THEN
+        PERFORM pgmeaning._no_answer(embedder.name, timeout);
+    END IF;
+    RETURN asked.reply;
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.embed IS 'The vector of a text. In ORDER BY write (SELECT pgmeaning.embed(''...'')): bare, it runs once a row.';
+
+-- The server's own words for COMMIT in an atomic context, in its own language.
+CREATE OR REPLACE FUNCTION pgmeaning._words_for_commit_in_a_block() RETURNS text
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    COMMIT;
+EXCEPTION WHEN invalid_transaction_termination THEN
+    RETURN SQLERRM;
+END
+$$;
+
+-- Raises when the caller (a procedure that is about to commit) runs inside a transaction block.
+-- probe: SQLERRM of a COMMIT that failed in an exception block, which differs inside a block and outside.
+CREATE OR REPLACE FUNCTION pgmeaning._refuse_block(probe text, procedure text) RETURNS void
+LANGUAGE plpgsql VOLATILE
+AS $$
+BEGIN
+    IF probe = pgmeaning._words_for_commit_in_a_block() THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM012', MESSAGE = format('CALL pgmeaning.%s() cannot run inside a transaction block', procedure),
+            DETAIL = 'It commits, so that a sidecar sees what is asked.',
+            HINT = 'COMMIT first, or switch your driver to autocommit for this call.';
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE PROCEDURE pgmeaning.prepare(query text, model text DEFAULT NULL, timeout interval DEFAULT '30 seconds')
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    embedder pgmeaning.model;
+    reply    text;
+    probe    text;
+BEGIN
+    BEGIN
+        COMMIT;
+    EXCEPTION WHEN invalid_transaction_termination THEN
+        probe := SQLERRM;
+    END;
+    PERFORM pgmeaning._refuse_block(probe, 'prepare');
+    embedder := pgmeaning._embedder(model);
+    IF query IS NOT NULL AND pgmeaning._cached(embedder.name, query, true) IS NULL THEN
+        CALL pgmeaning._ask(embedder.name, query, true, timeout, reply);
+        IF reply IS NULL THEN
+            PERFORM pgmeaning._no_answer(embedder.name, timeout);
+        END IF;
+    END IF;
+END
+$$;
+COMMENT ON PROCEDURE pgmeaning.prepare IS 'Puts a query''s vector into the cache, so that embed() and search() need no loopback.';
+
+-- How many of a collection's rows (or whether this one) still owe a vector; -1: this row failed.
+-- SECURITY DEFINER: the queue holds keys of rows that the caller may not see; a count is all it learns.
+CREATE OR REPLACE FUNCTION pgmeaning._owed(collection_id int, wanted jsonb) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+AS $$
+#variable_conflict use_column
+DECLARE
+    owed bigint;
+BEGIN
+    IF EXISTS (SELECT FROM pgmeaning.queue AS q WHERE q.collection_id = _owed.collection_id AND q.key = wanted AND q.failed_at IS NOT NULL) THEN
+        RETURN -1;
+    END IF;
+    SELECT (SELECT count(*) FROM pgmeaning.inbox AS i
+            WHERE i.collection_id = _owed.collection_id AND (wanted IS NULL OR i.key = wanted OR i.key IS NULL))
+         + (SELECT count(*) FROM pgmeaning.queue AS q
+            WHERE q.collection_id = _owed.collection_id AND (wanted IS NULL OR q.key = wanted) AND q.failed_at IS NULL)
+         + (SELECT count(*) FROM pgmeaning.target AS t WHERE t.collection_id = _owed.collection_id AND t.scanning)
+    INTO owed;
+    RETURN owed;
+END
+$$;
+
+CREATE OR REPLACE PROCEDURE pgmeaning.wait_for(name text, key jsonb DEFAULT NULL, timeout interval DEFAULT '30 seconds')
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    c        pgmeaning.collection;
+    wanted   jsonb;
+    owed     bigint;
+    probe    text;
+    deadline timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+BEGIN
+    BEGIN
+        COMMIT;
+    EXCEPTION WHEN invalid_transaction_termination THEN
+        probe := SQLERRM;
+    END;
+    PERFORM pgmeaning._refuse_block(probe, 'wait_for');
+    c := pgmeaning._collection(name);
+    wanted := pgmeaning._full_key(c, key);
+    LOOP
+        owed := pgmeaning._owed(c.id, wanted);
+        EXIT WHEN owed OPERATOR(pg_catalog.<=) 0;
+        IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>=) deadline THEN
+            RAISE EXCEPTION USING ERRCODE = 'PM007',
+                MESSAGE = pg_catalog.format('collection %L still owes vectors after %s', name, timeout),
+                DETAIL = pg_catalog.format('Owed: %s.', owed),
+                HINT = 'Is a sidecar running? SELECT * FROM pgmeaning.sidecars; SELECT * FROM pgmeaning.status.';
+        END IF;
+        COMMIT;
+        PERFORM pg_catalog.pg_sleep(0.002);
+    END LOOP;
+    IF owed OPERATOR(pg_catalog.=) (-1) THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM008', MESSAGE = pg_catalog.format('row %s of collection %L could not be embedded', wanted, name),
+            HINT = 'SELECT * FROM pgmeaning.failures says why; pgmeaning.retry() tries once more.';
+    END IF;
+END
+$$;
+COMMENT ON PROCEDURE pgmeaning.wait_for IS 'Returns once a collection (or one row of it) owes no vector: read your own writes.';
+
+-- (Re)makes the loopback: a foreign server to this very database, and a role that may only ask. Returns why it cannot, or null.
+-- host: where this server listens as seen from itself, a socket folder or an address.
+CREATE OR REPLACE FUNCTION pgmeaning._make_loopback(host text) RETURNS text
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+    owner    text := (SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE oid = 'pgmeaning._ask_loopback'::regproc);
+    login    text;
+    password text := gen_random_uuid()::text || gen_random_uuid()::text;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'dblink') THEN
+        CREATE EXTENSION dblink WITH SCHEMA public;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = 'pgmeaning_loopback') THEN
+        CREATE SERVER pgmeaning_loopback FOREIGN DATA WRAPPER dblink_fdw
+            OPTIONS (host '', port '', dbname '', options '', application_name 'pgmeaning loopback', connect_timeout '5');
+        EXECUTE format('ALTER SERVER pgmeaning_loopback OWNER TO %I', owner);
+    END IF;
+    -- A database made from a template, or restored from a dump, has the options of another.
+    EXECUTE format('ALTER SERVER pgmeaning_loopback OPTIONS (SET host %L, SET port %L, SET dbname %L, SET options %L)',
+        host, current_setting('port'), current_database(),
+        '-c default_transaction_isolation=read\ committed -c default_transaction_read_only=off -c statement_timeout=0');
+    SELECT o.option_value INTO login
+    FROM pg_user_mappings AS m CROSS JOIN LATERAL pg_options_to_table(m.umoptions) AS o
+    WHERE m.srvname = 'pgmeaning_loopback' AND m.usename = owner AND o.option_name = 'user';
+    IF login IS NULL OR NOT EXISTS (SELECT FROM pg_roles WHERE rolname = login) THEN
+        login := 'pgmeaning_loopback_' || (SELECT oid FROM pg_database WHERE datname = current_database());
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = login) THEN
+            EXECUTE format('CREATE ROLE %I NOINHERIT', login);
+        END IF;
+        EXECUTE format('ALTER ROLE %I LOGIN PASSWORD %L', login, password);
+        EXECUTE format('DROP USER MAPPING IF EXISTS FOR %I SERVER pgmeaning_loopback', owner);
+        EXECUTE format('CREATE USER MAPPING FOR %I SERVER pgmeaning_loopback OPTIONS (user %L, password %L)', owner, login, password);
+    END IF;
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), login);
+    RETURN NULL;
+EXCEPTION WHEN insufficient_privilege OR undefined_file OR feature_not_supported OR undefined_object THEN
+    RETURN SQLERRM;
+END
+$$;
+
+-- Whether the loopback answers, as the role that embed() runs it as. SECURITY DEFINER: as _ask_loopback.
+CREATE OR REPLACE FUNCTION pgmeaning._test_loopback() RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+AS $$
+DECLARE
+    dblink text := (SELECT format('%I.dblink', n.nspname) FROM pg_extension AS e
+                    JOIN pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'dblink');
+BEGIN
+    IF dblink IS NULL THEN
+        RETURN 'dblink is not installed';
+    END IF;
+    EXECUTE format('SELECT %s_connect(''pgmeaning_test'', ''pgmeaning_loopback'')', dblink);
+    EXECUTE format('SELECT %s_disconnect(''pgmeaning_test'')', dblink);
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLERRM;
+END
+$$;

@@ -1,0 +1,209 @@
+-- Finding rows by meaning. All of it runs with the caller's rights and joins the source, so that neither a deleted row
+-- nor one that row security hides is ever returned.
+
+-- A key as the queue has it: {"id": 5}; a bare value will do where the key is one column.
+CREATE OR REPLACE FUNCTION pgmeaning._full_key(c pgmeaning.collection, key jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    IF key IS NULL THEN
+        RETURN NULL;
+    ELSIF jsonb_typeof(key) <> 'object' AND cardinality(c.key_columns) = 1 THEN
+        RETURN jsonb_build_object(c.key_columns[1], key);
+    ELSIF jsonb_typeof(key) <> 'object' OR NOT key ?& c.key_columns::text[] THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('%s is not a key of collection %L', key, c.name),
+            HINT = format('Give jsonb with its key columns: %s.', array_to_string(c.key_columns, ', '));
+    END IF;
+    RETURN key;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._check_search(c pgmeaning.collection, t pgmeaning.target, k int, mode text) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    IF k IS NULL OR k < 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('k is %s: how many rows to return must be at least 1', coalesce(k::text, 'NULL')),
+            HINT = 'Leave it out for 10.';
+    ELSIF mode IS NOT NULL AND mode NOT IN ('exact', 'signature') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no search mode %L', mode), HINT = 'Modes: exact, signature.';
+    ELSIF NOT has_table_privilege(t.vectors, 'SELECT') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not read the vectors of collection %L', current_user, c.name),
+            HINT = format('GRANT SELECT ON %s TO %I; or say so at attach(..., grant_to => ...).', pgmeaning._relation_name(t.vectors), current_user);
+    ELSIF EXISTS (SELECT FROM unnest(c.key_columns) AS wanted WHERE NOT wanted = ANY (pgmeaning._column_names(c.source))) THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM010', MESSAGE = format('collection %L is broken', c.name),
+            DETAIL = pgmeaning._source_problem(c), HINT = 'Give the column its name back, or detach() and attach() anew.';
+    END IF;
+END
+$$;
+
+-- A full vector of the model brought to the collection's dimensions: a Matryoshka prefix, unit length again.
+CREATE OR REPLACE FUNCTION pgmeaning._fit(query_vector vector, dimensions int) RETURNS vector
+LANGUAGE plpgsql IMMUTABLE
+AS $$
+BEGIN
+    IF query_vector IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'the query is NULL', HINT = 'Give a text or a vector.';
+    ELSIF vector_dims(query_vector) = dimensions THEN
+        RETURN query_vector;
+    ELSIF vector_dims(query_vector) < dimensions THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014',
+            MESSAGE = format('the query vector has %s dimensions, the collection %s', vector_dims(query_vector), dimensions),
+            HINT = 'Vectors of two models cannot be compared: make the query''s with the collection''s model.';
+    END IF;
+    RETURN l2_normalize(subvector(query_vector, 1, dimensions));
+END
+$$;
+
+-- How a search goes when it is not told: exact where vectors lie inline or are few; else by signature, whose candidates'
+-- vectors alone are fetched (4096 dimensions are 16 KB each, kept out of line).
+CREATE OR REPLACE FUNCTION pgmeaning._search_mode(t pgmeaning.target) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT CASE WHEN pg_relation_size(t.vectors) < CASE WHEN t.dimensions <= 480 THEN 64 * 1024 * 1024 ELSE 256 * 1024 END
+                THEN 'exact' ELSE 'signature' END
+$$;
+
+-- The rows of the source that may be found: all, or those that the filter lets through.
+CREATE OR REPLACE FUNCTION pgmeaning._source_rows(c pgmeaning.collection, filter text) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT CASE WHEN filter IS NULL THEN pgmeaning._relation_name(c.source)
+                ELSE format(E'(SELECT * FROM %s WHERE (%s\n))', pgmeaning._relation_name(c.source), filter) END
+$$;
+
+-- The k nearest rows to a vector that fits. First phase: candidates, as row addresses; second: their exact distances.
+CREATE OR REPLACE FUNCTION pgmeaning._nearest(c pgmeaning.collection, t pgmeaning.target, query_vector vector, k int,
+    filter text, mode text, candidates int, leave_out jsonb)
+RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    vectors text := pgmeaning._relation_name(t.vectors);
+    source  text := pgmeaning._source_rows(c, filter);
+    same    text := pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types);
+    as_key  text := pgmeaning._key_json('v', c.vector_key_columns, c.key_columns);
+    others  text := CASE WHEN leave_out IS NULL THEN '' ELSE format(' AND %s <> %L::jsonb', pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), leave_out) END;
+    by_signature text := format('v.signature <~> binary_quantize($1)::bit(%s)', t.dimensions);
+    wanted  int := greatest(coalesce(candidates, CASE WHEN t.dimensions < 1024 THEN greatest(400, 20 * k) ELSE greatest(200, 10 * k) END), k);
+    fetched int := wanted;
+    places  tid[];
+    picked  text := '';
+BEGIN
+    PERFORM pgmeaning._check_search(c, t, k, mode);
+    IF coalesce(mode, pgmeaning._search_mode(t)) = 'signature' THEN
+        IF filter IS NULL AND NOT row_security_active(c.source::oid) THEN
+            EXECUTE format('SELECT count(*), coalesce(array_agg(v.at) FILTER (WHERE EXISTS (SELECT FROM %s AS s WHERE %s)), ''{}'') '
+                'FROM (SELECT *, v.ctid AS at FROM %s AS v WHERE true%s ORDER BY %s LIMIT $2) AS v', source, same, vectors, others, by_signature)
+            INTO fetched, places USING query_vector, wanted;
+        END IF;
+        -- Filtered; or so many candidates' rows are gone that the rest would be too few.
+        IF places IS NULL OR fetched = wanted AND cardinality(places) < greatest(k, wanted / 2) THEN
+            EXECUTE format('SELECT coalesce(array_agg(v.at), ''{}'') FROM (SELECT v.ctid AS at FROM %s AS v JOIN %s AS s ON %s WHERE true%s '
+                'ORDER BY %s LIMIT $2) AS v', vectors, source, same, others, by_signature)
+            INTO places USING query_vector, wanted;
+        END IF;
+        picked := ' AND v.ctid = ANY ($3)';
+    END IF;
+    RETURN QUERY EXECUTE format(
+        'SELECT n.key, n.chunk, n.chunk_text, n.distance, 1 - n.distance, n.model '
+        'FROM (SELECT %s AS key, v.chunk, v.chunk_text, v.embedding <=> $1 AS distance, v.model FROM %s AS v%s '
+        'WHERE true%s%s ORDER BY distance, v.chunk LIMIT $2) AS n ORDER BY n.distance, n.key, n.chunk',
+        as_key, vectors, CASE WHEN picked = '' THEN format(' JOIN %s AS s ON %s', source, same) END, picked, others)
+    USING query_vector, k, places;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._active_target(c pgmeaning.collection) RETURNS pgmeaning.target
+LANGUAGE sql STABLE
+AS $$ SELECT t FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.state = 'active' $$;
+
+CREATE OR REPLACE FUNCTION pgmeaning.nearest(name text, query_vector vector, k int DEFAULT 10, filter text DEFAULT NULL,
+    mode text DEFAULT NULL, candidates int DEFAULT NULL)
+RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    c pgmeaning.collection := pgmeaning._collection(name);
+    t pgmeaning.target := pgmeaning._active_target(c);
+BEGIN
+    RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t, pgmeaning._fit(query_vector, t.dimensions), k, filter, mode, candidates, NULL);
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.nearest IS 'The k rows of a collection nearest to a vector.';
+
+CREATE OR REPLACE FUNCTION pgmeaning.search(collection text, query text, k int DEFAULT 10, filter text DEFAULT NULL,
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds')
+RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    c pgmeaning.collection := pgmeaning._collection(collection);
+    t pgmeaning.target := pgmeaning._active_target(c);
+BEGIN
+    -- Before the model is asked: what is wrong with the call should not take a model to find out.
+    PERFORM pgmeaning._check_search(c, t, k, mode);
+    RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t,
+        pgmeaning._fit(pgmeaning.embed(query, c.model, true, timeout), t.dimensions), k, filter, mode, candidates, NULL);
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.search (text, text, int, text, text, int, interval)
+    IS 'The k rows of a collection nearest in meaning to a text.';
+
+-- The rows themselves, typed: search(NULL::docs, 'how to cook rice').
+CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, k int DEFAULT 10, filter text DEFAULT NULL,
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds')
+RETURNS TABLE (hit anyelement, distance float8, score float8)
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    relation oid := (SELECT typrelid FROM pg_type WHERE oid = pg_typeof(source));
+    names    text[] := ARRAY(SELECT c.name FROM pgmeaning.collection AS c WHERE c.source = relation ORDER BY c.name);
+    c        pgmeaning.collection;
+BEGIN
+    IF cardinality(names) <> 1 THEN
+        RAISE EXCEPTION USING ERRCODE = CASE WHEN names = '{}' THEN 'PM001' ELSE 'PM016' END,
+            MESSAGE = CASE WHEN names = '{}' THEN format('%s is not the row type of an attached table', pg_typeof(source))
+                           ELSE format('%s has %s collections: %s', pg_typeof(source), cardinality(names), array_to_string(names, ', ')) END,
+            HINT = CASE WHEN names = '{}' THEN 'Write search(NULL::docs, ...) with a table that was given to attach(), or name the collection.'
+                        ELSE format('Name the one you mean: pgmeaning.search(%L, ...).', names[1]) END;
+    END IF;
+    c := pgmeaning._collection(names[1]);
+    RETURN QUERY EXECUTE format(
+        'SELECT s, f.distance, f.score FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7) AS f '
+        'CROSS JOIN LATERAL jsonb_to_record(f.key) AS k (%s) JOIN %s AS s ON %s ORDER BY f.distance, f.key, f.chunk',
+        pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._relation_name(c.source),
+        pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types))
+    USING c.name, query, k, filter, mode, candidates, timeout;
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.search (anyelement, text, int, text, text, int, interval)
+    IS 'The k rows of a table nearest in meaning to a text, as rows of that table.';
+
+CREATE OR REPLACE FUNCTION pgmeaning.similar(name text, key jsonb, k int DEFAULT 10, filter text DEFAULT NULL,
+    mode text DEFAULT NULL, candidates int DEFAULT NULL)
+RETURNS SETOF pgmeaning.found
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    c      pgmeaning.collection := pgmeaning._collection(name);
+    t      pgmeaning.target := pgmeaning._active_target(c);
+    wanted jsonb := pgmeaning._full_key(c, $2);
+    own    vector;
+    itself jsonb;
+BEGIN
+    PERFORM pgmeaning._check_search(c, t, k, mode);
+    EXECUTE format('SELECT v.embedding, %s FROM jsonb_to_record($1) AS k (%s) JOIN %s AS v ON %s '
+                   'WHERE EXISTS (SELECT FROM %s AS s WHERE %s) ORDER BY v.chunk LIMIT 1',
+        pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), pgmeaning._key_record(c.key_columns, c.key_types),
+        pgmeaning._relation_name(t.vectors), pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
+        pgmeaning._relation_name(c.source), pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types))
+    INTO own, itself USING wanted;
+    IF own IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('collection %L has no vector for row %s', name, wanted),
+            HINT = 'There is no such row, or nothing to embed in it, or it is still owed: CALL pgmeaning.wait_for(...).';
+    END IF;
+    RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t, own, k, filter, mode, candidates, itself);
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.similar IS 'More like this row: the k nearest others.';

@@ -1,0 +1,69 @@
+-- What is going on: status, failures, sidecars, models, releases.
+
+-- Rows of a table: counted while that is cheap, else as last analyzed.
+-- SECURITY DEFINER: everybody may see how many rows a collection has, which a count as the caller would not tell.
+CREATE OR REPLACE FUNCTION pgmeaning._row_count(relation regclass) RETURNS bigint
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+AS $$
+DECLARE
+    counted bigint;
+BEGIN
+    SELECT sum(greatest(c.reltuples, 0)) INTO counted
+    FROM pgmeaning._family(relation) AS f JOIN pg_class AS c ON c.oid = f WHERE c.relkind = 'r'
+    HAVING sum(pg_relation_size(f)) > 64 * 1024 * 1024 AND min(c.reltuples) >= 0;
+    IF counted IS NULL THEN
+        EXECUTE format('SELECT count(*) FROM %s', pgmeaning._relation_name(relation)) INTO counted;
+    END IF;
+    RETURN counted;
+EXCEPTION WHEN undefined_table OR insufficient_privilege OR syntax_error THEN
+    RETURN NULL;  -- dropped meanwhile
+END
+$$;
+
+CREATE OR REPLACE VIEW pgmeaning.status AS
+SELECT c.name AS collection,
+       CASE WHEN r.oid IS NULL THEN c.source_name ELSE pgmeaning._relation_name(c.source) END AS source,
+       CASE WHEN r.oid IS NULL THEN 'dropped' WHEN c.problem IS NOT NULL THEN 'broken' WHEN c.state = 'paused' THEN 'paused'
+            WHEN t.scanning THEN 'scanning' WHEN work.owed > 0 THEN 'embedding' ELSE 'ready' END AS state,
+       t.model, t.dimensions, t.state AS role,
+       counts.source_rows, counts.vectors,
+       work.owed + CASE WHEN t.scanning AND t.scan_finished_at IS NULL
+                        THEN greatest(counts.source_rows - t.scanned, 0) ELSE 0 END AS owed,
+       work.failed,
+       CASE WHEN t.scanning THEN least(t.scanned / greatest(counts.source_rows, 1)::float8, 1) ELSE 1 END AS scanned,
+       work.oldest_owed,
+       c.problem
+FROM pgmeaning.collection AS c
+JOIN pgmeaning.target AS t ON t.collection_id = c.id
+LEFT JOIN pg_catalog.pg_class AS r ON r.oid = c.source
+CROSS JOIN LATERAL (SELECT pgmeaning._row_count(c.source) AS source_rows, pgmeaning._row_count(t.vectors) AS vectors) AS counts
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE owing.failed_at IS NULL) AS owed, count(owing.failed_at) AS failed,
+           min(owing.since) FILTER (WHERE owing.failed_at IS NULL) AS oldest_owed
+    FROM (SELECT q.failed_at, q.owed_since AS since FROM pgmeaning.queue AS q WHERE q.collection_id = c.id AND q.model = t.model
+          UNION ALL
+          SELECT NULL, i.written_at FROM pgmeaning.inbox AS i WHERE i.collection_id = c.id) AS owing) AS work;
+COMMENT ON VIEW pgmeaning.status IS 'One row a collection and model: how many rows, vectors, owed and failed.';
+
+CREATE OR REPLACE VIEW pgmeaning.failures AS
+SELECT c.name AS collection, q.key, q.model, q.attempts, q.last_error AS error, q.failed_at,
+       q.failed_at IS NULL AS will_retry, CASE WHEN q.failed_at IS NULL THEN q.visible_at END AS next_attempt_at
+FROM pgmeaning.queue AS q JOIN pgmeaning.collection AS c ON c.id = q.collection_id
+WHERE q.last_error IS NOT NULL;
+COMMENT ON VIEW pgmeaning.failures IS 'Rows that could not be embedded, and why; pgmeaning.retry(collection) tries those that failed for good.';
+
+CREATE OR REPLACE VIEW pgmeaning.sidecars AS
+SELECT s.id, s.host, s.pid, s.version, s.heartbeat_at > clock_timestamp() - interval '15 seconds' AS alive, s.models, s.problems,
+       s.rows_done, s.started_at, s.heartbeat_at,
+       (SELECT count(*) FROM pgmeaning.queue AS q WHERE q.claimed_by = s.id AND q.failed_at IS NULL AND q.visible_at > now()) AS claimed
+FROM pgmeaning.sidecar AS s;
+
+CREATE OR REPLACE VIEW pgmeaning.models AS
+SELECT m.name, m.kind, m.status, m.dimensions, m.min_dimensions, m.max_tokens, m.modalities, m.backend, m.location, m.revision,
+       m.template, m.pooling, m.normalize, m.query_prompt, m.document_prompt, m.options, m.fingerprint,
+       (SELECT count(*) FROM pgmeaning.target AS t WHERE t.model = m.name) AS collections
+FROM pgmeaning.model AS m;
+
+CREATE OR REPLACE VIEW pgmeaning.releases AS
+SELECT r.name, r.embedder, r.reranker, r.dimensions, r.current, m.fingerprint AS embedder_fingerprint
+FROM pgmeaning.release AS r JOIN pgmeaning.model AS m ON m.name = r.embedder;

@@ -1,0 +1,85 @@
+-- The registry of models and releases.
+
+-- A model is immutable once a vector bears its name: a changed one would mix vectors that cannot be compared.
+CREATE OR REPLACE FUNCTION pgmeaning._guard_model() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = OLD.name)
+       AND (TG_OP = 'DELETE' OR NEW.fingerprint <> OLD.fingerprint OR NEW.name <> OLD.name) THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('model %L cannot be changed: vectors bear its name', OLD.name),
+            DETAIL = (SELECT 'Collections: ' || string_agg(DISTINCT c.name, ', ') || '.' FROM pgmeaning.target AS t
+                      JOIN pgmeaning.collection AS c ON c.id = t.collection_id WHERE t.model = OLD.name),
+            HINT = 'Add it under another name, and move the collections to it.';
+    END IF;
+    IF TG_OP = 'UPDATE' AND NEW.fingerprint <> OLD.fingerprint THEN
+        DELETE FROM pgmeaning.query_cache WHERE model = OLD.name;
+    END IF;
+    RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
+END
+$$;
+CREATE OR REPLACE TRIGGER model_is_immutable BEFORE UPDATE OR DELETE ON pgmeaning.model
+    FOR EACH ROW EXECUTE FUNCTION pgmeaning._guard_model();
+
+-- Adds models, or brings those that no vector bears yet up to date; a status set in this database stays.
+CREATE OR REPLACE FUNCTION pgmeaning._register_models(models jsonb) RETURNS void
+LANGUAGE sql
+AS $$
+    INSERT INTO pgmeaning.model AS m (name, kind, backend, status, location, revision, dimensions, min_dimensions, max_tokens, template,
+        pooling, normalize, query_prompt, document_prompt, modalities, options, fingerprint)
+    SELECT r.name, r.kind, r.backend,
+           CASE WHEN r.status = 'default' AND EXISTS (SELECT FROM pgmeaning.model AS d WHERE d.kind = r.kind AND d.status = 'default')
+                THEN 'supported' ELSE r.status END,
+           r.location, r.revision, r.dimensions, r.min_dimensions, r.max_tokens, r.template, r.pooling,
+           r.normalize, r.query_prompt, r.document_prompt, r.modalities, r.options, r.fingerprint
+    FROM jsonb_populate_recordset(NULL::pgmeaning.model, models) AS r
+    ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, backend = excluded.backend, location = excluded.location,
+        revision = excluded.revision, dimensions = excluded.dimensions, min_dimensions = excluded.min_dimensions,
+        max_tokens = excluded.max_tokens, template = excluded.template, pooling = excluded.pooling, normalize = excluded.normalize,
+        query_prompt = excluded.query_prompt, document_prompt = excluded.document_prompt, modalities = excluded.modalities,
+        options = excluded.options, fingerprint = excluded.fingerprint
+    WHERE m.fingerprint <> excluded.fingerprint AND NOT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = m.name)
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._register_releases(releases jsonb) RETURNS void
+LANGUAGE sql
+AS $$
+    INSERT INTO pgmeaning.release (name, embedder, reranker, dimensions, current)
+    SELECT r.name, r.embedder, r.reranker, r.dimensions, r.current AND NOT EXISTS (SELECT FROM pgmeaning.release WHERE current)
+    FROM jsonb_populate_recordset(NULL::pgmeaning.release, releases) AS r
+    ON CONFLICT (name) DO NOTHING
+$$;
+
+-- Makes a model the one that attach() takes when it is not told.
+CREATE OR REPLACE FUNCTION pgmeaning.set_default_model(name text) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    m pgmeaning.model;
+BEGIN
+    SELECT * INTO m FROM pgmeaning.model AS known WHERE known.name = set_default_model.name;
+    IF NOT FOUND THEN
+        PERFORM pgmeaning._embedder(coalesce(set_default_model.name, ''));
+    ELSIF m.status IN ('deprecated', 'retired') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('model %L is %s and cannot be the default', m.name, m.status),
+            HINT = 'pgmeaning.models shows which are supported.';
+    END IF;
+    UPDATE pgmeaning.model SET status = 'supported' WHERE kind = m.kind AND status = 'default' AND model.name <> m.name;
+    UPDATE pgmeaning.model SET status = 'default' WHERE model.name = m.name;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning.deprecate_model(name text) RETURNS void
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pgmeaning.model AS m WHERE m.name = deprecate_model.name AND m.status = 'default') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('model %L is the default and cannot be deprecated', deprecate_model.name),
+            HINT = 'Make another the default first: pgmeaning.set_default_model(...).';
+    END IF;
+    UPDATE pgmeaning.model AS m SET status = 'deprecated' WHERE m.name = deprecate_model.name;
+    IF NOT FOUND THEN
+        PERFORM pgmeaning._embedder(coalesce(deprecate_model.name, ''));
+    END IF;
+END
+$$;

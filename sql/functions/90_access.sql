@@ -1,0 +1,30 @@
+-- Who may do what, and the search_path of every function; runs after all other files.
+
+GRANT USAGE ON SCHEMA pgmeaning, pgmeaning_data TO PUBLIC;
+-- The registry is readable; the queue, the inbox, requests and the cache hold keys and queries, so they are not.
+GRANT SELECT ON pgmeaning.model, pgmeaning.release, pgmeaning.collection, pgmeaning.target,
+    pgmeaning.status, pgmeaning.sidecars, pgmeaning.models, pgmeaning.releases TO PUBLIC;
+-- Run as their owner for embed() and status; of no use to others, and the one could log in.
+REVOKE EXECUTE ON FUNCTION pgmeaning._test_loopback(), pgmeaning._make_loopback(text) FROM PUBLIC;
+
+-- Functions that name no path get one which holds pgvector's schema, wherever that is, for its operators.
+DO $$
+DECLARE
+    vector_schema text := (SELECT quote_ident(n.nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+                           WHERE e.extname = 'vector');
+    routine       regprocedure;
+BEGIN
+    FOR routine IN
+        SELECT p.oid::regprocedure FROM pg_proc AS p
+        WHERE p.pronamespace = 'pgmeaning'::regnamespace AND p.prokind = 'f'
+          AND NOT coalesce(p.proconfig::text LIKE '%search_path=%', false)
+          AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid AND d.deptype = 'e')
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %s, pg_temp', routine, vector_schema);
+    END LOOP;
+END
+$$;
+
+-- A newer trigger function for the collections that there are: replacing it locks no table.
+SELECT pgmeaning._make_trigger_function(c) FROM pgmeaning.collection AS c
+WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = c.source) AND c.problem IS NULL;

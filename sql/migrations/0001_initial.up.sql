@@ -1,0 +1,156 @@
+-- The tables of pgmeaning. Functions and views are repeatable and live in ../functions.
+-- Runs with search_path = pgmeaning, the schema of pgvector, pg_catalog.
+
+CREATE SCHEMA pgmeaning_data;
+
+-- What can be run, and everything that changes its vectors.
+CREATE TABLE pgmeaning.model (
+    name            text PRIMARY KEY,
+    kind            text NOT NULL CHECK (kind IN ('embedder', 'reranker')),
+    backend         text NOT NULL,
+    status          text NOT NULL CHECK (status IN ('default', 'supported', 'deprecated', 'retired')),
+    location        text,
+    revision        text,
+    dimensions      int  NOT NULL CHECK (dimensions BETWEEN 0 AND 16000),
+    min_dimensions  int  CHECK (min_dimensions BETWEEN 1 AND dimensions),
+    max_tokens      int,
+    template        text,
+    pooling         text,
+    normalize       bool NOT NULL DEFAULT true,
+    query_prompt    text,
+    document_prompt text,
+    modalities      text[] NOT NULL DEFAULT '{text}',
+    options         jsonb NOT NULL DEFAULT '{}',
+    fingerprint     text NOT NULL,
+    added_at        timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX model_one_default ON pgmeaning.model (kind) WHERE status = 'default';
+
+CREATE TABLE pgmeaning.release (
+    name       text PRIMARY KEY,
+    embedder   text NOT NULL REFERENCES pgmeaning.model,
+    reranker   text REFERENCES pgmeaning.model,
+    dimensions int  NOT NULL,
+    current    bool NOT NULL DEFAULT false
+);
+CREATE UNIQUE INDEX release_one_current ON pgmeaning.release (current) WHERE current;
+
+-- A source table, the columns of it that are embedded, and where the vectors go.
+-- source is a regclass, which a dump writes as a name; source_name is for messages once it is gone.
+CREATE TABLE pgmeaning.collection (
+    id                 int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name               text NOT NULL UNIQUE,
+    source             regclass NOT NULL,
+    source_name        text NOT NULL,
+    view_schema        name NOT NULL,
+    key_columns        name[] NOT NULL,
+    key_types          text[] NOT NULL,
+    vector_key_columns name[] NOT NULL,  -- the same, but for names that the vector table needs itself
+    columns            name[] NOT NULL,
+    template           text,
+    image              name,
+    video              name,
+    chunking           jsonb,
+    grant_to           name[] NOT NULL DEFAULT '{}',
+    model              text NOT NULL REFERENCES pgmeaning.model,  -- the active one
+    state              text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'paused')),
+    problem            text,  -- why it is broken, such as a renamed column; null: it is not
+    attached_at        timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX collection_source ON pgmeaning.collection (source);
+
+-- One vector table a (collection, model), and how far the scan of the source has come.
+CREATE TABLE pgmeaning.target (
+    collection_id int NOT NULL REFERENCES pgmeaning.collection ON DELETE CASCADE,
+    model         text NOT NULL REFERENCES pgmeaning.model,
+    dimensions    int NOT NULL,
+    vectors       regclass NOT NULL,
+    state         text NOT NULL CHECK (state IN ('active', 'filling', 'previous')),
+    scanning      bool NOT NULL DEFAULT true,  -- a backfill or a reconcile is under way
+    scan_cursor   jsonb,                       -- the last key that it has seen; null: none yet
+    scanned       bigint NOT NULL DEFAULT 0,
+    scan_started_at  timestamptz NOT NULL DEFAULT now(),
+    scan_finished_at timestamptz,
+    PRIMARY KEY (collection_id, model)
+);
+-- One active model a collection.
+CREATE UNIQUE INDEX target_one_active ON pgmeaning.target (collection_id) WHERE state = 'active';
+
+-- What the triggers write; append-only for users. A note instead of a key: 'truncate', 'reconcile' or 'broken: ...'.
+CREATE TABLE pgmeaning.inbox (
+    collection_id int NOT NULL,
+    key           jsonb,
+    note          text,
+    written_at    timestamptz NOT NULL DEFAULT now()
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
+        autovacuum_vacuum_insert_threshold = -1);
+-- Without an identity a publication FOR ALL TABLES would refuse the sidecar's DELETE.
+ALTER TABLE pgmeaning.inbox REPLICA IDENTITY FULL;
+
+-- A plain counter would restart when a row is deleted and queued again; a sequence never does.
+CREATE SEQUENCE pgmeaning.generation;
+
+-- One row a (collection, model, key) that owes a vector or a removal; only sidecars touch it.
+CREATE TABLE pgmeaning.queue (
+    collection_id int NOT NULL,
+    model         text NOT NULL,
+    key           jsonb NOT NULL,
+    generation    bigint NOT NULL DEFAULT nextval('pgmeaning.generation'),
+    visible_at    timestamptz NOT NULL DEFAULT now(),  -- a claim moves it to the end of its lease
+    attempts      int NOT NULL DEFAULT 0,
+    priority      smallint NOT NULL DEFAULT 0,  -- 1: a change, 0: a backfill
+    owed_since    timestamptz NOT NULL DEFAULT now(),
+    claimed_by    uuid,
+    failed_at     timestamptz,  -- set: no more attempts until retry()
+    last_error    text,
+    PRIMARY KEY (collection_id, model, key)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
+        autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
+CREATE INDEX queue_claimable ON pgmeaning.queue (model, priority DESC, visible_at) WHERE failed_at IS NULL;
+
+-- Query vectors, by hash: the text of a query is kept nowhere once it is answered.
+CREATE TABLE pgmeaning.query_cache (
+    model      text NOT NULL REFERENCES pgmeaning.model,
+    as_query   bool NOT NULL,
+    input_hash bytea NOT NULL,
+    embedding  vector NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (model, as_query, input_hash)
+);
+CREATE INDEX query_cache_age ON pgmeaning.query_cache (created_at);
+
+-- Queries that wait for a sidecar.
+CREATE TABLE pgmeaning.request (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    model      text NOT NULL,
+    as_query   bool NOT NULL,
+    input      text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    expires_at timestamptz NOT NULL,
+    claimed_by uuid,
+    error      text
+);
+CREATE INDEX request_unclaimed ON pgmeaning.request (id) WHERE claimed_by IS NULL;
+
+CREATE TABLE pgmeaning.sidecar (
+    id           uuid PRIMARY KEY,
+    host         text NOT NULL,
+    pid          int NOT NULL,
+    version      text NOT NULL,
+    models       text[] NOT NULL DEFAULT '{}',  -- those it has loaded
+    problems     jsonb NOT NULL DEFAULT '{}',   -- model -> why it cannot run here
+    rows_done    bigint NOT NULL DEFAULT 0,
+    started_at   timestamptz NOT NULL DEFAULT now(),
+    heartbeat_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- What is installed: one row.
+CREATE TABLE pgmeaning.installation (
+    only_one       bool PRIMARY KEY DEFAULT true CHECK (only_one),
+    functions_hash text NOT NULL,
+    version        text NOT NULL,
+    migrated_at    timestamptz NOT NULL DEFAULT now()
+);
+
+-- What similar() returns: a TABLE (...) could not have the argument's name, key, among its columns.
+CREATE TYPE pgmeaning.found AS (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text);

@@ -1,0 +1,2 @@
+-- The reply. Committed before the request's lock is let go.
+SELECT pgmeaning._answer(%(id)s, %(embedding)s)

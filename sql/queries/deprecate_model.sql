@@ -1,0 +1,1 @@
+SELECT pgmeaning.deprecate_model(%(name)s)

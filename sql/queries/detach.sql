@@ -1,0 +1,1 @@
+SELECT pgmeaning.detach(%(name)s, keep_vectors => %(keep_vectors)s)

@@ -1,0 +1,1 @@
+DELETE FROM pgmeaning.sidecar WHERE id = %(id)s

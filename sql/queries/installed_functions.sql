@@ -1,0 +1,1 @@
+SELECT functions_hash FROM pgmeaning.installation

@@ -1,0 +1,1 @@
+SELECT pgmeaning._make_loopback(%s)

@@ -1,0 +1,1 @@
+SELECT * FROM pgmeaning.models ORDER BY kind, status, name

@@ -1,0 +1,1 @@
+SELECT pgmeaning.refresh(%(name)s)

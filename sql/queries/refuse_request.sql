@@ -1,0 +1,1 @@
+UPDATE pgmeaning.request SET error = %(error)s WHERE id = %(id)s

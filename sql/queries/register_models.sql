@@ -1,0 +1,1 @@
+SELECT pgmeaning._register_models(%s::jsonb)

@@ -1,0 +1,1 @@
+SELECT pgmeaning._register_releases(%s::jsonb)

@@ -1,0 +1,1 @@
+SELECT * FROM pgmeaning.releases ORDER BY name

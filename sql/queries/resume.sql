@@ -1,0 +1,1 @@
+SELECT pgmeaning.resume(%(name)s)

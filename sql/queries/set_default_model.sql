@@ -1,0 +1,1 @@
+SELECT pgmeaning.set_default_model(%(name)s)

@@ -1,0 +1,1 @@
+UPDATE pgmeaning.collection SET problem = %(problem)s WHERE id = %(collection_id)s

@@ -1,0 +1,1 @@
+SELECT * FROM pgmeaning.sidecars ORDER BY started_at

@@ -1,0 +1,4 @@
+-- The right to scan one collection, until the end of the transaction; no row: another sidecar has it.
+SELECT scan_cursor::text FROM pgmeaning.target
+WHERE collection_id = %(collection_id)s AND model = %(model)s AND scanning
+FOR UPDATE SKIP LOCKED

@@ -1,0 +1,1 @@
+SELECT pgmeaning._test_loopback()

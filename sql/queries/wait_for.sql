@@ -1,0 +1,1 @@
+CALL pgmeaning.wait_for(%(name)s, %(key)s, %(timeout)s)

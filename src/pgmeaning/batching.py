@@ -1,0 +1,90 @@
+"""Batches for the model: by token budget, not by row count; similar lengths together, equal inputs once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgmeaning.errors import InputError, ModelError
+from pgmeaning.models.base import Embedder, Vectors, check_vectors
+from pgmeaning.types import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Places of documents that go through the model together, and the tokens that costs, padding included."""
+
+    places: tuple[int, ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The vectors of documents that could be embedded, by place, and why the others could not."""
+
+    places: tuple[int, ...]
+    vectors: Vectors  # float32 [len(places), d]
+    errors: dict[int, str]
+
+
+def batches(lengths: Sequence[int], budget: int, rows: int) -> Iterator[Batch]:
+    """Cut documents of these lengths (in tokens) into batches, the longest first: padded, none costs more than the budget."""
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    start = 0
+    while start < len(order):
+        # Every document of a batch is padded to the longest, which comes first.
+        longest = max(lengths[order[start]], 1)
+        size = max(1, min(rows, budget // longest))
+        places = tuple(order[start : start + size])
+        yield Batch(places, longest * len(places))
+        start += size
+
+
+def unique(documents: Sequence[Document]) -> tuple[list[Document], list[int]]:
+    """The distinct documents, and for each document its place among them."""
+    seen: dict[object, int] = {}
+    distinct: list[Document] = []
+    places: list[int] = []
+    for document in documents:
+        media = tuple(map(id, document.images)), tuple(map(id, document.videos))
+        place = seen.setdefault((document.text, document.instruction, media), len(distinct))
+        if place == len(distinct):
+            distinct.append(document)
+        places.append(place)
+    return distinct, places
+
+
+def embed(embedder: Embedder, documents: Sequence[Document]) -> Embedded:
+    """Embed a batch; where it fails, halve it until the poison stands alone. Raises nothing that an input causes."""
+    found: list[tuple[int, Vectors]] = []
+    errors: dict[int, str] = {}
+    _embed(embedder.embed_documents, embedder.dimensions, documents, 0, found, errors)
+    found.sort(key=lambda part: part[0])
+    places = tuple(start + offset for start, vectors in found for offset in range(len(vectors)))
+    empty = np.empty((0, embedder.dimensions), np.float32)
+    return Embedded(places, np.concatenate([vectors for _, vectors in found]) if found else empty, errors)
+
+
+def _embed(
+    model: Callable[[Sequence[Document]], Vectors], dimensions: int, documents: Sequence[Document], start: int,
+    found: list[tuple[int, Vectors]], errors: dict[int, str],
+) -> None:  # fmt: skip
+    try:
+        vectors = check_vectors(np.asarray(model(documents), np.float32), len(documents), dimensions)
+        found.append((start, vectors))
+    except Exception as error:  # whatever a model raises for an input must stay that input's
+        if len(documents) == 1:
+            errors[start] = describe(error)
+            return
+        middle = len(documents) // 2
+        _embed(model, dimensions, documents[:middle], start, found, errors)
+        _embed(model, dimensions, documents[middle:], start + middle, found, errors)
+
+
+def describe(error: BaseException) -> str:
+    """What a failed row keeps as its error."""
+    if isinstance(error, InputError | ModelError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

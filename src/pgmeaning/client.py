@@ -1,0 +1,248 @@
+"""What applications use: attach, search, rerank. One connection, in autocommit; the caller's rights throughout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from pgvector import Vector
+from pgvector.psycopg import register_vector
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from pgmeaning import sql, store
+from pgmeaning.documents import render
+from pgmeaning.errors import CollectionError, DatabaseError, ModelNotFound, SchemaOutdated, TimedOut
+from pgmeaning.models.base import Reranker
+from pgmeaning.reranking import loaded_reranker, rerank
+from pgmeaning.types import Hit, Model, Target
+
+# SQLSTATEs of class PM that have an exception of their own; the rest are a DatabaseError.
+COLLECTION_STATES = ("PM001", "PM002", "PM003", "PM004", "PM010", "PM016")
+
+
+def connect(dsn: str = "") -> Client:
+    """Connect to a database in which `pgmeaning migrate` was run. An empty DSN: libpq's own PG* variables.
+
+    Raises DatabaseError where there is no connection, SchemaOutdated where the schema is missing.
+    """
+    with translated_errors():
+        connection = psycopg.connect(dsn, autocommit=True, application_name="pgmeaning client")
+    try:
+        register_vector(connection)
+        missing = connection.execute(sql.query("installed_tables")).fetchone() != (True, True)
+    except psycopg.ProgrammingError:
+        missing = True
+    if missing:
+        connection.close()
+        raise SchemaOutdated("this database has no pgmeaning schema", hint="run: pgmeaning migrate")
+    return Client(connection)
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """psycopg's errors as ours, with SQLSTATE, detail and hint."""
+    try:
+        yield
+    except psycopg.Error as error:
+        message = error.diag.message_primary or str(error).strip() or type(error).__name__
+        detail, hint = error.diag.message_detail, error.diag.message_hint
+        if error.sqlstate in COLLECTION_STATES:
+            raise CollectionError(message, hint=hint) from error
+        if error.sqlstate == "PM005":
+            raise ModelNotFound(message, hint=hint) from error
+        if error.sqlstate == "PM007":
+            raise TimedOut(message, hint=hint) from error
+        raise DatabaseError(message, sqlstate=error.sqlstate, detail=detail, hint=hint) from error
+
+
+class Client:
+    """A connection that knows pgmeaning. Not for several threads at once."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.connection = connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    def attach(
+        self, source: str, columns: Sequence[str] | None = None, template: str | None = None, name: str | None = None, *,
+        image: str | None = None, video: str | None = None, model: str | None = None, dimensions: int | None = None,
+        chunking: Mapping[str, Any] | None = None, grant_to: Sequence[str] | None = None, allow_deprecated: bool = False,
+    ) -> str:  # fmt: skip
+        """Embed columns of a table from now on; returns the collection's name. `source` is quoted as in SQL.
+
+        Raises CollectionError for a table, column or name that will not do, ModelNotFound, DatabaseError.
+        """
+        arguments = {
+            "source": source, "columns": None if columns is None else list(columns), "template": template, "name": name,
+            "image": image, "video": video, "model": model, "dimensions": dimensions,
+            "chunking": None if chunking is None else Jsonb(dict(chunking)),
+            "grant_to": None if grant_to is None else list(grant_to), "allow_deprecated": allow_deprecated,
+        }  # fmt: skip
+        return str(self._value("attach", arguments))
+
+    def detach(self, name: str, *, keep_vectors: bool = False) -> None:
+        """Stop embedding; drops the vectors and the view unless they are kept."""
+        self._value("detach", {"name": name, "keep_vectors": keep_vectors})
+
+    def pause(self, name: str) -> None:
+        """Record changes, but embed nothing until `resume`."""
+        self._value("pause", {"name": name})
+
+    def resume(self, name: str) -> None:
+        """Go on after `pause`."""
+        self._value("resume", {"name": name})
+
+    def refresh(self, name: str) -> None:
+        """Ask for a reconcile: missing and stale vectors, vectors without a row."""
+        self._value("refresh", {"name": name})
+
+    def retry(self, name: str) -> int:
+        """Try the failed rows once more; returns how many."""
+        return int(self._value("retry", {"name": name}))
+
+    def wait_for(self, name: str, key: object = None, timeout: float = 30) -> None:
+        """Return once the collection (or one row) owes no vector; raises TimedOut, or DatabaseError when the row failed."""
+        wanted = None if key is None else Jsonb(key)
+        self._execute("wait_for", {"name": name, "key": wanted, "timeout": timedelta(seconds=timeout)})
+
+    def status(self, collection: str | None = None) -> list[dict[str, Any]]:
+        """The rows of pgmeaning.status."""
+        return self._dicts("status", {"collection": collection})
+
+    def failures(self, collection: str | None = None) -> list[dict[str, Any]]:
+        """The rows of pgmeaning.failures."""
+        return self._dicts("failures", {"collection": collection})
+
+    def sidecars(self) -> list[dict[str, Any]]:
+        """The rows of pgmeaning.sidecars."""
+        return self._dicts("sidecars", {})
+
+    def models(self) -> list[dict[str, Any]]:
+        """The rows of pgmeaning.models."""
+        return self._dicts("models", {})
+
+    def releases(self) -> list[dict[str, Any]]:
+        """The rows of pgmeaning.releases."""
+        return self._dicts("releases", {})
+
+    def set_default_model(self, name: str) -> None:
+        """Make a model the one that attach() takes (or, for a reranker, that search(rerank=...) takes)."""
+        self._value("set_default_model", {"name": name})
+
+    def deprecate_model(self, name: str) -> None:
+        """Serve a model, but refuse it for new collections."""
+        self._value("deprecate_model", {"name": name})
+
+    def embed(self, text: str, *, model: str | None = None, as_query: bool = True, timeout: float = 10) -> NDArray[np.float32]:
+        """The vector of a text, float32 [d], as a sidecar makes it; raises TimedOut when none answers."""
+        arguments = {"input": text, "model": model, "as_query": as_query, "timeout": timedelta(seconds=timeout)}
+        vector: Vector | NDArray[np.float32] = self._value("embed", arguments)
+        return np.asarray(vector.to_numpy() if isinstance(vector, Vector) else vector, np.float32)
+
+    def search(
+        self, collection: str, query: str, k: int = 10, *, rerank: int | None = None, reranker: str | None = None,
+        filter: str | None = None, mode: str | None = None, candidates: int | None = None, timeout: float = 10,
+    ) -> list[Hit]:  # fmt: skip
+        """The k rows nearest in meaning to a text, the best first.
+
+        With `rerank`, so many are found first and a reranker (None: the database's default) judges them; `score` is then
+        its score, 0..1, instead of the cosine similarity. `filter` is an SQL condition on the source's columns.
+        """
+        arguments = {
+            "collection": collection, "query": query, "k": max(k, rerank or 0), "filter": filter, "mode": mode,
+            "candidates": candidates, "timeout": timedelta(seconds=timeout),
+        }  # fmt: skip
+        hits = self._hits("search", arguments, collection)
+        return hits[:k] if rerank is None else self._rerank(collection, query, hits, reranker)[:k]
+
+    def nearest(
+        self, collection: str, vector: Sequence[float] | NDArray[np.float32], k: int = 10, *,
+        filter: str | None = None, mode: str | None = None, candidates: int | None = None,
+    ) -> list[Hit]:  # fmt: skip
+        """The k rows nearest to a vector of the collection's model."""
+        arguments = {"collection": collection, "vector": Vector(vector), "k": k, "filter": filter, "mode": mode, "candidates": candidates}
+        return self._hits("nearest", arguments, collection)
+
+    def similar(
+        self, collection: str, key: object, k: int = 10, *,
+        filter: str | None = None, mode: str | None = None, candidates: int | None = None,
+    ) -> list[Hit]:  # fmt: skip
+        """More like this row: the k nearest others. `key` is a mapping of the key columns, or the bare value of a single one."""
+        arguments = {"collection": collection, "key": Jsonb(key), "k": k, "filter": filter, "mode": mode, "candidates": candidates}
+        return self._hits("similar", arguments, collection)
+
+    def _rerank(self, collection: str, query: str, hits: Sequence[Hit], name: str | None) -> list[Hit]:
+        target = self._target(collection)
+        name = name or self._value("default_reranker", {})
+        judge = self._reranker(name)
+        ranked = rerank(query, list(hits), text=lambda hit: _text_of(target, hit), reranker=judge)
+        return [replace(result.row, score=result.score) for result in ranked]
+
+    def _reranker(self, name: str) -> Reranker:
+        rows = self._dicts("model", {"name": name})
+        if not rows or rows[0]["kind"] != "reranker":
+            raise ModelNotFound(f"this database has no reranker {name!r}", hint="pgmeaning model list")
+        return loaded_reranker(Model(**{**rows[0], "modalities": tuple(rows[0]["modalities"])}))
+
+    def _hits(self, name: str, arguments: Mapping[str, Any], collection: str) -> list[Hit]:
+        found = self._execute(name, arguments).fetchall()
+        rows = self._source_rows(collection, [key for key, *_ in found])
+        return [
+            Hit(key, rows[place], distance, score, chunk, chunk_text, model)
+            for place, (key, chunk, chunk_text, distance, score, model) in enumerate(found)
+            if place in rows
+        ]
+
+    def _source_rows(self, collection: str, keys: Sequence[Any]) -> dict[int, dict[str, Any]]:
+        """Place in `keys` -> the row, for those that still exist."""
+        if not keys:
+            return {}
+        statement = sql.composed("rows_by_key", self._target(collection).parts)
+        with translated_errors(), self.connection.cursor() as cursor:
+            cursor.execute(statement, {"keys": [json.dumps(key) for key in keys]})
+            names = [column.name for column in cursor.description or ()]
+            return {row[0] - 1: dict(zip(names[1:], row[1:], strict=True)) for row in cursor.fetchall()}
+
+    def _target(self, collection: str) -> Target:
+        with translated_errors():
+            found = [target for target in store.targets(self.connection) if target.collection == collection]
+        if not found:
+            raise CollectionError(f"there is no collection {collection!r}", hint="attach() makes one of a table")
+        return found[0]
+
+    def _execute(self, name: str, arguments: Mapping[str, Any]) -> psycopg.Cursor[Any]:
+        with translated_errors():
+            return self.connection.execute(sql.query(name), arguments)
+
+    def _value(self, name: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        row = self._execute(name, arguments).fetchone()
+        return row[0] if row else None
+
+    def _dicts(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+        with translated_errors(), self.connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(sql.query(name), arguments).fetchall()
+
+
+def _text_of(target: Target, hit: Hit) -> str:
+    """What was embedded of the row, for the reranker to read."""
+    if hit.chunk_text is not None:
+        return hit.chunk_text
+    values = [hit.row.get(column) for column in target.columns]
+    return render(target, [None if value is None else str(value) for value in values]) or ""

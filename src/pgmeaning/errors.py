@@ -1,0 +1,80 @@
+"""The errors that pgmeaning raises.
+
+PgmeaningError
+├── SettingsError          a setting is missing or wrong
+├── ModelError             a model is unknown, cannot be loaded here, or cannot do what was asked
+│   ├── ModelNotFound      no model of that name
+│   ├── ModelUnavailable   known, but it cannot run here (an extra, a checkpoint or a backend is missing)
+│   └── BadVector          the model returned NaN, infinity, zeros or a wrong length
+├── InputError             this one input cannot be embedded; others can
+├── CollectionError        a collection is unknown, broken, paused or already there
+├── DatabaseError          the database refused; `sqlstate`, `detail` and `hint` say what and what next
+│   └── SchemaOutdated     the database's schema is older or newer than this package
+├── ServerError            the embedded PostgreSQL cannot be started, stopped or found
+└── TimedOut               nobody answered in time
+"""
+
+from __future__ import annotations
+
+
+class PgmeaningError(Exception):
+    """Base of all errors; `hint` says what to do next."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message} ({self.hint})" if self.hint else message
+
+
+class SettingsError(PgmeaningError):
+    """A setting is missing or wrong."""
+
+
+class ModelError(PgmeaningError):
+    """A model is unknown, cannot be loaded here, or cannot do what was asked."""
+
+
+class ModelNotFound(ModelError):
+    """No model of that name."""
+
+
+class ModelUnavailable(ModelError):
+    """The model is known, but cannot run here."""
+
+
+class BadVector(ModelError):
+    """A model returned NaN, infinity, zeros or a wrong length."""
+
+
+class InputError(PgmeaningError):
+    """This one input cannot be embedded; others can."""
+
+
+class CollectionError(PgmeaningError):
+    """A collection is unknown, broken, paused or already there."""
+
+
+class DatabaseError(PgmeaningError):
+    """The database refused; SQLSTATE, DETAIL and HINT are the server's."""
+
+    def __init__(
+        self, message: str, *, sqlstate: str | None = None, detail: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.sqlstate = sqlstate
+        self.detail = detail
+
+
+class SchemaOutdated(DatabaseError):
+    """The database's pgmeaning schema is older or newer than this package."""
+
+
+class ServerError(PgmeaningError):
+    """The embedded PostgreSQL cannot be started, stopped or found."""
+
+
+class TimedOut(PgmeaningError):
+    """Nobody answered in time."""

@@ -1,0 +1,5 @@
+"""Models behind two protocols, `Embedder` and `Reranker`; the only place that imports inference libraries."""
+
+from pgmeaning.models.base import Embedder, Reranker, load_embedder, load_reranker
+
+__all__ = ["Embedder", "Reranker", "load_embedder", "load_reranker"]

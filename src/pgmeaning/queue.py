@@ -1,0 +1,147 @@
+"""The inbox and the queue: fold, claim, finish, fail, extend, release, wait.
+
+Leases and generations stay in here: a claim counts only as long as its row's generation is the one that was claimed, so
+the result of an embedding that began before a change never wins.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from pgmeaning import sql
+from pgmeaning.connection import Connection, retrying
+from pgmeaning.settings import Settings
+from pgmeaning.types import Claim
+
+CHANNEL = "pgmeaning"
+FOLD_LIMIT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What one pass over the inbox found: rows taken, and notes as (collection id, text)."""
+
+    taken: int
+    notes: tuple[tuple[int, str], ...] = ()
+
+
+class Queue:
+    """The queue as one sidecar sees it, over one connection; not for several threads at once."""
+
+    def __init__(self, connection: Connection, sidecar: UUID, settings: Settings) -> None:
+        self._connection = connection
+        self._sidecar = sidecar
+        self._settings = settings
+        self._lease = timedelta(seconds=settings.lease)
+
+    def fold(self) -> Folded:
+        """Move a portion of the inbox into the queue, and act on its notes; nothing when another sidecar is at it."""
+        return retrying(self._fold)
+
+    def _fold(self) -> Folded:
+        with self._connection.transaction():
+            if not _scalar(self._connection, "try_fold"):
+                return Folded(0)
+            row = self._connection.execute(sql.query("fold"), {"limit": FOLD_LIMIT}).fetchone()
+            taken, notes = row or (0, [])
+            folded = Folded(taken, tuple((int(collection), str(note)) for collection, note in notes))
+            self._act_on(folded.notes)
+        return folded
+
+    def _act_on(self, notes: Sequence[tuple[int, str]]) -> None:
+        if notes:
+            collections = sorted({collection for collection, _ in notes})
+            self._connection.execute(sql.query("start_scan"), {"collections": collections})
+
+    def claim(self, model: str, collections: Sequence[int], limit: int) -> list[Claim]:
+        """Take up to `limit` rows for a lease, the most urgent first; suspects of a crash one at a time."""
+        claims = self._claim(model, collections, limit, suspects=False)
+        return claims or self._claim(model, collections, 1, suspects=True)
+
+    def _claim(self, model: str, collections: Sequence[int], limit: int, *, suspects: bool) -> list[Claim]:
+        arguments = {
+            "model": model, "collections": list(collections), "limit": limit, "suspects": suspects,
+            "attempts": self._settings.attempts, "lease": self._lease, "sidecar": self._sidecar,
+        }  # fmt: skip
+        rows = self._connection.execute(sql.query("claim"), arguments).fetchall()
+        return [Claim(*row) for row in rows]
+
+    def finish(self, claims: Sequence[Claim]) -> list[int]:
+        """End claims of one (collection, model); returns the places of those that still stood. In the caller's transaction."""
+        rows = self._connection.execute(sql.query("finish"), _identity(claims)).fetchall()
+        ended = {generation for (generation,) in rows}
+        return [place for place, claim in enumerate(claims) if claim.generation in ended]
+
+    def fail(self, claims: Sequence[Claim], errors: Sequence[str]) -> None:
+        """Record a failed attempt each: another one later, or none after the last."""
+        settings = self._settings
+        limits = {"backoff": settings.backoff, "backoff_max": settings.backoff_max, "attempts": settings.attempts}
+        named = [(claim, error) for claim, error in zip(claims, errors, strict=True)]
+        for group in _grouped(claim for claim, _ in named):
+            texts = {id(claim): error.replace("\0", "")[:2000] for claim, error in named}
+            self._run("fail", group, errors=[texts[id(claim)] for claim in group], **limits)
+
+    def extend(self, claims: Iterable[Claim]) -> None:
+        """Lengthen the leases of claims that this sidecar still works on."""
+        for group in _grouped(claims):
+            self._run("extend", group, lease=self._lease, sidecar=self._sidecar)
+
+    def release(self, claims: Iterable[Claim]) -> None:
+        """Hand claims back untried, for anybody to take at once."""
+        for group in _grouped(claims):
+            self._run("release", group, sidecar=self._sidecar)
+
+    def _run(self, name: str, claims: Sequence[Claim], **more: Any) -> None:  # noqa: ANN401
+        retrying(lambda: self._connection.execute(sql.query(name), {**_identity(claims), **more}))
+
+    def fail_crashed(self) -> None:
+        """Leave rows as failed whose sidecar died with them, time after time."""
+        self._connection.execute(sql.query("fail_crashed"), {"attempts": self._settings.attempts})
+
+    def backlog(self, collections: Sequence[int], models: Sequence[str]) -> tuple[int, int]:
+        """(owed, failed) rows of these collections and models; an unfinished scan counts as owed."""
+        arguments = {"collections": list(collections), "models": list(models)}
+        row = self._connection.execute(sql.query("backlog"), arguments).fetchone()
+        return row or (0, 0)
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep until a trigger wakes us or time is up; returns whether it was a wake-up."""
+        return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
+
+    def stay_awake(self) -> bool:
+        """Take the lock that tells triggers to send no NOTIFY; False while another sidecar has it."""
+        return bool(_scalar(self._connection, "try_drain_lock"))
+
+    def fall_asleep(self) -> None:
+        """Let that lock go; look once more before sleeping, since a trigger may have seen it held."""
+        _scalar(self._connection, "drop_drain_lock")
+
+    def wake_others(self) -> None:
+        """Wake the other sidecars: there is more than this one claims at once."""
+        _scalar(self._connection, "wake_others")
+
+
+def _scalar(connection: Connection, name: str) -> object:
+    row = connection.execute(sql.query(name)).fetchone()
+    return row[0] if row else None
+
+
+def _identity(claims: Sequence[Claim]) -> dict[str, Any]:
+    return {
+        "collection_id": claims[0].collection_id if claims else None,
+        "model": claims[0].model if claims else None,
+        "keys": [claim.key for claim in claims],
+        "generations": [claim.generation for claim in claims],
+    }
+
+
+def _grouped(claims: Iterable[Claim]) -> Iterator[list[Claim]]:
+    groups: dict[tuple[int, str], list[Claim]] = defaultdict(list)
+    for claim in claims:
+        groups[claim.collection_id, claim.model].append(claim)
+    yield from groups.values()

@@ -1,0 +1,32 @@
+"""Settings from PGMEANING_* variables; for the connection also libpq's own PG* variables."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What can be tuned. Every field is a variable PGMEANING_<NAME>; times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="PGMEANING_", extra="ignore")
+
+    dsn: str = Field(default="", description="libpq connection string or URI; empty: libpq's own PG* variables")
+
+    lease: float = Field(default=60, gt=1, description="how long a claim lasts without a heartbeat")
+    attempts: int = Field(default=5, ge=1, description="after so many a row is left as failed, until retry()")
+    backoff: float = Field(default=2, gt=0, description="wait after the first failed attempt; doubles with each")
+    backoff_max: float = Field(default=300, gt=0, description="the longest wait between two attempts")
+    poll: float = Field(default=1, gt=0, le=60, description="how often an idle sidecar looks without being woken")
+    upkeep: float = Field(default=2, gt=0, description="how often partitions, dropped and healed tables are looked for")
+    reconcile: float = Field(default=3600, gt=0, description="how often every row is compared with its vector's hash")
+    claim_rows: int = Field(default=512, ge=1, description="the most rows claimed at once")
+    claim_seconds: float = Field(default=4, gt=0, description="about how much work a claim should hold")
+    batch_rows: int = Field(default=128, ge=1, description="the most rows in one call of the model")
+    batch_tokens: int = Field(default=4096, ge=1, description="the most tokens, padding included, in one call")
+    writers: int = Field(default=2, ge=1, le=16, description="connections that write vectors")
+    grace: float = Field(default=5, ge=0, description="after SIGTERM, how long a running batch may still finish")
+    cache_rows: int = Field(default=10_000, ge=0, description="query vectors kept")
+    request_age: float = Field(default=60, gt=0, description="after so long an unanswered request is dropped")
+    device: str | None = Field(default=None, description="where models run: cpu, cuda, ...; none: the best there is")
+    location: str | None = Field(default=None, description="a folder that holds models, by name, before their hub names")

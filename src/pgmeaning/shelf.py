@@ -1,0 +1,101 @@
+"""The models that this process has loaded. One runs at a time, and queries go before bulk work."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from pgmeaning.errors import ModelError
+from pgmeaning.models.base import Embedder
+
+log = structlog.get_logger()
+
+# After a failure to load, how long until it is tried again: a mount or a download may come.
+RETRY_SECONDS = 60.0
+
+
+class Shelf:
+    """Embedders by name, loaded on first use."""
+
+    def __init__(self, load: Callable[[str], Embedder]) -> None:
+        self._load = load
+        self._loaded: dict[str, Embedder] = {}
+        self._failed: dict[str, tuple[float, ModelError]] = {}
+        self._loading = threading.Lock()
+        self.turn = Turn()
+
+    def get(self, name: str) -> Embedder:
+        """The embedder of that name; raises ModelError where it cannot run here, at once if that was found out lately."""
+        with self._loading:
+            if name in self._loaded:
+                return self._loaded[name]
+            if name in self._failed and time.monotonic() < self._failed[name][0]:
+                raise self._failed[name][1]
+            return self._try(name)
+
+    def _try(self, name: str) -> Embedder:
+        started = time.monotonic()
+        try:
+            self._loaded[name] = self._load(name)
+        except Exception as error:
+            failure = error if isinstance(error, ModelError) else ModelError(f"model {name!r} cannot be loaded: {error}")
+            self._failed[name] = (time.monotonic() + RETRY_SECONDS, failure)
+            log.error("model cannot run here", model=name, error=str(failure))
+            raise failure from error
+        self._failed.pop(name, None)
+        log.info("model loaded", model=name, seconds=round(time.monotonic() - started, 2))
+        return self._loaded[name]
+
+    @property
+    def names(self) -> list[str]:
+        """Models that are loaded."""
+        return sorted(self._loaded)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Models that cannot run here, and why."""
+        return {name: str(error) for name, (_, error) in self._failed.items()}
+
+
+class Turn:
+    """Who may use the processor: bulk work only while no query waits, so that a query waits for one batch at most."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._busy = False
+        self._waiting_queries = 0
+
+    @contextmanager
+    def query(self) -> Iterator[None]:
+        """Before any bulk work that waits."""
+        with self._condition:
+            self._waiting_queries += 1
+            self._condition.wait_for(lambda: not self._busy)
+            self._waiting_queries -= 1
+            self._busy = True
+        try:
+            yield
+        finally:
+            self._release()
+
+    @contextmanager
+    def bulk(self) -> Iterator[None]:
+        """When no query waits."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._busy and not self._waiting_queries)
+            self._busy = True
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        with self._condition:
+            self._busy = False
+            self._condition.notify_all()
+
+

@@ -1,0 +1,118 @@
+"""Source rows in, vectors out; both whole batches at a time, in PostgreSQL's binary formats."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from psycopg.rows import dict_row
+
+from pgmeaning import sql
+from pgmeaning.connection import Connection, retrying
+from pgmeaning.documents import document
+from pgmeaning.models.base import Vectors, unit_length
+from pgmeaning.queue import Queue
+from pgmeaning.types import Claim, Row, Target
+
+COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
+COPY_TRAILER = struct.pack("!h", -1)
+NULL = struct.pack("!i", -1)
+CHUNK_ZERO = struct.pack("!ii", 4, 0)
+
+
+def targets(connection: Connection) -> list[Target]:
+    """Every (collection, model) of the registry."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return [_target(row) for row in cursor.execute(sql.query("targets")).fetchall()]
+
+
+def _target(row: dict[str, Any]) -> Target:
+    template = row["template_parts"]
+    row = {key: value for key, value in row.items() if key != "scan_finished_at"}
+    row["columns"] = tuple(row["columns"])
+    row["template_parts"] = None if template is None else tuple((literal, column) for literal, column in template)
+    return Target(**row)
+
+
+def read_rows(connection: Connection, target: Target, claims: Sequence[Claim], characters: int) -> list[Row]:
+    """The claimed rows as they are now, in the claims' order; a row that is gone has no document.
+
+    `characters` bounds each column, so that a text of a megabyte costs no more than the model can take.
+    """
+    statement = sql.composed("read_rows", target.parts)
+    with connection.cursor(binary=True) as cursor:
+        cursor.execute(statement, {"keys": [claim.key for claim in claims], "characters": characters})
+        fields = [[_value(cursor, i, j) for j in range(cursor.pgresult.nfields)] for i in range(cursor.rowcount)]  # type: ignore[union-attr]
+    found = {int.from_bytes(row[0] or b""): row for row in fields}
+    return [_row(target, claim, found.get(place)) for place, claim in enumerate(claims, start=1)]
+
+
+def _value(cursor: Any, row: int, column: int) -> bytes | None:  # noqa: ANN401
+    value: bytes | None = cursor.pgresult.get_value(row, column)
+    return value
+
+
+def _row(target: Target, claim: Claim, fields: Sequence[bytes | None] | None) -> Row:
+    if fields is None:
+        return Row(claim)
+    content_hash, known_hash = fields[1], fields[2]
+    key_bytes, contents = tuple(fields[3 : 3 + target.key_width]), fields[3 + target.key_width :]
+    texts = [None if content is None else content.decode() for content in contents[: len(target.columns)]]
+    return Row(claim, document(target, texts), key_bytes, content_hash, content_hash is not None and content_hash == known_hash)
+
+
+def write(connection: Connection, queue: Queue, target: Target, rows: Sequence[Row], vectors: Vectors) -> int:
+    """Write the vectors of the rows whose claim still stands and end those claims, in one transaction; returns how many.
+
+    `vectors` is float32 [n, d], n the rows that have a document and are not unchanged, in their order; d at least
+    the target's dimensions: the rest is cut off and the prefix brought to unit length.
+    """
+    return retrying(lambda: _write(connection, queue, target, rows, vectors))
+
+
+def _write(connection: Connection, queue: Queue, target: Target, rows: Sequence[Row], vectors: Vectors) -> int:
+    places = {id(row): place for place, row in enumerate(row for row in rows if needs_vector(row))}
+    with connection.transaction():
+        standing = [rows[place] for place in queue.finish([row.claim for row in rows])]
+        changed = [row.claim.key for row in standing if not row.unchanged]
+        if changed:
+            connection.execute(sql.composed("remove_vectors", target.parts), {"keys": changed})
+        new = [row for row in standing if needs_vector(row)]
+        if new:
+            payload = copy_payload(target, new, fit(vectors[[places[id(row)] for row in new]], target.dimensions))
+            with connection.cursor().copy(sql.composed("copy_vectors", target.parts, parameters=False)) as copy:
+                copy.write(payload)
+    return len(standing)
+
+
+def needs_vector(row: Row) -> bool:
+    """Whether a vector must be made for the row: it has content, and not the content of the vector there is."""
+    return row.document is not None and not row.unchanged
+
+
+def fit(vectors: Vectors, dimensions: int) -> Vectors:
+    """The Matryoshka prefix of that length, unit length again."""
+    return vectors if vectors.shape[1] == dimensions else unit_length(vectors[:, :dimensions])
+
+
+def copy_payload(target: Target, rows: Sequence[Row], vectors: Vectors) -> bytes:
+    """A whole COPY BINARY stream: key columns, chunk, chunk_text, model, embedding, content_hash."""
+    big_endian = memoryview(np.ascontiguousarray(vectors, dtype=">f4").tobytes())
+    width = vectors.shape[1] * 4
+    model = target.model.encode()
+    fields = struct.pack("!h", target.key_width + 5)
+    # pgvector's binary form: the number of dimensions, a reserved zero, the elements.
+    between = CHUNK_ZERO + NULL + struct.pack("!i", len(model)) + model + struct.pack("!ihh", width + 4, vectors.shape[1], 0)
+    stream: list[bytes | memoryview] = [COPY_HEADER]
+    for place, row in enumerate(rows):
+        keys = b"".join(_field(value) for value in row.key_bytes)
+        vector = big_endian[place * width : (place + 1) * width]
+        stream += (fields, keys, between, vector, _field(row.content_hash))
+    stream.append(COPY_TRAILER)
+    return b"".join(stream)
+
+
+def _field(value: bytes | None) -> bytes:
+    return NULL if value is None else struct.pack("!i", len(value)) + value

@@ -1,0 +1,106 @@
+"""The values that travel between the layers; all frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One row of the registry: what to run, and everything that changes its vectors.
+
+    `dimensions` is the length of its vectors (0 for a reranker), `min_dimensions` the smallest Matryoshka prefix
+    that may be asked for (None: no other dimension than its own).
+    """
+
+    name: str
+    kind: str  # 'embedder' or 'reranker'
+    backend: str  # the entry point that runs it
+    status: str = "supported"
+    location: str | None = None  # a hub name or a folder
+    revision: str | None = None
+    dimensions: int = 0
+    min_dimensions: int | None = None
+    max_tokens: int | None = None
+    template: str | None = None
+    pooling: str | None = None
+    normalize: bool = True
+    query_prompt: str | None = None  # with '{text}' where the query goes, or an instruction, as the template wants
+    document_prompt: str | None = None
+    modalities: tuple[str, ...] = ("text",)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What is embedded for one row (or one chunk of it): text, pictures, video or a mixture."""
+
+    text: str | None = None
+    images: tuple[Any, ...] = ()
+    videos: tuple[Any, ...] = ()
+    instruction: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One (collection, model): where rows come from and vectors go. `parts` is SQL, quoted by the database itself."""
+
+    collection_id: int
+    collection: str
+    model: str
+    dimensions: int
+    paused: bool
+    problem: str | None
+    source_exists: bool
+    scanning: bool
+    columns: tuple[str, ...]
+    template_parts: tuple[tuple[str, str | None], ...] | None
+    has_image: bool
+    has_video: bool
+    key_width: int
+    parts: Mapping[str, str]
+
+    @property
+    def workable(self) -> bool:
+        """Whether rows of it may be embedded now."""
+        return self.source_exists and not self.paused and self.problem is None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A sidecar's temporary right to one queue row; `generation` tells whether the row changed since."""
+
+    collection_id: int
+    model: str
+    key: str  # the key columns, as the text of the queue's jsonb
+    generation: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A claimed row as it was read. `document` is None when there is nothing to embed or the row is gone.
+
+    `key_bytes` are its key columns in PostgreSQL's binary format, as COPY BINARY takes them back, whatever their types.
+    """
+
+    claim: Claim
+    document: Document | None = None
+    key_bytes: tuple[bytes | None, ...] = ()
+    content_hash: bytes | None = None
+    unchanged: bool = False  # its vector was made of this very content
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One row that a search found. `distance` is the cosine distance (0..2), `score` higher is better."""
+
+    key: dict[str, Any]
+    row: dict[str, Any]
+    distance: float
+    score: float
+    chunk: int = 0
+    chunk_text: str | None = None
+    model: str | None = None

@@ -1,0 +1,115 @@
+"""What a sidecar does besides embedding: leases, heartbeats, sources that changed shape, the periodic reconcile."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import structlog
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from pgmeaning import migrate, sql
+from pgmeaning.connection import Connection, connect
+from pgmeaning.errors import SchemaOutdated
+from pgmeaning.queue import Queue
+
+if TYPE_CHECKING:
+    from pgmeaning.sidecar import Sidecar
+
+log = structlog.get_logger()
+
+HOUSEKEEPING_SECONDS = 60.0
+
+
+class Upkeep:
+    """Runs every settings.upkeep seconds."""
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._sidecar = sidecar
+        self._settings = sidecar.settings
+        self._extended = time.monotonic()
+        self._cleaned = 0.0
+
+    def start_up(self) -> None:
+        """Before any work: the schema must be this package's, and the loopback must lead to this database."""
+        with connect(self._sidecar.dsn, "sidecar") as connection:
+            state = migrate.state(connection)
+            if state.revision != state.head:
+                raise SchemaOutdated(
+                    f"the database's pgmeaning schema is {state.revision or 'missing'}, this package needs {state.head}",
+                    hint="pgmeaning migrate",
+                )
+            self._heartbeat(connection)
+            problem = migrate.ensure_loopback(connection)
+            if problem:
+                log.warning("no loopback: embed() finds cached queries only", problem=problem)
+
+    def run(self, connection: Connection) -> None:
+        """Until the sidecar stops."""
+        queue = Queue(connection, self._sidecar.id, self._settings)
+        while True:
+            self._heartbeat(connection)
+            self._extend(queue)
+            self._look_at_sources(connection)
+            queue.fail_crashed()
+            self._clean(connection)
+            if self._sidecar.stopping.wait(self._settings.upkeep):
+                return
+
+    def _heartbeat(self, connection: Connection) -> None:
+        from pgmeaning import __version__
+
+        arguments = {
+            "id": self._sidecar.id, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__,
+            "models": self._sidecar.shelf.names, "problems": Jsonb(self._sidecar.shelf.problems), "rows_done": self._sidecar.rows_done,
+        }  # fmt: skip
+        connection.execute(sql.query("heartbeat"), arguments)
+
+    def _extend(self, queue: Queue) -> None:
+        if time.monotonic() - self._extended > self._settings.lease / 3:
+            queue.extend(self._sidecar.held.all())
+            self._extended = time.monotonic()
+
+    def _clean(self, connection: Connection) -> None:
+        if time.monotonic() - self._cleaned > HOUSEKEEPING_SECONDS:
+            connection.execute(sql.query("housekeeping"), {"cache_rows": self._settings.cache_rows})
+            connection.execute(sql.query("overdue_scans"), {"period": timedelta(seconds=self._settings.reconcile)})
+            self._cleaned = time.monotonic()
+
+    def _look_at_sources(self, connection: Connection) -> None:
+        with connection.cursor(row_factory=dict_row) as cursor:
+            sources = cursor.execute(sql.query("check_sources")).fetchall()
+        for source in sources:
+            try:
+                with connection.transaction():
+                    row = connection.execute(sql.query("try_upkeep")).fetchone()
+                    if row == (True,):
+                        self._look_at(connection, source)
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if not isinstance(error, psycopg.errors.LockNotAvailable):
+                    raise
+            except psycopg.Error as error:
+                log.warning("cannot look after a collection", collection=source["name"], error=str(error).strip())
+
+    def _look_at(self, connection: Connection, source: dict[str, Any]) -> None:
+        collection = {"collection_id": source["id"]}
+        if source["dropped"]:
+            log.info("the source was dropped: so are its vectors", collection=source["name"])
+            connection.execute(sql.query("forget"), collection)
+        elif source["problem"]:
+            if source["problem"] != source["known_problem"]:
+                log.warning("collection is broken", collection=source["name"], problem=source["problem"])
+                connection.execute(sql.query("set_problem"), {**collection, "problem": source["problem"]})
+        elif source["known_problem"]:
+            log.info("collection is whole again", collection=source["name"])
+            connection.execute(sql.query("remake_triggers"), collection)
+            connection.execute(sql.query("set_problem"), {**collection, "problem": None})
+            connection.execute(sql.query("start_scan"), {"collections": [source["id"]]})
+        elif source["triggers_differ"]:
+            connection.execute(sql.query("sync_triggers"), collection)
+            connection.execute(sql.query("start_scan"), {"collections": [source["id"]]})

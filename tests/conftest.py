@@ -1,0 +1,185 @@
+"""A real PostgreSQL for every test: the first of PGMEANING_TEST_DSN, a container engine, the embedded server.
+
+Each test that asks for `dsn` gets a database of its own, cloned from a template that was migrated once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from pgmeaning import migrate
+from pgmeaning.settings import Settings
+from pgmeaning.sidecar import Sidecar
+
+Connection = psycopg.Connection[Any]
+
+TEMPLATE = "pgmeaning_test_template"
+_numbers = itertools.count(1)
+
+
+@contextmanager
+def _embedded() -> Iterator[str]:
+    from pgmeaning.server import EmbeddedServer
+
+    folder = Path(tempfile.mkdtemp(prefix="pgmeaning-tests-"))
+    folder.chmod(0o755)  # as root the server runs as another account, which must get through
+    settings = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
+    try:
+        with EmbeddedServer(folder / "data", settings=settings) as server:
+            yield server.dsn
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _container() -> Iterator[str]:
+    from testcontainers.postgres import PostgresContainer
+
+    with PostgresContainer("pgvector/pgvector:pg17", driver=None) as container:
+        yield container.get_connection_url()
+
+
+def _engine_answers() -> bool:
+    try:
+        import docker
+
+        docker.from_env().ping()
+    except Exception:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def server_dsn() -> Iterator[str]:
+    """A superuser's DSN on a server that tests may fill with databases."""
+    given = os.environ.get("PGMEANING_TEST_DSN")
+    if given:
+        yield given
+    elif _engine_answers():
+        with _container() as dsn:
+            yield dsn
+    else:
+        with _embedded() as dsn:
+            yield dsn
+
+
+@pytest.fixture(scope="session")
+def template(server_dsn: str) -> Iterator[str]:
+    """The name of a migrated database that nobody is connected to."""
+    name = f"{TEMPLATE}_{os.getpid()}"
+    _create(server_dsn, name, "template0")
+    migrate.upgrade(make_conninfo(server_dsn, dbname=name))
+    with psycopg.connect(make_conninfo(server_dsn, dbname=name), autocommit=True) as connection:
+        # Tests that name no model mean the one that costs nothing.
+        connection.execute("SELECT pgmeaning.set_default_model('synthetic-384')")
+    yield name
+    _drop(server_dsn, name)
+
+
+@pytest.fixture
+def dsn(server_dsn: str, template: str) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    name = f"pgmeaning_test_{os.getpid()}_{next(_numbers)}"
+    _create(server_dsn, name, template)
+    own = make_conninfo(server_dsn, dbname=name)
+    with psycopg.connect(own, autocommit=True) as connection:
+        migrate.ensure_loopback(connection)
+    yield own
+    _drop(server_dsn, name)
+
+
+@pytest.fixture
+def empty_dsn(server_dsn: str) -> Iterator[str]:
+    """A database without pgmeaning."""
+    name = f"pgmeaning_test_{os.getpid()}_{next(_numbers)}"
+    _create(server_dsn, name, "template0")
+    yield make_conninfo(server_dsn, dbname=name)
+    _drop(server_dsn, name)
+
+
+def _create(server_dsn: str, name: str, template: str) -> None:
+    with psycopg.connect(server_dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+
+
+def _drop(server_dsn: str, name: str) -> None:
+    with psycopg.connect(server_dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def db(dsn: str) -> Iterator[Connection]:
+    """An autocommit connection to the test's database."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def connect(dsn: str) -> Iterator[Callable[..., Connection]]:
+    """More connections to the test's database: connect(autocommit=False, user=..., password=..., options=...)."""
+    opened: list[Connection] = []
+
+    def _connect(*, autocommit: bool = True, **parameters: str) -> Connection:
+        connection: Connection = psycopg.connect(make_conninfo(dsn, **parameters), autocommit=autocommit)
+        opened.append(connection)
+        return connection
+
+    yield _connect
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture
+def drain(dsn: str) -> Callable[..., int]:
+    """Run a sidecar in this process until nothing is owed; returns its exit status. Keywords are settings."""
+
+    def _drain(models: list[str] | None = None, **settings: Any) -> int:
+        return Sidecar(dsn, Settings(**settings), models).run(drain=True)
+
+    return _drain
+
+
+@pytest.fixture
+def sidecar(dsn: str) -> Iterator[Sidecar]:
+    """A running sidecar in this process, awake once the test begins; stopped at the end."""
+    with running(Sidecar(dsn, Settings(upkeep=0.1))) as started:
+        yield started
+
+
+@contextmanager
+def running(sidecar: Sidecar) -> Iterator[Sidecar]:
+    """Run a sidecar in a thread; it has introduced itself to the database when the body begins."""
+    thread = threading.Thread(target=sidecar.run, name="sidecar")
+    thread.start()
+    try:
+        with psycopg.connect(sidecar.dsn, autocommit=True) as connection:
+            wait_until(
+                lambda: connection.execute("SELECT 1 FROM pgmeaning.sidecar WHERE id = %s", (sidecar.id,)).fetchone() is not None
+            )
+        yield sidecar
+    finally:
+        sidecar.stop()
+        thread.join(30)
+        assert not thread.is_alive(), "the sidecar did not stop"
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 30) -> None:
+    """Poll a condition; fails the test with its source line when it does not come true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.005)
