@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pgmeaning.client import Client, connect
-    from pgmeaning.public_models import load_embedder, load_reranker
+    from pgmeaning.models.base import load_embedder, load_reranker
     from pgmeaning.reranking import Ranked, rerank
     from pgmeaning.types import Hit
 
@@ -26,8 +26,8 @@ _HOMES = {
     "connect": "pgmeaning.client",
     "Hit": "pgmeaning.types",
     "Ranked": "pgmeaning.reranking",
-    "load_embedder": "pgmeaning.public_models",
-    "load_reranker": "pgmeaning.public_models",
+    "load_embedder": "pgmeaning.models.base",
+    "load_reranker": "pgmeaning.models.base",
     "rerank": "pgmeaning.reranking",
 }
 

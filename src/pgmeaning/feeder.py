@@ -28,6 +28,8 @@ log = structlog.get_logger()
 # An awake feeder looks this often; after so long without work it sleeps until it is woken.
 AWAKE_POLL = 0.005
 AWAKE_FOR = 0.05
+# The source no longer has the shape, or grants the rights, that attach() found.
+BROKEN = (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege)
 # The registry is read again after so long, or as soon as something points to a change of it.
 REGISTRY_AGE = 0.25
 
@@ -73,6 +75,7 @@ class Feeder:
         self._targets: list[Target] = []
         self._targets_read = 0.0
         self._awake = False
+        self._woke_others = 0.0
 
     def run(self, connection: Connection) -> None:
         """Until the sidecar stops, or with drain until nothing is owed."""
@@ -141,7 +144,7 @@ class Feeder:
 
     def _wake_others(self, queue: Queue) -> None:
         """At most once a second: there is work for more than one."""
-        if time.monotonic() - getattr(self, "_woke_others", 0.0) > 1:
+        if time.monotonic() - self._woke_others > 1:
             self._woke_others = time.monotonic()
             queue.wake_others()
 
@@ -149,7 +152,11 @@ class Feeder:
         """The next page of a scan; pages grow while nothing in them is owed."""
         place = target.collection_id, target.model
         rows = max(self._pages.get(place, limit), limit)
-        page = scan_page(connection, target, rows=rows, claims=limit, sidecar=self._sidecar.id, lease=self._settings.lease)
+        try:
+            page = scan_page(connection, target, rows=rows, claims=limit, sidecar=self._sidecar.id, lease=self._settings.lease)
+        except BROKEN as error:
+            self._mark_broken(connection, queue, target, (), error)
+            return False
         if page is None:
             return False
         self._sidecar.held.add(page.claims)
@@ -181,7 +188,7 @@ class Feeder:
             return store.read_rows(connection, target, claims, characters)
         except (psycopg.OperationalError, psycopg.InterfaceError):
             raise
-        except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege) as error:
+        except BROKEN as error:
             self._mark_broken(connection, queue, target, claims, error)
             return []
         except psycopg.Error as error:

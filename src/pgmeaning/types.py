@@ -34,6 +34,17 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """A named agreement: who follows one release can compare vectors with all who do."""
+
+    name: str
+    embedder: str
+    reranker: str
+    dimensions: int
+    current: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """What is embedded for one row (or one chunk of it): text, pictures, video or a mixture."""
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pgmeaning.errors import BadVector, ModelUnavailable
+from pgmeaning.errors import BadVector, InputError, ModelUnavailable
+from pgmeaning.models.registry import builtin_model
 from pgmeaning.types import Document, Model
 
 Vectors = NDArray[np.float32]
+Input = Document | Mapping[str, Any] | str
 
 EMBEDDERS = "pgmeaning.embedders"
 RERANKERS = "pgmeaning.rerankers"
 
 
 class Embedder(Protocol):
-    """Turns documents and queries into vectors that can be compared."""
+    """Turns documents and queries into vectors that can be compared.
+
+    Calls may come from different threads, the embedding ones never two at a time; `count_tokens` may come at any time.
+    """
 
     @property
     def dimensions(self) -> int:
@@ -42,16 +47,87 @@ class Reranker(Protocol):
         """float32 [n], 0..1, higher is better, in the order given."""
 
 
-def load_embedder(model: Model, dimensions: int | None = None, **options: Any) -> Embedder:  # noqa: ANN401
-    """Load an embedder through its entry point; raises ModelUnavailable where it cannot run here."""
-    wanted = dimensions or model.dimensions
-    check_dimensions(model, wanted)
-    return cast(Embedder, _factory(EMBEDDERS, model)(model, dimensions=wanted, **options))
+class LoadedEmbedder:
+    """An embedder as `load_embedder` hands it out: takes mappings and strings too, and lets no bad vector through."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self.dimensions = embedder.dimensions
+
+    def embed_documents(self, documents: Sequence[Input]) -> Vectors:
+        """float32 [n, dimensions], unit length; raises InputError for an input that cannot be taken, BadVector."""
+        return self._checked(self._embedder.embed_documents(as_documents(documents)), len(documents))
+
+    def embed_queries(self, queries: Sequence[Input]) -> Vectors:
+        """The same for queries, with the model's query prompt."""
+        return self._checked(self._embedder.embed_queries(as_documents(queries)), len(queries))
+
+    def count_tokens(self, documents: Sequence[Input]) -> list[int]:
+        """Tokens that each document costs the model."""
+        return self._embedder.count_tokens(as_documents(documents))
+
+    def _checked(self, vectors: Vectors, count: int) -> Vectors:
+        return check_vectors(np.asarray(vectors, np.float32), count, self.dimensions)
 
 
-def load_reranker(model: Model, **options: Any) -> Reranker:  # noqa: ANN401
-    """Load a reranker through its entry point; raises ModelUnavailable where it cannot run here."""
-    return cast(Reranker, _factory(RERANKERS, model)(model, **options))
+class LoadedReranker:
+    """A reranker as `load_reranker` hands it out: takes mappings and strings too, and lets no bad score through."""
+
+    def __init__(self, reranker: Reranker) -> None:
+        self._reranker = reranker
+
+    def score(self, query: Input, documents: Sequence[Input], instruction: str | None = None) -> Vectors:
+        """float32 [n], 0..1; raises InputError for an input that cannot be taken, BadVector."""
+        judged = as_documents(documents)
+        if not judged:
+            return np.empty(0, np.float32)
+        return check_scores(
+            np.asarray(self._reranker.score(as_document(query), judged, instruction), np.float32), len(judged)
+        )
+
+
+def load_embedder(model: Model | str, dimensions: int | None = None, **options: Any) -> LoadedEmbedder:  # noqa: ANN401
+    """Load an embedder (a built-in one by its name) through its entry point; `options` are its backend's own.
+
+    Raises ModelNotFound for an unknown name, ModelUnavailable where the model cannot run here.
+    """
+    wanted = _resolved(model, "embedder")
+    length = wanted.dimensions if dimensions is None else dimensions
+    check_dimensions(wanted, length)
+    return LoadedEmbedder(_factory(EMBEDDERS, wanted)(wanted, dimensions=length, **options))
+
+
+def load_reranker(model: Model | str, **options: Any) -> LoadedReranker:  # noqa: ANN401
+    """Load a reranker (a built-in one by its name) through its entry point; `options` are its backend's own.
+
+    Raises ModelNotFound for an unknown name, ModelUnavailable where the model cannot run here.
+    """
+    wanted = _resolved(model, "reranker")
+    return LoadedReranker(_factory(RERANKERS, wanted)(wanted, **options))
+
+
+def as_documents(items: Sequence[Input]) -> list[Document]:
+    """Each item as a Document; raises InputError that names the first that cannot be one."""
+    if isinstance(items, str | Mapping | Document):
+        raise InputError("one input was given where several are taken", hint="put it into a list")
+    return [item if isinstance(item, Document) else as_document(item) for item in items]
+
+
+def as_document(item: Input) -> Document:
+    """A string is a text. A mapping has `text`, `image`, `video`, `instruction`, each of which may be missing or None.
+
+    `image` is one picture or a list of them; `video` is one video: a path, or a list of pictures. `videos` are several.
+    """
+    match item:
+        case Document():
+            return item
+        case str():
+            return Document(text=item)
+        case Mapping():
+            return _document_of(dict(item))
+    raise InputError(
+        f"cannot embed a {type(item).__name__}", hint="give a string, a mapping with 'text' and 'image', or a Document"
+    )
 
 
 def check_dimensions(model: Model, wanted: int) -> None:
@@ -68,17 +144,58 @@ def check_vectors(vectors: Vectors, count: int, dimensions: int) -> Vectors:
     """Return the vectors, or raise BadVector when they are not [count, dimensions], finite and not zero."""
     if vectors.shape != (count, dimensions):
         raise BadVector(f"the model returned an array of shape {vectors.shape}, not ({count}, {dimensions})")
-    if not np.isfinite(vectors).all():
+    # One pass over the numbers: a square is NaN or infinite where its component is, and their sum is too.
+    squared_lengths = np.einsum("ij,ij->i", vectors, vectors)
+    if not np.isfinite(squared_lengths).all():
         raise BadVector("the model returned NaN or infinity", hint="half precision overflows in some models")
-    if count and not vectors.any(axis=1).all():
+    if not squared_lengths.all():
         raise BadVector("the model returned a vector of zeros, which has no direction")
     return vectors
+
+
+def check_scores(scores: Vectors, count: int) -> Vectors:
+    """Return the scores, or raise BadVector when they are not [count], finite and 0..1."""
+    if scores.shape != (count,):
+        raise BadVector(f"the reranker returned an array of shape {scores.shape}, not ({count},)")
+    if not ((scores >= 0) & (scores <= 1)).all():
+        raise BadVector(
+            "the reranker returned a score that is not 0..1", hint="half precision overflows in some models"
+        )
+    return scores
 
 
 def unit_length(vectors: Vectors) -> Vectors:
     """Rows divided by their Euclidean norm; a row of zeros stays as it is, for `check_vectors` to refuse."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(norms == 0, 1, norms)).astype(np.float32)
+
+
+def _document_of(fields: dict[str, Any]) -> Document:
+    images = _several(fields.pop("image", None)) + _several(fields.pop("images", None))
+    video, videos = fields.pop("video", None), _several(fields.pop("videos", None))
+    text, instruction = fields.pop("text", None), fields.pop("instruction", None)
+    if fields:
+        raise InputError(
+            f"an input has no field {next(iter(fields))!r}", hint="it may have text, image, video and instruction"
+        )
+    if not isinstance(text, str | None):
+        raise InputError(f"the text of an input is a {type(text).__name__}", hint="make it a string")
+    return Document(text, images, videos if video is None else (video, *videos), instruction)
+
+
+def _several(value: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _resolved(model: Model | str, kind: str) -> Model:
+    found = builtin_model(model) if isinstance(model, str) else model
+    if found.kind != kind:
+        raise ModelUnavailable(
+            f"model {found.name!r} is no {kind}", hint=f"it is a {found.kind}: use load_{found.kind}()"
+        )
+    return found
 
 
 def _factory(group: str, model: Model) -> Any:  # noqa: ANN401
@@ -93,5 +210,6 @@ def _factory(group: str, model: Model) -> Any:  # noqa: ANN401
         return found[0].load()
     except ImportError as error:
         raise ModelUnavailable(
-            f"model {model.name!r} cannot run here: {error}", hint="install its packages: pip install 'pgmeaning[local]'"
+            f"model {model.name!r} cannot run here: {error}",
+            hint="install its packages: pip install 'pgmeaning[local]'",
         ) from error

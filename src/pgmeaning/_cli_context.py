@@ -1,0 +1,188 @@
+"""What all commands share: the database's address, output for people and for programs, errors, logs.
+
+Nothing heavy is imported before a command needs it: `pgmeaning --help` is to answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pgmeaning.errors import PgmeaningError, SettingsError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pgmeaning.client import Client
+    from pgmeaning.settings import Settings
+
+Dsn = Annotated[
+    str | None,
+    typer.Option("--dsn", metavar="DSN", help="libpq connection string or URI; else PGMEANING_DSN, else libpq's PG* variables."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection's name.", show_default=False)]
+
+# Where nobody looks at the width, tables get this one.
+WIDTH = 120
+
+
+@dataclass
+class Common:
+    """What was said before the command's name."""
+
+    dsn: str | None = None
+
+
+common = Common()
+
+
+def address(dsn: str | None) -> str:
+    """The first of: the command's --dsn, the one before the command, PGMEANING_DSN; empty: libpq's own variables."""
+    return dsn or common.dsn or os.environ.get("PGMEANING_DSN", "")
+
+
+def connected(dsn: str | None) -> Client:
+    """A client; what libraries log goes to stderr."""
+    configure_logging(None, "warning")
+    from pgmeaning.client import connect
+
+    return connect(address(dsn))
+
+
+def settings() -> Settings:
+    """PGMEANING_* as settings; a wrong value is named with its variable."""
+    from pydantic import ValidationError
+
+    from pgmeaning.settings import Settings
+
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"PGMEANING_{'_'.join(str(part) for part in first['loc']).upper()}"
+        raise SettingsError(f"{name} is wrong: {first['msg']}", hint=f"it is {first.get('input')!r}") from error
+
+
+# Output
+
+
+def console() -> Console:
+    """For stdout: the terminal's width, or a fixed one where there is no terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+
+
+def print_json(document: object) -> None:
+    """One JSON document: dates in ISO format, whatever JSON has no type for as text."""
+    typer.echo(json.dumps(document, default=_plain, ensure_ascii=False, indent=2))
+
+
+def _plain(value: Any) -> object:  # noqa: ANN401
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).hex()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], *, as_json: bool, nothing: str) -> None:
+    """Rows as JSON, or some of their columns as a table."""
+    if as_json:
+        print_json(rows)
+    elif rows:
+        console().print(table(rows, columns))
+    else:
+        typer.echo(nothing)
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> Table:
+    """Some columns of rows, numbers to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    names = list(columns)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in names:
+        numeric = any(isinstance(row[name], int | float) and not isinstance(row[name], bool) for row in rows)
+        drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(shown(row[name])) for name in names))
+    return drawn
+
+
+def shown(value: Any) -> str:  # noqa: ANN401
+    """A value as people read it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return ", ".join(str(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={item}" for key, item in value.items())
+    if hasattr(value, "isoformat"):
+        return value.isoformat(sep=" ", timespec="seconds") if hasattr(value, "hour") else value.isoformat()  # type: ignore[no-any-return]
+    return str(value)
+
+
+# Errors
+
+
+def expected(error: BaseException) -> bool:
+    """Whether it is told in one line: ours, and the database driver's if that was loaded at all."""
+    driver = sys.modules.get("psycopg")
+    return isinstance(error, PgmeaningError) or (driver is not None and isinstance(error, driver.Error))
+
+
+def print_error(error: BaseException) -> None:
+    """`error: what (what next)`, on stderr."""
+    diagnostic = getattr(error, "diag", None)
+    message = getattr(diagnostic, "message_primary", None) or str(error).strip() or type(error).__name__
+    if isinstance(error, PgmeaningError):
+        detail, message = getattr(error, "detail", None), str(error.args[0]).strip()
+        message += f": {detail}" if detail else ""
+        message += f" ({error.hint})" if error.hint else ""
+    elif type(error).__name__ == "OperationalError" and not getattr(error, "sqlstate", None):
+        message += " (give --dsn, or set PGMEANING_DSN)"
+    typer.echo(f"error: {message}", err=True)
+
+
+# Logs
+
+
+def configure_logging(form: str | None, level: str) -> None:
+    """Structured logs to stderr: key=value for a terminal, JSON lines for anything else, or as asked for."""
+    import logging
+
+    import structlog
+
+    plain = (form or ("text" if sys.stderr.isatty() else "json")) == "text"
+    last: list[Any] = (
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if plain
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    )
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso"), *last],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
