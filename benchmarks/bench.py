@@ -19,8 +19,9 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from pgmeaning import migrate
-from pgmeaning.models.base import Vectors
+from pgmeaning.models.base import Embedder, Vectors, load_embedder
 from pgmeaning.store import COPY_HEADER, COPY_TRAILER
+from pgmeaning.types import Document
 
 Connection = psycopg.Connection[Any]
 BATCH = 128
@@ -58,11 +59,11 @@ def _server(settings: dict[str, str]) -> Iterator[str]:
 
 
 @contextmanager
-def sidecar(dsn: str) -> Iterator[multiprocessing.Process]:
-    """A sidecar in a process of its own, ready when the body begins."""
+def sidecar(dsn: str, *, slow: bool = False) -> Iterator[multiprocessing.Process]:
+    """A sidecar in a process of its own, ready when the body begins; `slow`: its model takes 50 ms a batch."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    process = context.Process(target=_run_sidecar, args=(dsn, stop), daemon=True)
+    process = context.Process(target=_run_sidecar, args=(dsn, stop, slow), daemon=True)
     process.start()
     with psycopg.connect(dsn, autocommit=True) as connection:
         wait_until(lambda: connection.execute("SELECT 1 FROM pgmeaning.sidecars WHERE alive").fetchone() is not None)
@@ -73,7 +74,22 @@ def sidecar(dsn: str) -> Iterator[multiprocessing.Process]:
         process.join(30)
 
 
-def _run_sidecar(dsn: str, stop: Event) -> None:
+class Slow:
+    """An embedder that takes its time without using the processor, as one on a GPU or behind HTTP does."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self.dimensions = embedder.dimensions
+        self.embed_queries = embedder.embed_queries
+        self.count_tokens = embedder.count_tokens
+
+    def embed_documents(self, documents: Sequence[Document]) -> Vectors:
+        """The other's vectors, 50 ms later."""
+        time.sleep(0.05)
+        return self._embedder.embed_documents(documents)
+
+
+def _run_sidecar(dsn: str, stop: Event, slow: bool) -> None:
     import logging
     import threading
 
@@ -82,7 +98,7 @@ def _run_sidecar(dsn: str, stop: Event) -> None:
     from pgmeaning.sidecar import Sidecar
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    running = Sidecar(dsn)
+    running = Sidecar(dsn, load=(lambda model: Slow(load_embedder(model))) if slow else load_embedder)
     threading.Thread(target=lambda: (stop.wait(), running.stop()), daemon=True).start()
     running.run()
 

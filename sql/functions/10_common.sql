@@ -82,12 +82,43 @@ CREATE OR REPLACE FUNCTION pgmeaning._key_record(columns name[], types text[]) R
 LANGUAGE sql IMMUTABLE
 AS $$ SELECT string_agg(format('%I %s', c, t), ', ' ORDER BY i) FROM unnest(columns, types) WITH ORDINALITY AS u (c, t, i) $$;
 
--- The equality operator of a type, qualified where an extension brings it (the pinned path would not find it).
+-- What a domain stands for, however deep; any other type is itself.
+CREATE OR REPLACE FUNCTION pgmeaning._base_type(type oid) RETURNS oid
+LANGUAGE sql STABLE
+AS $$
+    WITH RECURSIVE step (oid, typtype, typbasetype) AS (
+        SELECT t.oid, t.typtype, t.typbasetype FROM pg_type AS t WHERE t.oid = type
+        UNION ALL
+        SELECT t.oid, t.typtype, t.typbasetype FROM step AS s JOIN pg_type AS t ON t.oid = s.typbasetype WHERE s.typtype = 'd'
+    )
+    SELECT s.oid FROM step AS s WHERE s.typtype <> 'd'
+$$;
+
+-- How a key column's type is written down: without a length, which may be altered, and without a domain, which may be
+-- dropped once its table is.
+CREATE OR REPLACE FUNCTION pgmeaning._key_type(type oid) RETURNS text
+LANGUAGE sql STABLE
+AS $$ SELECT pgmeaning._type_name(pgmeaning._base_type(type), -1) $$;
+
+-- A comparison of a type, qualified: of the default operator class that its primary key goes by, which only a superuser
+-- makes, not any operator of that name, which anybody may.
+CREATE OR REPLACE FUNCTION pgmeaning._operator(symbol text, type oid) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT coalesce((
+        SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+        FROM pg_opclass AS c
+        JOIN pg_am AS m ON m.oid = c.opcmethod AND m.amname = 'btree'
+        JOIN pg_amop AS a ON a.amopfamily = c.opcfamily AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
+                         AND a.amopstrategy = array_position('{<,<=,=,>=,>}'::text[], symbol)
+        JOIN pg_operator AS o ON o.oid = a.amopopr
+        JOIN pg_namespace AS n ON n.oid = o.oprnamespace
+        WHERE c.opcdefault AND c.opcintype = pgmeaning._base_type(type)), format('OPERATOR(pg_catalog.%s)', symbol))
+$$;
+
 CREATE OR REPLACE FUNCTION pgmeaning._equals(type oid) RETURNS text
 LANGUAGE sql STABLE
-AS $$ SELECT coalesce((SELECT format('OPERATOR(%I.=)', n.nspname)
-                       FROM pg_operator AS o JOIN pg_namespace AS n ON n.oid = o.oprnamespace
-                       WHERE o.oprname = '=' AND o.oprleft = type AND o.oprright = type LIMIT 1), '=') $$;
+AS $$ SELECT pgmeaning._operator('=', type) $$;
 
 -- 'a.x = b.y AND ...': rows of two aliases with the same key.
 CREATE OR REPLACE FUNCTION pgmeaning._key_match(a text, a_columns name[], b text, b_columns name[], types text[]) RETURNS text

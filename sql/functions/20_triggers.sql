@@ -1,121 +1,83 @@
 -- What notices a change of a source table. A trigger only appends to the inbox: it never raises, waits, or reads a
 -- table of ours, so a user's statement behaves as if it were not there.
 
--- 'o.title IS DISTINCT FROM n.title OR ...'. Types that have no equality of the system's own are compared as text;
--- collations are set aside, since a case-insensitive one would hide a change.
-CREATE OR REPLACE FUNCTION pgmeaning._changed(relation regclass, columns name[]) RETURNS text
+-- Settings on which a key's jsonb depends; pinned only where a type depends on one, since each costs every write.
+CREATE OR REPLACE FUNCTION pgmeaning._settings(c pgmeaning.collection) RETURNS text
 LANGUAGE sql STABLE
 AS $$
-    WITH typed AS (
-        SELECT a.attname, u.i,
-               CASE WHEN b.typcategory = 'S' OR NOT comparable.yes THEN '::text COLLATE "C"' ELSE '' END AS as_what
-        FROM unnest(columns) WITH ORDINALITY AS u (c, i)
-        JOIN pg_attribute AS a ON a.attrelid = relation AND a.attname = u.c AND NOT a.attisdropped
-        JOIN pg_type AS t ON t.oid = a.atttypid
-        JOIN pg_type AS b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
-        CROSS JOIN LATERAL (
-            SELECT b.typtype = 'e' OR b.typnamespace = 'pg_catalog'::regnamespace AND EXISTS (
-                SELECT FROM pg_opclass AS o JOIN pg_am AS m ON m.oid = o.opcmethod
-                WHERE m.amname = 'btree' AND o.opcdefault AND o.opcintype = b.oid)) AS comparable (yes)
-    )
-    SELECT string_agg(format('o.%1$I%2$s IS DISTINCT FROM n.%1$I%2$s', attname, as_what), ' OR ' ORDER BY i) FROM typed
-$$;
-
--- 'o.id = n.id AND ...' by the very value: 'A' and 'a' are two keys even where a collation calls them equal.
-CREATE OR REPLACE FUNCTION pgmeaning._same_key(columns name[], types text[]) RETURNS text
-LANGUAGE sql STABLE
-AS $$
-    SELECT string_agg(format('o.%1$I%2$s = n.%1$I%2$s', c,
-        CASE WHEN t.typcategory = 'S' OR t.typnamespace <> 'pg_catalog'::regnamespace THEN '::text COLLATE "C"' ELSE '' END),
-        ' AND ' ORDER BY i)
-    FROM unnest(columns, types) WITH ORDINALITY AS u (c, type, i)
-    JOIN pg_type AS t ON t.oid = to_regtype(u.type)
-$$;
-
--- Settings on which a key's jsonb depends; pinned only for the types that depend on one, since each costs every write.
-CREATE OR REPLACE FUNCTION pgmeaning._key_settings(types text[]) RETURNS text
-LANGUAGE sql STABLE
-AS $$
-    SELECT CASE WHEN bool_and(to_regtype(t)::oid = ANY ('{16,18,20,21,23,25,1042,1043,1082,1114,1700,2950}'::oid[])) THEN ''
-           ELSE 'SET TimeZone = ''UTC'' SET DateStyle = ''ISO, YMD'' SET IntervalStyle = ''postgres'' '
+    SELECT CASE WHEN bool_and(to_regtype(t)::oid = ANY ('{16,18,19,20,21,23,25,1042,1043,1082,1114,1700,2950}'::oid[])) THEN ''
+           ELSE 'SET TimeZone = ''UTC'' SET DateStyle = ''ISO, YMD'' SET IntervalStyle = ''postgres'' SET lc_monetary = ''C'' '
                 'SET bytea_output = ''hex'' SET extra_float_digits = ''1''' END
-    FROM unnest(types) AS t
+    FROM unnest(c.key_types) AS t
 $$;
 
 -- (Re)makes the trigger function of a collection: static SQL, so that its plans are cached.
--- SECURITY DEFINER: whoever may write the source table appends to the inbox without a right to it.
+-- It must not fail whatever became of the columns, and a subtransaction to catch errors in would cost every write. So
+--   a column that is gone or was renamed falls through to the next scope, `gone`, which has all names: a null key, which
+--   fold() takes as a broken collection, or contents that differ, so that each updated row is recorded;
+--   *<> compares the bytes of records: it exists whatever the columns' types are, and no collation hides a change.
+-- SECURITY DEFINER: whoever may write the source table appends to the inbox without a right to it. Nobody else may make a
+-- trigger of it (firing one asks for no right): on a table of their own they could write any key.
 CREATE OR REPLACE FUNCTION pgmeaning._make_trigger_function(c pgmeaning.collection) RETURNS void
 LANGUAGE plpgsql
 AS $make$
-BEGIN
-    EXECUTE format($function$
-CREATE OR REPLACE FUNCTION pgmeaning_data.%1$I() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_nestloop = off %2$s
-AS $trigger$
--- enable_nestloop: the plan is cached at the first statement, and one row's plan would be quadratic for a million rows.
 DECLARE
-    problem text;
-    written bigint := 0;
+    trigger_name text := format('pgmeaning_data.%I', 'on_change_' || c.id);
 BEGIN
-    -- Do the columns still exist and compare? A subtransaction that writes nothing takes no transaction id.
-    BEGIN
-        IF TG_OP = 'INSERT' THEN
-            PERFORM %4$s FROM new_rows AS n LIMIT 0;
-        ELSIF TG_OP = 'DELETE' THEN
-            PERFORM %5$s FROM old_rows AS o LIMIT 0;
-        ELSIF TG_OP = 'UPDATE' THEN
-            PERFORM %4$s, %7$s FROM old_rows AS o FULL JOIN new_rows AS n ON %6$s LIMIT 0;
-        END IF;
-    EXCEPTION WHEN OTHERS THEN
-        problem := SQLERRM;
-    END;
-    IF problem IS NOT NULL THEN
-        INSERT INTO pgmeaning.inbox (collection_id, note) VALUES (%3$s, 'broken: ' || problem);
-        BEGIN
-            IF TG_OP IN ('INSERT', 'UPDATE') THEN
-                INSERT INTO pgmeaning.inbox (collection_id, key) SELECT %3$s, %4$s FROM new_rows AS n;
-            END IF;
-            IF TG_OP IN ('UPDATE', 'DELETE') THEN
-                INSERT INTO pgmeaning.inbox (collection_id, key) SELECT %3$s, %5$s FROM old_rows AS o;
-            END IF;
-        EXCEPTION WHEN OTHERS THEN
-            NULL;  -- The note stands: once the collection is whole again, a reconcile finds these rows.
-        END;
-        RETURN NULL;
-    END IF;
+    EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
+                   'SET search_path = pg_catalog, pg_temp SET enable_nestloop = off %s AS %L',
+        trigger_name, pgmeaning._settings(c), format($function$
+-- enable_nestloop: the plan is cached at the first statement, and one row's plan would be quadratic for a million rows.
+#variable_conflict use_column
+BEGIN
     IF TG_OP = 'INSERT' THEN
-        INSERT INTO pgmeaning.inbox (collection_id, key) SELECT %3$s, %4$s FROM new_rows AS n;
+        INSERT INTO pgmeaning.inbox (collection_id, key)
+        SELECT %1$s, n.key FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key FROM new_rows) AS n;
     ELSIF TG_OP = 'DELETE' THEN
-        INSERT INTO pgmeaning.inbox (collection_id, key) SELECT %3$s, %5$s FROM old_rows AS o;
+        INSERT INTO pgmeaning.inbox (collection_id, key)
+        SELECT %1$s, o.key FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key FROM old_rows) AS o;
     ELSIF TG_OP = 'UPDATE' THEN
         INSERT INTO pgmeaning.inbox (collection_id, key)
-        SELECT %3$s, CASE WHEN n.%8$I IS NULL THEN %5$s ELSE %4$s END
-        FROM old_rows AS o FULL JOIN new_rows AS n ON %6$s
-        WHERE o.%8$I IS NULL OR n.%8$I IS NULL OR %7$s;
+        WITH before AS NOT MATERIALIZED (
+            SELECT true AS present, o.key, o.content
+            FROM (SELECT %3$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key, %5$s AS content FROM old_rows) AS o
+        ), after AS NOT MATERIALIZED (
+            SELECT true AS present, n.key, n.content
+            FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key, %5$s AS content FROM new_rows) AS n
+        )
+        SELECT %1$s, n.key FROM after AS n LEFT JOIN before AS o ON o.key = n.key WHERE o.present IS NULL OR o.content *<> n.content
+        UNION ALL
+        SELECT %1$s, o.key FROM before AS o LEFT JOIN after AS n ON n.key = o.key WHERE n.present IS NULL;
     ELSE
-        INSERT INTO pgmeaning.inbox (collection_id, note) VALUES (%3$s, 'truncate');
+        INSERT INTO pgmeaning.inbox (collection_id, note) VALUES (%1$s, 'truncate');
     END IF;
-    GET DIAGNOSTICS written = ROW_COUNT;
     -- A sidecar that is awake holds this lock alone: only when none is, a NOTIFY is worth the lock it takes at commit.
     -- Where transactions are prepared there is none, since it would make PREPARE TRANSACTION fail.
-    IF written > 0 AND pg_catalog.current_setting('max_prepared_transactions') = '0'
+    IF FOUND AND pg_catalog.current_setting('max_prepared_transactions') = '0'
        AND pg_catalog.pg_try_advisory_lock_shared(1885826405, 1) AND pg_catalog.pg_advisory_unlock_shared(1885826405, 1) THEN
         NOTIFY pgmeaning;
     END IF;
     RETURN NULL;
 END
-$trigger$
 $function$,
-        'on_change_' || c.id,
-        pgmeaning._key_settings(c.key_types),
         c.id,
-        pgmeaning._key_json('n', c.key_columns, c.key_columns),
-        pgmeaning._key_json('o', c.key_columns, c.key_columns),
-        pgmeaning._same_key(c.key_columns, c.key_types),
-        pgmeaning._changed(c.source, pgmeaning._embedded_columns(c)),
-        c.key_columns[1]);
+        pgmeaning._stand_ins(c, 'NULL::int'),
+        pgmeaning._stand_ins(c, '0'),
+        (SELECT format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%1$L, %1$I', k), ', ' ORDER BY i))
+         FROM unnest(c.key_columns) WITH ORDINALITY AS u (k, i)),
+        (SELECT format('ROW(%s)', string_agg(quote_ident(col), ', ' ORDER BY i))
+         FROM unnest(pgmeaning._embedded_columns(c)) WITH ORDINALITY AS u (col, i))));
+    EXECUTE format('REVOKE EXECUTE ON FUNCTION %s() FROM PUBLIC', trigger_name);
 END
 $make$;
+
+-- Columns of the names that a trigger reads: its keys null, the embedded ones as told.
+CREATE OR REPLACE FUNCTION pgmeaning._stand_ins(c pgmeaning.collection, value text) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$
+    SELECT string_agg(format('%s AS %I', CASE WHEN name = ANY (c.key_columns) THEN 'NULL::int' ELSE value END, name), ', ')
+    FROM (SELECT DISTINCT unnest(c.key_columns || pgmeaning._embedded_columns(c))) AS u (name)
+$$;
 
 -- The source and all its partitions (also children by inheritance).
 CREATE OR REPLACE FUNCTION pgmeaning._family(source regclass) RETURNS SETOF regclass
@@ -189,8 +151,38 @@ AS $$
          FROM unnest(c.key_columns || pgmeaning._embedded_columns(c)) AS wanted
          WHERE NOT wanted = ANY (pgmeaning._column_names(c.source)) LIMIT 1),
         (SELECT format('key column %I of %s is now %s, it was %s', u.c, pgmeaning._relation_name(c.source),
-                       pgmeaning._type_name(a.atttypid, a.atttypmod), u.type)
+                       pgmeaning._key_type(a.atttypid), u.type)
          FROM unnest(c.key_columns, c.key_types) AS u (c, type)
          JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attname = u.c AND NOT a.attisdropped
-         WHERE pgmeaning._type_name(a.atttypid, a.atttypmod) <> u.type LIMIT 1))
+         WHERE pgmeaning._key_type(a.atttypid) <> u.type LIMIT 1),
+        (SELECT format('its vector table by %s was dropped: detach() and attach() anew', t.model)
+         FROM pgmeaning.target AS t
+         WHERE t.collection_id = c.id AND NOT EXISTS (SELECT FROM pg_class AS r WHERE r.oid = t.vectors) LIMIT 1))
+$$;
+
+-- A trigger noted that it could not read its columns. What changed may be a type that the function was not made for: then
+-- a new function will do; otherwise the collection is broken until upkeep finds it whole again.
+CREATE OR REPLACE FUNCTION pgmeaning._mend(collection_id int, noted text) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    c   pgmeaning.collection;
+    why text;
+BEGIN
+    PERFORM pg_advisory_xact_lock(1885826405, 4);  -- upkeep replaces functions too, and only one may at a time
+    SELECT known.* INTO c FROM pgmeaning.collection AS known JOIN pg_class AS r ON r.oid = known.source
+    WHERE known.id = collection_id;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    why := pgmeaning._source_problem(c);
+    IF why IS NULL THEN
+        BEGIN
+            PERFORM pgmeaning._make_trigger_function(c);
+        EXCEPTION WHEN insufficient_privilege THEN
+            why := noted;
+        END;
+    END IF;
+    UPDATE pgmeaning.collection AS known SET problem = why WHERE known.id = c.id AND known.problem IS DISTINCT FROM why AND why IS NOT NULL;
+END
 $$;

@@ -26,14 +26,19 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM003', MESSAGE = format('table %s has no primary key', source),
             DETAIL = 'A vector is tied to its row by the row''s primary key.',
             HINT = format('Add one, such as: ALTER TABLE %s ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY', source);
-    ELSIF EXISTS (SELECT FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
-                  WHERE i.inhparent = source AND c.relkind = 'f') THEN
+    ELSIF EXISTS (SELECT FROM pgmeaning._family(source) AS f JOIN pg_inherits AS i ON i.inhparent = f
+                  JOIN pg_class AS c ON c.oid = i.inhrelid WHERE c.relkind = 'f') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM003', MESSAGE = format('table %s has a foreign table as a partition', source),
             DETAIL = 'PostgreSQL refuses to write to such a partition where a trigger looks at the rows.',
             HINT = 'Attach its local partitions one by one.';
     ELSIF NOT has_table_privilege(source, 'SELECT') OR NOT has_table_privilege(source, 'TRIGGER') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not attach %s', current_user, source),
             HINT = format('As its owner: GRANT SELECT, TRIGGER ON %s TO %I', source, current_user);
+    ELSIF NOT has_schema_privilege('pgmeaning_data', 'CREATE') OR NOT has_table_privilege('pgmeaning.collection', 'INSERT') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not attach tables in this database', current_user),
+            DETAIL = 'Collections belong to the role that owns the schema pgmeaning.',
+            HINT = (SELECT format('Call attach() as %I, or: GRANT %1$I TO %I', pg_get_userbyid(n.nspowner), current_user)
+                    FROM pg_namespace AS n WHERE n.nspname = 'pgmeaning');
     END IF;
 END
 $$;
@@ -99,6 +104,27 @@ BEGIN
 END
 $$;
 
+-- Roles that grant_to names; 'public' is everybody.
+CREATE OR REPLACE FUNCTION pgmeaning._check_roles(wanted name[]) RETURNS name[]
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    missing text;
+BEGIN
+    SELECT w INTO missing FROM unnest(wanted) AS w
+    WHERE w IS NULL OR w <> 'public' AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = w) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('there is no role %s to grant to', coalesce(quote_ident(missing), 'NULL')),
+            HINT = 'grant_to takes names of roles, and public for everybody. CREATE ROLE makes one.';
+    END IF;
+    RETURN coalesce(wanted, '{}');
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._grantee(role name) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT CASE WHEN role = 'public' THEN 'PUBLIC' ELSE quote_ident(role) END $$;
+
 CREATE OR REPLACE FUNCTION pgmeaning._check_name(wanted text, view_schema name) RETURNS void
 LANGUAGE plpgsql VOLATILE
 AS $$
@@ -120,7 +146,9 @@ BEGIN
             DETAIL = (SELECT format('It is of %s.', c.source_name) FROM pgmeaning.collection AS c WHERE c.name = wanted),
             HINT = 'Give another: attach(..., name => ''...''), or detach that one first.';
     ELSIF EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-                  WHERE n.nspname = view_schema AND c.relname = wanted || '_embedding') THEN
+                  WHERE n.nspname = view_schema AND c.relname = wanted || '_embedding')
+       OR EXISTS (SELECT FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
+                  WHERE n.nspname = view_schema AND t.typname = wanted || '_embedding') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('%I.%I exists already', view_schema, wanted || '_embedding'),
             DETAIL = 'The collection''s view would have this name.', HINT = 'Give the collection another: attach(..., name => ''...'').';
     ELSIF NOT has_schema_privilege(view_schema, 'CREATE') THEN
@@ -156,7 +184,7 @@ BEGIN
         relation, 'unrestricted_' || c.id, 'visible_' || c.id,
         (SELECT string_agg(quote_ident(k), ', ' ORDER BY i) FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)));
     FOREACH role IN ARRAY c.grant_to LOOP
-        EXECUTE format('GRANT SELECT ON %s TO %I', relation, role);
+        EXECUTE format('GRANT SELECT ON %s TO %s', relation, pgmeaning._grantee(role));
     END LOOP;
     INSERT INTO pgmeaning.target (collection_id, model, dimensions, vectors, state)
     VALUES (c.id, model, dimensions, relation::regclass, state);
@@ -177,18 +205,41 @@ AS $$
 $$;
 
 -- Whether the caller sees all rows of the source, and whether it sees this one: the policy of the vector tables asks.
+-- The source is looked up: an oid here would be another table's in a restored dump, and a name after a rename.
 CREATE OR REPLACE FUNCTION pgmeaning._make_policy_functions(c pgmeaning.collection) RETURNS void
 LANGUAGE plpgsql
 AS $make$
+DECLARE
+    types   text := (SELECT string_agg(pgmeaning._type_name(to_regtype(t), -1), ', ' ORDER BY i)
+                     FROM unnest(c.key_types) WITH ORDINALITY AS u (t, i));
+    matches text := (SELECT string_agg(format('s.%I %s $%s', k, pgmeaning._equals(to_regtype(t)), i), ' AND ' ORDER BY i)
+                     FROM unnest(c.key_columns, c.key_types) WITH ORDINALITY AS u (k, t, i));
+    keys    text := (SELECT string_agg('$' || i, ', ' ORDER BY i) FROM generate_subscripts(c.key_columns, 1) AS i);
 BEGIN
-    EXECUTE format($f$CREATE OR REPLACE FUNCTION pgmeaning_data.%I() RETURNS bool LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-        AS 'SELECT NOT row_security_active(%s::oid)'$f$, 'unrestricted_' || c.id, c.source::oid);
-    EXECUTE format($f$CREATE OR REPLACE FUNCTION pgmeaning_data.%1$I(%2$s) RETURNS bool LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-        AS %3$L$f$, 'visible_' || c.id,
-        (SELECT string_agg(pgmeaning._type_name(to_regtype(t), -1), ', ' ORDER BY i) FROM unnest(c.key_types) WITH ORDINALITY AS u (t, i)),
-        format('BEGIN RETURN EXISTS (SELECT FROM %s AS s WHERE %s); END', pgmeaning._relation_name(c.source),
-            (SELECT string_agg(format('s.%I %s $%s', k, pgmeaning._equals(to_regtype(t)), i), ' AND ' ORDER BY i)
-             FROM unnest(c.key_columns, c.key_types) WITH ORDINALITY AS u (k, t, i))));
+    EXECUTE format($function$
+CREATE OR REPLACE FUNCTION pgmeaning_data.%I() RETURNS bool
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT NOT row_security_active(c.source::oid)
+    FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source WHERE c.id = %s
+$$
+$function$, 'unrestricted_' || c.id, c.id);
+    EXECUTE format($function$
+CREATE OR REPLACE FUNCTION pgmeaning_data.%1$I(%2$s) RETURNS bool
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $policy$
+DECLARE
+    source  text := (SELECT pgmeaning._relation_name(c.source) FROM pgmeaning.collection AS c WHERE c.id = %3$s);
+    visible bool;
+BEGIN
+    IF source = %4$L THEN
+        RETURN EXISTS (SELECT FROM %4$s AS s WHERE %5$s);
+    END IF;
+    EXECUTE 'SELECT EXISTS (SELECT FROM ' || source || %6$L INTO visible USING %7$s;
+    RETURN visible;
+END
+$policy$
+$function$, 'visible_' || c.id, types, c.id, pgmeaning._relation_name(c.source), matches, format(' AS s WHERE %s)', matches), keys);
 END
 $make$;
 
@@ -205,8 +256,23 @@ BEGIN
         view, pgmeaning._column_list('v', c.vector_key_columns),
         (SELECT pgmeaning._relation_name(t.vectors) FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.state = 'active'));
     FOREACH role IN ARRAY c.grant_to LOOP
-        EXECUTE format('GRANT SELECT ON %s TO %I', view, role);
+        EXECUTE format('GRANT SELECT ON %s TO %s', view, pgmeaning._grantee(role));
     END LOOP;
+END
+$$;
+
+-- A trigger's lock waits behind open transactions, and all later statements wait behind it: so not for ever. Returns what
+-- lock_timeout was.
+CREATE OR REPLACE FUNCTION pgmeaning._bound_patience() RETURNS text
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+    patience text := current_setting('lock_timeout');
+BEGIN
+    IF patience = '0' THEN
+        PERFORM set_config('lock_timeout', '5s', true);
+    END IF;
+    RETURN patience;
 END
 $$;
 
@@ -222,10 +288,12 @@ DECLARE
     c         pgmeaning.collection;
     embedder  pgmeaning.model;
     embedded  name[];
-    patience  text := current_setting('lock_timeout');
+    roles     name[];
+    patience  text;
     member    regclass;
 BEGIN
     PERFORM pgmeaning._check_source(source);
+    roles := pgmeaning._check_roles(attach.grant_to);
     embedder := pgmeaning._model_for_attach(attach.model, attach.dimensions, coalesce(attach.allow_deprecated, false));
     embedded := pgmeaning._check_columns(source, coalesce(attach.columns, '{}')
         || ARRAY(SELECT part ->> 1 FROM jsonb_array_elements(pgmeaning._template_parts(attach.template)) AS part
@@ -244,28 +312,32 @@ BEGIN
     c.name := coalesce(attach.name, (SELECT relname FROM pg_class WHERE oid = source));
     c.view_schema := (SELECT n.nspname FROM pg_class AS r JOIN pg_namespace AS n ON n.oid = r.relnamespace WHERE r.oid = source);
     PERFORM pgmeaning._check_name(c.name, c.view_schema);
-    SELECT array_agg(a.attname ORDER BY u.i), array_agg(pgmeaning._type_name(a.atttypid, a.atttypmod) ORDER BY u.i),
+    SELECT array_agg(a.attname ORDER BY u.i), array_agg(pgmeaning._key_type(a.atttypid) ORDER BY u.i),
            array_agg(CASE WHEN a.attname IN ('chunk', 'chunk_text', 'model', 'embedding', 'signature', 'content_hash', 'embedded_at')
-                          THEN 'key_' || a.attname ELSE a.attname END ORDER BY u.i)
+                          THEN repeat('key_', 1 + (SELECT count(*)::int FROM pg_attribute AS other WHERE other.attrelid = source
+                                                   AND other.attname ~ ('^(key_)+' || a.attname || '$')))
+                          ELSE '' END || a.attname ORDER BY u.i)
     INTO c.key_columns, c.key_types, c.vector_key_columns
     FROM pg_index AS i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS u (attnum, i)
     JOIN pg_attribute AS a ON a.attrelid = source AND a.attnum = u.attnum
     WHERE i.indrelid = source AND i.indisprimary AND u.i <= i.indnkeyatts;
 
-    INSERT INTO pgmeaning.collection (name, source, source_name, view_schema, key_columns, key_types, vector_key_columns,
-        columns, template, image, video, chunking, grant_to, model)
-    VALUES (c.name, source, pgmeaning._relation_name(source), c.view_schema, c.key_columns, c.key_types, c.vector_key_columns,
-        embedded, attach.template, attach.image, attach.video, attach.chunking, coalesce(attach.grant_to, '{}'), embedder.name)
-    RETURNING * INTO c;
+    patience := pgmeaning._bound_patience();
+    BEGIN
+        INSERT INTO pgmeaning.collection (name, source, source_name, view_schema, key_columns, key_types, vector_key_columns,
+            columns, template, image, video, chunking, grant_to, model)
+        VALUES (c.name, source, pgmeaning._relation_name(source), c.view_schema, c.key_columns, c.key_types, c.vector_key_columns,
+            embedded, attach.template, attach.image, attach.video, attach.chunking, roles, embedder.name)
+        RETURNING * INTO c;
+    EXCEPTION WHEN unique_violation OR lock_not_available THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('collection %L is being made by somebody else', c.name),
+            HINT = 'Give another name: attach(..., name => ''...''), or try again.';
+    END;
     PERFORM pgmeaning._make_policy_functions(c),
             pgmeaning._make_target(c, embedder.name, coalesce(attach.dimensions, embedder.dimensions), 'active'),
             pgmeaning._make_view(c),
             pgmeaning._make_trigger_function(c);
 
-    -- A trigger's lock waits behind open writers and all later ones wait behind it: so not for ever.
-    IF patience = '0' THEN
-        PERFORM set_config('lock_timeout', '5s', true);
-    END IF;
     BEGIN
         FOR member IN SELECT f FROM pgmeaning._family(source) AS f LOOP
             PERFORM pgmeaning._add_triggers(c, member);
@@ -282,23 +354,27 @@ $$;
 COMMENT ON FUNCTION pgmeaning.attach IS 'Embeds columns of a table from now on: what is there, and every later change.';
 
 -- Takes a collection out of the registry, with its triggers, functions and view; with its vectors unless they are kept.
+-- The targets come first, since a sidecar's scan holds them while it reads the tables that are locked next. What the queue
+-- has of it is left to housekeeping: its rows are locked by sidecars that wait for those very tables.
 CREATE OR REPLACE FUNCTION pgmeaning._forget(c pgmeaning.collection, keep_vectors bool) RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
     item record;
 BEGIN
+    PERFORM FROM pgmeaning.collection AS known WHERE known.id = c.id FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN;  -- somebody else was faster
+    END IF;
+    PERFORM FROM pgmeaning.target AS t WHERE t.collection_id = c.id FOR UPDATE;
     FOR item IN SELECT * FROM pgmeaning._triggers(c.id) LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', item.trigger, pgmeaning._relation_name(item.relation));
     END LOOP;
-    DELETE FROM pgmeaning.queue WHERE collection_id = c.id;
-    IF NOT keep_vectors THEN
-        EXECUTE format('DROP VIEW IF EXISTS %I.%I', c.view_schema, c.name || '_embedding');
-    END IF;
     FOR item IN SELECT t.vectors FROM pgmeaning.target AS t JOIN pg_class AS r ON r.oid = t.vectors WHERE t.collection_id = c.id LOOP
         IF keep_vectors THEN
             EXECUTE format('DROP POLICY IF EXISTS source_rows ON %s', pgmeaning._relation_name(item.vectors));
         ELSE
+            PERFORM pgmeaning._drop_view(c, item.vectors);
             EXECUTE format('DROP TABLE %s', pgmeaning._relation_name(item.vectors));
         END IF;
     END LOOP;
@@ -311,17 +387,47 @@ BEGIN
 END
 $$;
 
+-- Drops the collection's view on this vector table, also where its schema was renamed.
+CREATE OR REPLACE FUNCTION pgmeaning._drop_view(c pgmeaning.collection, vectors regclass) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    view regclass;
+BEGIN
+    FOR view IN SELECT DISTINCT r.ev_class FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
+                JOIN pg_class AS v ON v.oid = r.ev_class AND v.relname = c.name || '_embedding' AND v.relkind = 'v'
+                WHERE d.refobjid = vectors AND d.refclassid = 'pg_class'::regclass LOOP
+        EXECUTE format('DROP VIEW %s', pgmeaning._relation_name(view));
+    END LOOP;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION pgmeaning.detach(name text, keep_vectors bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    c pgmeaning.collection;
+    c        pgmeaning.collection;
+    patience text;
+    blocking text;
 BEGIN
     SELECT * INTO c FROM pgmeaning.collection AS known WHERE known.name = detach.name;
     IF NOT FOUND THEN
         PERFORM pgmeaning._collection(detach.name);
     END IF;
-    PERFORM pgmeaning._forget(c, coalesce(detach.keep_vectors, false));
+    patience := pgmeaning._bound_patience();
+    BEGIN
+        PERFORM pgmeaning._forget(c, coalesce(detach.keep_vectors, false));
+    EXCEPTION
+        WHEN lock_not_available THEN
+            RAISE EXCEPTION USING ERRCODE = 'PM015', MESSAGE = format('collection %L is in use by an open transaction', c.name),
+                DETAIL = 'detach() drops triggers and vectors, which waits until the transactions that use them have ended.',
+                HINT = 'Try again, or SET lock_timeout to wait longer than 5 seconds.';
+        WHEN dependent_objects_still_exist THEN
+            GET STACKED DIAGNOSTICS blocking = PG_EXCEPTION_DETAIL;
+            RAISE EXCEPTION USING ERRCODE = 'PM018', MESSAGE = format('something of yours depends on the vectors of collection %L', c.name),
+                DETAIL = blocking, HINT = format('Drop that first, or keep the vectors: pgmeaning.detach(%L, keep_vectors => true).', c.name);
+    END;
+    PERFORM set_config('lock_timeout', patience, true);
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.detach IS 'Stops embedding a table. Drops its vectors and view unless keep_vectors.';
@@ -350,11 +456,34 @@ DECLARE
     c       pgmeaning.collection := pgmeaning._collection(retry.name);
     retried bigint;
 BEGIN
+    -- Those that a sidecar has locked are being queued anew anyway.
     UPDATE pgmeaning.queue SET failed_at = NULL, attempts = 0, visible_at = now(), claimed_by = NULL
-    WHERE collection_id = c.id AND failed_at IS NOT NULL;
+    WHERE ctid = ANY (ARRAY(SELECT q.ctid FROM pgmeaning.queue AS q
+                            WHERE q.collection_id = c.id AND q.failed_at IS NOT NULL FOR UPDATE SKIP LOCKED));
     GET DIAGNOSTICS retried = ROW_COUNT;
     PERFORM pgmeaning._wake();
     RETURN retried;
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.retry IS 'Tries the failed rows of a collection once more; returns how many.';
+
+-- Queues a row whose key may be too large for the queue's index (a third of a page, compressed). One that is stands there as
+-- failed, under a key that says which it was: without a vector, but seen, and in nobody's way.
+CREATE OR REPLACE FUNCTION pgmeaning._queue_large(collection_id int, model text, key jsonb, priority int, since timestamptz) RETURNS int
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    BEGIN
+        INSERT INTO pgmeaning.queue AS q (collection_id, model, key, priority, owed_since) VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT ON CONSTRAINT queue_pkey DO UPDATE
+            SET generation = excluded.generation, visible_at = now(), attempts = 0, priority = excluded.priority, claimed_by = NULL,
+                failed_at = NULL, last_error = NULL;
+    EXCEPTION WHEN program_limit_exceeded THEN
+        INSERT INTO pgmeaning.queue AS q (collection_id, model, key, priority, owed_since, failed_at, last_error)
+        VALUES ($1, $2, jsonb_build_object('key that begins with', left($3::text, 200), 'sha256', encode(sha256(convert_to($3::text, 'UTF8')), 'hex')),
+            $4, $5, now(), format('the key is too large to be queued: %s bytes', octet_length($3::text)))
+        ON CONFLICT ON CONSTRAINT queue_pkey DO UPDATE SET failed_at = excluded.failed_at, last_error = excluded.last_error;
+    END;
+    RETURN 1;
+END
+$$;

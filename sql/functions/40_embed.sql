@@ -31,45 +31,46 @@ $$;
 
 -- Waits for the reply to a committed request. A sidecar holds an advisory lock on a request from before its claim is seen
 -- until its reply is committed (or it died), so waiting for the lock wakes at once. Needs READ COMMITTED, to see the reply.
--- SECURITY DEFINER: as above.
-CREATE OR REPLACE FUNCTION pgmeaning._await_reply(request_id bigint, model text, input text, as_query bool, patience interval) RETURNS vector
+-- again: that sidecar died, and another will see the request once the caller commits. All null: time is up.
+-- SECURITY DEFINER: as above. The text must be given with the number, lest one caller ends the request of another.
+CREATE OR REPLACE FUNCTION pgmeaning._await_reply(request_id bigint, model text, input text, as_query bool, deadline timestamptz,
+    OUT reply text, OUT problem text, OUT again bool)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 AS $$
 DECLARE
-    deadline timestamptz := clock_timestamp() + patience;
-    reply    vector;
-    asked    pgmeaning.request;
-    slot     int := request_id % 2147483647;
+    asked pgmeaning.request;
+    slot  int := request_id % 2147483647;
 BEGIN
     LOOP
         reply := pgmeaning._cached(model, input, as_query);
-        EXIT WHEN reply IS NOT NULL;
-        SELECT * INTO asked FROM pgmeaning.request AS r WHERE r.id = request_id;
-        IF NOT FOUND OR clock_timestamp() >= deadline THEN
-            RETURN NULL;
-        ELSIF asked.error IS NOT NULL THEN
-            RAISE EXCEPTION USING ERRCODE = 'PM008', MESSAGE = format('model %L could not embed the query', asked.model),
-                DETAIL = asked.error, HINT = 'pgmeaning.sidecars shows what each sidecar can run.';
-        ELSIF asked.claimed_by IS NULL THEN
-            PERFORM pg_sleep(0.001);
+        SELECT * INTO asked FROM pgmeaning.request AS r
+        WHERE r.id = request_id AND r.model = _await_reply.model AND r.input = _await_reply.input;
+        problem := CASE WHEN reply IS NULL THEN asked.error END;
+        EXIT WHEN reply IS NOT NULL OR problem IS NOT NULL OR asked IS NULL OR clock_timestamp() >= deadline;
+        IF asked.claimed_by IS NULL THEN
+            PERFORM pg_sleep(0.0005);
             CONTINUE;
         END IF;
-        PERFORM set_config('lock_timeout', greatest(1, extract(epoch FROM deadline - clock_timestamp()) * 1000)::int || 'ms', true);
+        PERFORM set_config('lock_timeout',
+            least(greatest(1, extract(epoch FROM deadline - clock_timestamp()) * 1000), 2147483647)::int || 'ms', true);
         BEGIN
             PERFORM pg_advisory_lock_shared(1885826406, slot);
             PERFORM pg_advisory_unlock_shared(1885826406, slot);
         EXCEPTION WHEN lock_not_available THEN
-            RETURN NULL;
+            RETURN;
         END;
         -- The lock is free and there is no reply: that sidecar died, so let another have it.
         IF pgmeaning._cached(model, input, as_query) IS NULL THEN
             UPDATE pgmeaning.request AS r SET claimed_by = NULL
             WHERE r.id = request_id AND r.claimed_by = asked.claimed_by AND r.error IS NULL;
-            PERFORM pg_sleep(0.001);
+            IF FOUND THEN
+                PERFORM pg_notify('pgmeaning_query', '') WHERE current_setting('max_prepared_transactions') = '0';
+                again := true;
+                RETURN;
+            END IF;
         END IF;
     END LOOP;
-    DELETE FROM pgmeaning.request WHERE id = request_id;
-    RETURN reply;
+    DELETE FROM pgmeaning.request AS r WHERE r.id = asked.id;
 END
 $$;
 
@@ -89,57 +90,88 @@ CREATE OR REPLACE PROCEDURE pgmeaning._ask(model text, input text, as_query bool
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    request_id bigint;
+    deadline   timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) patience;
+    request_id bigint := pgmeaning._request(model, input, as_query, patience);
+    problem    text;
+    again      bool;
 BEGIN
-    request_id := pgmeaning._request(model, input, as_query, patience);
-    COMMIT;
-    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-    reply := pgmeaning._await_reply(request_id, model, input, as_query, patience);
+    LOOP
+        COMMIT;
+        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+        SELECT r.reply, r.problem, r.again INTO reply, problem, again
+        FROM pgmeaning._await_reply(request_id, model, input, as_query, deadline) AS r;
+        EXIT WHEN again IS NULL;
+    END LOOP;
+    IF problem IS NOT NULL THEN
+        COMMIT;
+        RAISE EXCEPTION USING ERRCODE = 'PM008', MESSAGE = pg_catalog.format('model %L could not embed the query', model),
+            DETAIL = problem, HINT = 'pgmeaning.sidecars shows what each sidecar can run.';
+    END IF;
 END
 $$;
 
+-- Where dblink's functions are, as a prefix of their names: 'public.dblink'. Null: not installed.
+CREATE OR REPLACE FUNCTION pgmeaning._dblink() RETURNS text
+LANGUAGE sql STABLE
+AS $$ SELECT format('%I.dblink', n.nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+      WHERE e.extname = 'dblink' $$;
+
 -- Sends a question through the session's loopback connection, opened on first use, and waits so that a cancel or a
--- statement_timeout ends the wait at once. Null: no loopback here. It logs in as a role that may do nothing but ask.
+-- statement_timeout ends the wait at once. A problem: why there is no loopback. It logs in as a role that may do nothing but ask.
 -- SECURITY DEFINER: the user mapping belongs to this function's owner alone.
-CREATE OR REPLACE FUNCTION pgmeaning._ask_loopback(model text, input text, as_query bool, patience interval, OUT possible bool, OUT reply vector)
+CREATE OR REPLACE FUNCTION pgmeaning._ask_loopback(model text, input text, as_query bool, patience interval, OUT problem text, OUT reply text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 AS $$
 DECLARE
-    -- The functions of dblink are wherever its extension was put.
-    dblink   text := (SELECT format('%I.dblink', n.nspname) FROM pg_extension AS e
-                      JOIN pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'dblink');
+    dblink   text := pgmeaning._dblink();
     question text := format('CALL pgmeaning._ask(%L, %L, %L, %L)', model, input, as_query, patience);
     give_up  timestamptz := clock_timestamp() + patience + interval '1 second';
     flag     int;
-    answer   text;
+    reason   text;
 BEGIN
-    possible := dblink IS NOT NULL AND EXISTS (SELECT FROM pg_foreign_server WHERE srvname = 'pgmeaning_loopback');
-    IF NOT possible THEN
+    IF dblink IS NULL THEN
+        problem := 'The extension dblink is not installed.';
+    -- A database made from a template, or renamed, has the server of another until a sidecar starts or a migration runs.
+    ELSIF NOT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = 'pgmeaning_loopback' AND 'dbname=' || current_database() = ANY (srvoptions)) THEN
+        problem := 'There is no foreign server pgmeaning_loopback that leads to this database: a sidecar that starts makes it.';
+    END IF;
+    IF problem IS NOT NULL THEN
         RETURN;
     END IF;
     FOR attempt IN 1..2 LOOP
-        EXECUTE format('SELECT CASE WHEN ''pgmeaning'' = ANY (%1$s_get_connections()) THEN %1$s_is_busy(''pgmeaning'') ELSE -1 END', dblink) INTO flag;
-        -- Busy: an earlier call was cancelled, and its answer is nobody's. A second attempt: the connection was lost.
-        IF flag = 1 OR flag = 0 AND attempt = 2 THEN
-            EXECUTE format('SELECT %s_disconnect(''pgmeaning'')', dblink);
-            flag := -1;
-        END IF;
-        IF flag = -1 THEN
-            EXECUTE format('SELECT %s_connect(''pgmeaning'', ''pgmeaning_loopback'')', dblink);
-        END IF;
+        BEGIN
+            EXECUTE format('SELECT CASE WHEN ''pgmeaning'' = ANY (%1$s_get_connections()) THEN %1$s_is_busy(''pgmeaning'') ELSE -1 END', dblink) INTO flag;
+            -- Busy: an earlier call was cancelled, and its answer is nobody's. A second attempt: the connection was lost.
+            IF flag = 1 OR flag = 0 AND attempt = 2 THEN
+                EXECUTE format('SELECT %s_disconnect(''pgmeaning'')', dblink);
+                flag := -1;
+            END IF;
+            IF flag = -1 THEN
+                EXECUTE format('SELECT %s_connect(''pgmeaning'', ''pgmeaning_loopback'')', dblink);
+            END IF;
+        EXCEPTION WHEN connection_exception OR sqlserver_rejected_establishment_of_sqlconnection OR sqlclient_unable_to_establish_sqlconnection
+                       OR insufficient_privilege OR undefined_object THEN
+            GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
+            problem := concat_ws(' ', format('The loopback cannot connect: %s.', SQLERRM), reason);
+            RETURN;
+        END;
         EXECUTE format('SELECT %s_send_query(''pgmeaning'', $1)', dblink) INTO flag USING question;
-        EXIT WHEN flag = 1;
+        CONTINUE WHEN flag <> 1;
+        LOOP
+            EXECUTE format('SELECT %s_is_busy(''pgmeaning'')', dblink) INTO flag;
+            EXIT WHEN flag = 0 OR clock_timestamp() > give_up;
+            PERFORM pg_sleep(0.0005);
+        END LOOP;
+        EXIT WHEN flag <> 0;
+        BEGIN
+            EXECUTE format('SELECT r.reply FROM %s_get_result(''pgmeaning'') AS r (reply text)', dblink) INTO reply;
+            EXECUTE format('SELECT count(*) FROM %s_get_result(''pgmeaning'') AS r (reply text)', dblink) INTO flag;
+            EXIT;
+        EXCEPTION WHEN connection_exception OR connection_failure OR connection_does_not_exist OR admin_shutdown OR crash_shutdown OR idle_session_timeout THEN
+            -- The connection had been closed from the other side.
+            problem := CASE attempt WHEN 2 THEN format('The loopback cannot ask: %s.', SQLERRM) END;
+        END;
     END LOOP;
-    LOOP
-        EXECUTE format('SELECT %s_is_busy(''pgmeaning'')', dblink) INTO flag;
-        EXIT WHEN flag = 0 OR clock_timestamp() > give_up;
-        PERFORM pg_sleep(0.001);
-    END LOOP;
-    IF flag = 0 THEN
-        EXECUTE format('SELECT r.reply FROM %s_get_result(''pgmeaning'') AS r (reply text)', dblink) INTO answer;
-        EXECUTE format('SELECT count(*) FROM %s_get_result(''pgmeaning'') AS r (reply text)', dblink) INTO flag;
-        reply := answer::vector;
-    END IF;
 END
 $$;
 
@@ -149,8 +181,10 @@ LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     embedder pgmeaning.model := pgmeaning._embedder(embed.model);
+    query    bool := coalesce(as_query, true);
+    patience interval := coalesce(timeout, '10 seconds');
     asked    record;
-    reply    vector := pgmeaning._cached(embedder.name, input, as_query);
+    reply    vector := pgmeaning._cached(embedder.name, input, query);
 BEGIN
     IF reply IS NOT NULL OR input IS NULL THEN
         RETURN reply;
@@ -158,14 +192,16 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM013', MESSAGE = 'the query''s vector is not cached, and a standby cannot ask a sidecar for it',
             HINT = 'On the primary: CALL pgmeaning.prepare(...), or search there.';
     END IF;
-    asked := pgmeaning._ask_loopback(embedder.name, input, as_query, timeout);
-    IF NOT asked.possible THEN
+    asked := pgmeaning._ask_loopback(embedder.name, input, query, patience);
+    IF asked.problem IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'PM009', MESSAGE = 'the query''s vector is not cached, and this database has no dblink loopback to ask for it',
-            HINT = format('Outside a transaction block: CALL pgmeaning.prepare(%L) first. Or let a superuser CREATE EXTENSION dblink and run "pgmeaning migrate".', input);
+            DETAIL = asked.problem,
+            HINT = format('Outside a transaction block: CALL pgmeaning.prepare(%L) first. Or let a superuser CREATE EXTENSION dblink and run "pgmeaning migrate".',
+                          left(input, 100));
     ELSIF asked.reply IS NULL THEN
-        PERFORM pgmeaning._no_answer(embedder.name, timeout);
+        PERFORM pgmeaning._no_answer(embedder.name, patience);
     END IF;
-    RETURN asked.reply;
+    RETURN asked.reply::vector;
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.embed IS 'The vector of a text. In ORDER BY write (SELECT pgmeaning.embed(''...'')): bare, it runs once a row.';
@@ -200,6 +236,7 @@ LANGUAGE plpgsql
 AS $$
 DECLARE
     embedder pgmeaning.model;
+    patience interval := coalesce(timeout, '30 seconds');
     reply    text;
     probe    text;
 BEGIN
@@ -211,35 +248,26 @@ BEGIN
     PERFORM pgmeaning._refuse_block(probe, 'prepare');
     embedder := pgmeaning._embedder(model);
     IF query IS NOT NULL AND pgmeaning._cached(embedder.name, query, true) IS NULL THEN
-        CALL pgmeaning._ask(embedder.name, query, true, timeout, reply);
+        CALL pgmeaning._ask(embedder.name, query, true, patience, reply);
         IF reply IS NULL THEN
-            PERFORM pgmeaning._no_answer(embedder.name, timeout);
+            PERFORM pgmeaning._no_answer(embedder.name, patience);
         END IF;
     END IF;
 END
 $$;
 COMMENT ON PROCEDURE pgmeaning.prepare IS 'Puts a query''s vector into the cache, so that embed() and search() need no loopback.';
 
--- How many of a collection's rows (or whether this one) still owe a vector; -1: this row failed.
--- SECURITY DEFINER: the queue holds keys of rows that the caller may not see; a count is all it learns.
-CREATE OR REPLACE FUNCTION pgmeaning._owed(collection_id int, wanted jsonb) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+-- Whether a collection (or this row of it) still owes a vector; failed: this row does, and nobody will try again.
+-- One statement, one snapshot: a row is never between the inbox and the queue. An older failure says nothing about a row
+-- that changed since.
+-- SECURITY DEFINER: the queue holds keys of rows that the caller may not see; whether is all it learns.
+CREATE OR REPLACE FUNCTION pgmeaning._owed(collection_id int, wanted jsonb, OUT owed bool, OUT failed bool)
+LANGUAGE sql VOLATILE SECURITY DEFINER
 AS $$
-#variable_conflict use_column
-DECLARE
-    owed bigint;
-BEGIN
-    IF EXISTS (SELECT FROM pgmeaning.queue AS q WHERE q.collection_id = _owed.collection_id AND q.key = wanted AND q.failed_at IS NOT NULL) THEN
-        RETURN -1;
-    END IF;
-    SELECT (SELECT count(*) FROM pgmeaning.inbox AS i
-            WHERE i.collection_id = _owed.collection_id AND (wanted IS NULL OR i.key = wanted OR i.key IS NULL))
-         + (SELECT count(*) FROM pgmeaning.queue AS q
-            WHERE q.collection_id = _owed.collection_id AND (wanted IS NULL OR q.key = wanted) AND q.failed_at IS NULL)
-         + (SELECT count(*) FROM pgmeaning.target AS t WHERE t.collection_id = _owed.collection_id AND t.scanning)
-    INTO owed;
-    RETURN owed;
-END
+    SELECT EXISTS (SELECT FROM pgmeaning.inbox AS i WHERE i.collection_id = $1 AND ($2 IS NULL OR i.key = $2 OR i.key IS NULL))
+        OR EXISTS (SELECT FROM pgmeaning.queue AS q WHERE q.collection_id = $1 AND ($2 IS NULL OR q.key = $2) AND q.failed_at IS NULL)
+        OR EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.collection_id = $1 AND t.scanning),
+           EXISTS (SELECT FROM pgmeaning.queue AS q WHERE q.collection_id = $1 AND q.key = $2 AND q.failed_at IS NOT NULL)
 $$;
 
 CREATE OR REPLACE PROCEDURE pgmeaning.wait_for(name text, key jsonb DEFAULT NULL, timeout interval DEFAULT '30 seconds')
@@ -248,9 +276,10 @@ AS $$
 DECLARE
     c        pgmeaning.collection;
     wanted   jsonb;
-    owed     bigint;
+    state    record;
     probe    text;
-    deadline timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) timeout;
+    patience interval := coalesce(timeout, '30 seconds');
+    deadline timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) patience;
 BEGIN
     BEGIN
         COMMIT;
@@ -261,18 +290,17 @@ BEGIN
     c := pgmeaning._collection(name);
     wanted := pgmeaning._full_key(c, key);
     LOOP
-        owed := pgmeaning._owed(c.id, wanted);
-        EXIT WHEN owed OPERATOR(pg_catalog.<=) 0;
+        state := pgmeaning._owed(c.id, wanted);
+        EXIT WHEN NOT state.owed;
         IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>=) deadline THEN
             RAISE EXCEPTION USING ERRCODE = 'PM007',
-                MESSAGE = pg_catalog.format('collection %L still owes vectors after %s', name, timeout),
-                DETAIL = pg_catalog.format('Owed: %s.', owed),
+                MESSAGE = pg_catalog.format('collection %L still owes vectors after %s', name, patience),
                 HINT = 'Is a sidecar running? SELECT * FROM pgmeaning.sidecars; SELECT * FROM pgmeaning.status.';
         END IF;
         COMMIT;
         PERFORM pg_catalog.pg_sleep(0.002);
     END LOOP;
-    IF owed OPERATOR(pg_catalog.=) (-1) THEN
+    IF state.failed THEN
         RAISE EXCEPTION USING ERRCODE = 'PM008', MESSAGE = pg_catalog.format('row %s of collection %L could not be embedded', wanted, name),
             HINT = 'SELECT * FROM pgmeaning.failures says why; pgmeaning.retry() tries once more.';
     END IF;
@@ -282,14 +310,20 @@ COMMENT ON PROCEDURE pgmeaning.wait_for IS 'Returns once a collection (or one ro
 
 -- (Re)makes the loopback: a foreign server to this very database, and a role that may only ask. Returns why it cannot, or null.
 -- host: where this server listens as seen from itself, a socket folder or an address.
-CREATE OR REPLACE FUNCTION pgmeaning._make_loopback(host text) RETURNS text
+-- new_role: the one there is cannot log in (a restored dump brings its password to a server where the role has another).
+CREATE OR REPLACE FUNCTION pgmeaning._make_loopback(host text, new_role bool DEFAULT false) RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
     owner    text := (SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE oid = 'pgmeaning._ask_loopback'::regproc);
     login    text;
     password text := gen_random_uuid()::text || gen_random_uuid()::text;
+    -- A lost request costs a time-out, so its commit need not wait for the disk.
+    settings text := '-c default_transaction_isolation=read\ committed -c default_transaction_read_only=off -c statement_timeout=0 '
+                     '-c idle_session_timeout=0 -c synchronous_commit=off -c search_path=pg_catalog,pg_temp';
 BEGIN
+    -- Two sidecars that start at once would both alter the server, and one of them fail.
+    PERFORM pg_advisory_xact_lock(1885826405, 5);
     IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'dblink') THEN
         CREATE EXTENSION dblink WITH SCHEMA public;
     END IF;
@@ -299,13 +333,15 @@ BEGIN
         EXECUTE format('ALTER SERVER pgmeaning_loopback OWNER TO %I', owner);
     END IF;
     -- A database made from a template, or restored from a dump, has the options of another.
-    EXECUTE format('ALTER SERVER pgmeaning_loopback OPTIONS (SET host %L, SET port %L, SET dbname %L, SET options %L)',
-        host, current_setting('port'), current_database(),
-        '-c default_transaction_isolation=read\ committed -c default_transaction_read_only=off -c statement_timeout=0');
+    IF NOT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = 'pgmeaning_loopback' AND srvoptions @>
+                   ARRAY['host=' || host, 'port=' || current_setting('port'), 'dbname=' || current_database(), 'options=' || settings]) THEN
+        EXECUTE format('ALTER SERVER pgmeaning_loopback OPTIONS (SET host %L, SET port %L, SET dbname %L, SET options %L)',
+            host, current_setting('port'), current_database(), settings);
+    END IF;
     SELECT o.option_value INTO login
     FROM pg_user_mappings AS m CROSS JOIN LATERAL pg_options_to_table(m.umoptions) AS o
     WHERE m.srvname = 'pgmeaning_loopback' AND m.usename = owner AND o.option_name = 'user';
-    IF login IS NULL OR NOT EXISTS (SELECT FROM pg_roles WHERE rolname = login) THEN
+    IF new_role OR login IS NULL OR NOT EXISTS (SELECT FROM pg_roles WHERE rolname = login) THEN
         login := 'pgmeaning_loopback_' || (SELECT oid FROM pg_database WHERE datname = current_database());
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = login) THEN
             EXECUTE format('CREATE ROLE %I NOINHERIT', login);
@@ -314,9 +350,11 @@ BEGIN
         EXECUTE format('DROP USER MAPPING IF EXISTS FOR %I SERVER pgmeaning_loopback', owner);
         EXECUTE format('CREATE USER MAPPING FOR %I SERVER pgmeaning_loopback OPTIONS (user %L, password %L)', owner, login, password);
     END IF;
-    EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), login);
+    IF NOT has_database_privilege(login, current_database(), 'CONNECT') THEN
+        EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), login);
+    END IF;
     RETURN NULL;
-EXCEPTION WHEN insufficient_privilege OR undefined_file OR feature_not_supported OR undefined_object THEN
+EXCEPTION WHEN insufficient_privilege OR undefined_file OR feature_not_supported OR undefined_object OR invalid_schema_name THEN
     RETURN SQLERRM;
 END
 $$;
@@ -326,8 +364,7 @@ CREATE OR REPLACE FUNCTION pgmeaning._test_loopback() RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 AS $$
 DECLARE
-    dblink text := (SELECT format('%I.dblink', n.nspname) FROM pg_extension AS e
-                    JOIN pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'dblink');
+    dblink text := pgmeaning._dblink();
 BEGIN
     IF dblink IS NULL THEN
         RETURN 'dblink is not installed';

@@ -1,20 +1,30 @@
 -- Finding rows by meaning. All of it runs with the caller's rights and joins the source, so that neither a deleted row
 -- nor one that row security hides is ever returned.
 
--- A key as the queue has it: {"id": 5}; a bare value will do where the key is one column.
+-- A key as the queue has it: {"id": 5}; a bare value will do where the key is one column. Through the columns' own types,
+-- and with the settings of the triggers, so that "5" and 5, or two spellings of one moment, are one key.
 CREATE OR REPLACE FUNCTION pgmeaning._full_key(c pgmeaning.collection, key jsonb) RETURNS jsonb
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' SET bytea_output = 'hex'
+SET extra_float_digits = '1'
 AS $$
+DECLARE
+    found_key jsonb := key;
 BEGIN
     IF key IS NULL THEN
         RETURN NULL;
     ELSIF jsonb_typeof(key) <> 'object' AND cardinality(c.key_columns) = 1 THEN
-        RETURN jsonb_build_object(c.key_columns[1], key);
+        found_key := jsonb_build_object(c.key_columns[1], key);
     ELSIF jsonb_typeof(key) <> 'object' OR NOT key ?& c.key_columns::text[] THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('%s is not a key of collection %L', key, c.name),
             HINT = format('Give jsonb with its key columns: %s.', array_to_string(c.key_columns, ', '));
     END IF;
-    RETURN key;
+    EXECUTE format('SELECT %s FROM jsonb_to_record($1) AS k (%s)',
+        pgmeaning._key_json('k', c.key_columns, c.key_columns), pgmeaning._key_record(c.key_columns, c.key_types))
+    INTO found_key USING found_key;
+    RETURN found_key;
+EXCEPTION WHEN data_exception THEN
+    RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('%s is not a key of collection %L', key, c.name), DETAIL = SQLERRM,
+        HINT = format('Its key columns: %s.', pgmeaning._key_record(c.key_columns, c.key_types));
 END
 $$;
 
@@ -44,6 +54,9 @@ AS $$
 BEGIN
     IF query_vector IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'the query is NULL', HINT = 'Give a text or a vector.';
+    ELSIF vector_norm(query_vector) = 0 THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'the query vector is all zeros, which has no direction',
+            HINT = 'Cosine distance needs a vector of some length.';
     ELSIF vector_dims(query_vector) = dimensions THEN
         RETURN query_vector;
     ELSIF vector_dims(query_vector) < dimensions THEN
@@ -72,6 +85,25 @@ AS $$
                 ELSE format(E'(SELECT * FROM %s WHERE (%s\n))', pgmeaning._relation_name(c.source), filter) END
 $$;
 
+-- Refuses a filter that is no condition by itself. One that closes our parenthesis and opens another is none, nor is one
+-- that only fits without the parentheses: so both are tried. Nothing is read.
+CREATE OR REPLACE FUNCTION pgmeaning._check_filter(c pgmeaning.collection, filter text) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    IF filter IS NOT NULL THEN
+        EXECUTE format(E'SELECT FROM %s WHERE (%s\n) LIMIT 0', pgmeaning._relation_name(c.source), filter);
+        EXECUTE format(E'SELECT FROM %s WHERE %s\n LIMIT 0', pgmeaning._relation_name(c.source), filter);
+    END IF;
+EXCEPTION WHEN syntax_error OR undefined_column OR undefined_function OR undefined_table OR undefined_object OR undefined_parameter
+               OR invalid_schema_name OR datatype_mismatch OR ambiguous_column OR grouping_error OR windowing_error OR wrong_object_type
+               OR invalid_text_representation OR indeterminate_datatype THEN
+    RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the filter is not a condition on the rows of %s: %s', pgmeaning._relation_name(c.source), SQLERRM),
+        DETAIL = format('It is %L.', left(filter, 1000)),
+        HINT = 'Write what could stand after WHERE, with names of other schemas qualified: filter => ''lang = en''.';
+END
+$$;
+
 -- The k nearest rows to a vector that fits. First phase: candidates, as row addresses; second: their exact distances.
 CREATE OR REPLACE FUNCTION pgmeaning._nearest(c pgmeaning.collection, t pgmeaning.target, query_vector vector, k int,
     filter text, mode text, candidates int, leave_out jsonb)
@@ -83,14 +115,15 @@ DECLARE
     source  text := pgmeaning._source_rows(c, filter);
     same    text := pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types);
     as_key  text := pgmeaning._key_json('v', c.vector_key_columns, c.key_columns);
-    others  text := CASE WHEN leave_out IS NULL THEN '' ELSE format(' AND %s <> %L::jsonb', pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), leave_out) END;
+    others  text := CASE WHEN leave_out IS NULL THEN '' ELSE format(' AND %s <> %L::jsonb', as_key, leave_out) END;
     by_signature text := format('v.signature <~> binary_quantize($1)::bit(%s)', t.dimensions);
-    wanted  int := greatest(coalesce(candidates, CASE WHEN t.dimensions < 1024 THEN greatest(400, 20 * k) ELSE greatest(200, 10 * k) END), k);
-    fetched int := wanted;
+    wanted  bigint := greatest(coalesce(candidates, CASE WHEN t.dimensions < 1024 THEN greatest(400, 20::bigint * k)
+                                                    ELSE greatest(200, 10::bigint * k) END), k);
+    fetched bigint := wanted;
     places  tid[];
     picked  text := '';
 BEGIN
-    PERFORM pgmeaning._check_search(c, t, k, mode);
+    PERFORM pgmeaning._check_search(c, t, k, mode), pgmeaning._check_filter(c, filter);
     IF coalesce(mode, pgmeaning._search_mode(t)) = 'signature' THEN
         IF filter IS NULL AND NOT row_security_active(c.source::oid) THEN
             EXECUTE format('SELECT count(*), coalesce(array_agg(v.at) FILTER (WHERE EXISTS (SELECT FROM %s AS s WHERE %s)), ''{}'') '
@@ -108,8 +141,9 @@ BEGIN
     RETURN QUERY EXECUTE format(
         'SELECT n.key, n.chunk, n.chunk_text, n.distance, 1 - n.distance, n.model '
         'FROM (SELECT %s AS key, v.chunk, v.chunk_text, v.embedding <=> $1 AS distance, v.model FROM %s AS v%s '
-        'WHERE true%s%s ORDER BY distance, v.chunk LIMIT $2) AS n ORDER BY n.distance, n.key, n.chunk',
-        as_key, vectors, CASE WHEN picked = '' THEN format(' JOIN %s AS s ON %s', source, same) END, picked, others)
+        'WHERE true%s%s ORDER BY distance, %s, v.chunk LIMIT $2) AS n ORDER BY n.distance, n.key, n.chunk',
+        as_key, vectors, CASE WHEN picked = '' THEN format(' JOIN %s AS s ON %s', source, same) END, picked, others,
+        pgmeaning._column_list('v', c.vector_key_columns))
     USING query_vector, k, places;
 END
 $$;
@@ -142,7 +176,7 @@ DECLARE
     t pgmeaning.target := pgmeaning._active_target(c);
 BEGIN
     -- Before the model is asked: what is wrong with the call should not take a model to find out.
-    PERFORM pgmeaning._check_search(c, t, k, mode);
+    PERFORM pgmeaning._check_search(c, t, k, mode), pgmeaning._check_filter(c, filter);
     RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t,
         pgmeaning._fit(pgmeaning.embed(query, c.model, true, timeout), t.dimensions), k, filter, mode, candidates, NULL);
 END

@@ -1,13 +1,19 @@
 -- What is going on: status, failures, sidecars, models, releases.
 
--- Rows of a table: counted while that is cheap, else as last analyzed.
+-- Rows of a source or vector table: counted while that is cheap, else as last analyzed. No other relation: a caller's view
+-- or policy would bring functions along, which must not run as the owner.
 -- SECURITY DEFINER: everybody may see how many rows a collection has, which a count as the caller would not tell.
 CREATE OR REPLACE FUNCTION pgmeaning._row_count(relation regclass) RETURNS bigint
-LANGUAGE plpgsql STABLE SECURITY DEFINER
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
 AS $$
 DECLARE
     counted bigint;
 BEGIN
+    IF NOT EXISTS (SELECT FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source AND r.relkind IN ('r', 'p')
+                   WHERE c.source = relation)
+       AND NOT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.vectors = relation) THEN
+        RETURN NULL;
+    END IF;
     SELECT sum(greatest(c.reltuples, 0)) INTO counted
     FROM pgmeaning._family(relation) AS f JOIN pg_class AS c ON c.oid = f WHERE c.relkind = 'r'
     HAVING sum(pg_relation_size(f)) > 64 * 1024 * 1024 AND min(c.reltuples) >= 0;
@@ -16,14 +22,14 @@ BEGIN
     END IF;
     RETURN counted;
 EXCEPTION WHEN undefined_table OR insufficient_privilege OR syntax_error THEN
-    RETURN NULL;  -- dropped meanwhile
+    RETURN NULL;  -- dropped meanwhile, or of a role whose rows the owner of pgmeaning may not see
 END
 $$;
 
 CREATE OR REPLACE VIEW pgmeaning.status AS
 SELECT c.name AS collection,
        CASE WHEN r.oid IS NULL THEN c.source_name ELSE pgmeaning._relation_name(c.source) END AS source,
-       CASE WHEN r.oid IS NULL THEN 'dropped' WHEN c.problem IS NOT NULL THEN 'broken' WHEN c.state = 'paused' THEN 'paused'
+       CASE WHEN r.oid IS NULL THEN 'dropped' WHEN trouble.problem IS NOT NULL THEN 'broken' WHEN c.state = 'paused' THEN 'paused'
             WHEN t.scanning THEN 'scanning' WHEN work.owed > 0 THEN 'embedding' ELSE 'ready' END AS state,
        t.model, t.dimensions, t.state AS role,
        counts.source_rows, counts.vectors,
@@ -32,10 +38,11 @@ SELECT c.name AS collection,
        work.failed,
        CASE WHEN t.scanning THEN least(t.scanned / greatest(counts.source_rows, 1)::float8, 1) ELSE 1 END AS scanned,
        work.oldest_owed,
-       c.problem
+       trouble.problem
 FROM pgmeaning.collection AS c
 JOIN pgmeaning.target AS t ON t.collection_id = c.id
 LEFT JOIN pg_catalog.pg_class AS r ON r.oid = c.source
+CROSS JOIN LATERAL (SELECT coalesce(c.problem, CASE WHEN r.oid IS NOT NULL THEN pgmeaning._source_problem(c) END) AS problem) AS trouble
 CROSS JOIN LATERAL (SELECT pgmeaning._row_count(c.source) AS source_rows, pgmeaning._row_count(t.vectors) AS vectors) AS counts
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE owing.failed_at IS NULL) AS owed, count(owing.failed_at) AS failed,

@@ -4,9 +4,11 @@
 CREATE OR REPLACE FUNCTION pgmeaning._guard_model() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
+DECLARE
+    free constant text[] := '{status,min_dimensions,added_at}';  -- what changes no vector
 BEGIN
     IF EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = OLD.name)
-       AND (TG_OP = 'DELETE' OR NEW.fingerprint <> OLD.fingerprint OR NEW.name <> OLD.name) THEN
+       AND (TG_OP = 'DELETE' OR to_jsonb(NEW) - free <> to_jsonb(OLD) - free) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('model %L cannot be changed: vectors bear its name', OLD.name),
             DETAIL = (SELECT 'Collections: ' || string_agg(DISTINCT c.name, ', ') || '.' FROM pgmeaning.target AS t
                       JOIN pgmeaning.collection AS c ON c.id = t.collection_id WHERE t.model = OLD.name),

@@ -3,24 +3,28 @@
 GRANT USAGE ON SCHEMA pgmeaning, pgmeaning_data TO PUBLIC;
 -- The registry is readable; the queue, the inbox, requests and the cache hold keys and queries, so they are not.
 GRANT SELECT ON pgmeaning.model, pgmeaning.release, pgmeaning.collection, pgmeaning.target,
-    pgmeaning.status, pgmeaning.sidecars, pgmeaning.models, pgmeaning.releases TO PUBLIC;
+    pgmeaning.status, pgmeaning.sidecars, pgmeaning.models, pgmeaning.releases,
+    pgmeaning.alembic_version, pgmeaning.installation TO PUBLIC;
 -- Run as their owner for embed() and status; of no use to others, and the one could log in.
-REVOKE EXECUTE ON FUNCTION pgmeaning._test_loopback(), pgmeaning._make_loopback(text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION pgmeaning._test_loopback(), pgmeaning._make_loopback(text, bool) FROM PUBLIC;
 
--- Functions that name no path get one which holds pgvector's schema, wherever that is, for its operators.
+-- Functions that name no path get one: with pgvector's schema, wherever that is, only where its types and operators are
+-- spoken of, and never for what runs as its owner. That schema is often public, where others might plant a function that
+-- fits a call better than the system's own.
 DO $$
 DECLARE
     vector_schema text := (SELECT quote_ident(n.nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
                            WHERE e.extname = 'vector');
-    routine       regprocedure;
+    routine       record;
 BEGIN
     FOR routine IN
-        SELECT p.oid::regprocedure FROM pg_proc AS p
+        SELECT p.oid::regprocedure AS signature, NOT p.prosecdef AND p.prosrc ~ '\mvector\M|<=>|<~>|quantize' AS of_vectors FROM pg_proc AS p
         WHERE p.pronamespace = 'pgmeaning'::regnamespace AND p.prokind = 'f'
           AND NOT coalesce(p.proconfig::text LIKE '%search_path=%', false)
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid AND d.deptype = 'e')
     LOOP
-        EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %s, pg_temp', routine, vector_schema);
+        EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %s pg_temp', routine.signature,
+            CASE WHEN routine.of_vectors THEN vector_schema || ',' END);
     END LOOP;
 END
 $$;

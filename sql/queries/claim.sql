@@ -5,7 +5,7 @@ WITH picked AS MATERIALIZED (
     FROM pgmeaning.queue AS q
     WHERE q.model = %(model)s AND q.failed_at IS NULL AND q.visible_at <= now() AND q.attempts < %(attempts)s
       AND q.collection_id = ANY (%(collections)s)
-      AND (q.attempts >= 2 AND q.last_error IS NULL) = %(suspects)s
+      AND (q.attempts >= %(suspect)s AND q.last_error IS NULL) = %(suspects)s
     ORDER BY q.priority DESC, q.visible_at
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED

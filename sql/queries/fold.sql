@@ -1,9 +1,10 @@
 -- Moves changes from the inbox into the queue: at most one row a (collection, model, key), with a new generation, so that
--- the result of an embedding that began before the change never wins. One sidecar at a time folds, so nobody else deletes
--- these rows; sorted, so that two upserts never wait for each other.
-WITH taken AS (
+-- the result of an embedding that began before the change never wins. One sidecar at a time folds (the try-lock), so nobody
+-- waits for another's portion; sorted, so that two upserts never wait for each other.
+-- A note starts a scan from the beginning, also where one was under way: what it has passed may have changed since.
+WITH {portion}, taken AS (
     DELETE FROM pgmeaning.inbox
-    WHERE ctid = ANY (ARRAY(SELECT i.ctid FROM pgmeaning.inbox AS i LIMIT %(limit)s))
+    WHERE ctid = ANY (ARRAY(SELECT p.id FROM portion AS p))
     RETURNING collection_id, key, note, written_at
 ), changed AS (
     SELECT collection_id, key, min(written_at) AS since FROM taken WHERE key IS NOT NULL GROUP BY collection_id, key
@@ -11,11 +12,13 @@ WITH taken AS (
     INSERT INTO pgmeaning.queue AS q (collection_id, model, key, priority, owed_since)
     SELECT c.collection_id, t.model, c.key, 1, c.since
     FROM changed AS c JOIN pgmeaning.target AS t USING (collection_id)
+    WHERE pg_column_size(c.key) <= %(key_bytes)s
     ORDER BY c.collection_id, t.model, c.key
     ON CONFLICT (collection_id, model, key) DO UPDATE
         SET generation = excluded.generation, visible_at = now(), attempts = 0, priority = 1, claimed_by = NULL,
             failed_at = NULL, last_error = NULL
+), started AS (
+    UPDATE pgmeaning.target SET scanning = true, scan_cursor = NULL, scanned = 0, scan_started_at = now()
+    WHERE collection_id IN (SELECT t.collection_id FROM taken AS t WHERE t.note IS NOT NULL)
 )
-SELECT count(*) AS taken,
-       coalesce(jsonb_agg(DISTINCT jsonb_build_array(collection_id, note)) FILTER (WHERE note IS NOT NULL), '[]') AS notes
-FROM taken
+SELECT count(*), count(note), count(*) FILTER (WHERE pg_column_size(key) > %(key_bytes)s) FROM taken

@@ -1,1 +1,1 @@
-SELECT pgmeaning._make_loopback(%s)
+SELECT pgmeaning._make_loopback(%s, %s)

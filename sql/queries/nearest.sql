@@ -1,2 +1,2 @@
-SELECT key, chunk, chunk_text, distance, score, model
+SELECT key::text, chunk, chunk_text, distance, score, model
 FROM pgmeaning.nearest(%(collection)s, %(vector)s, k => %(k)s, filter => %(filter)s, mode => %(mode)s, candidates => %(candidates)s)

@@ -1,9 +1,9 @@
 -- The claimed rows as they are now, with the hash of what their vector was made of. Rows that are gone do not come back.
 -- OFFSET 0 keeps the look-ups look-ups by key, however little the planner knows of the tables.
-SELECT k.place, {content_hash} AS content_hash, known.content_hash AS known_hash, {record_key}, {contents}
+SELECT u.place, {content_hash} AS content_hash, known.content_hash AS known_hash, {record_key}, {contents}
 FROM (SELECT %(characters)s::int AS characters) AS bound
-CROSS JOIN (SELECT u.place, r.* FROM unnest(%(keys)b::text[]::jsonb[]) WITH ORDINALITY AS u (key, place)
-            CROSS JOIN LATERAL jsonb_to_record(u.key) AS r ({key_record})) AS k
+CROSS JOIN unnest(%(keys)b::text[]::jsonb[]) WITH ORDINALITY AS u (key, place)
+CROSS JOIN LATERAL jsonb_to_record(u.key) AS k ({key_record})
 CROSS JOIN LATERAL (SELECT s.* FROM {source} AS s WHERE {source_is_record} OFFSET 0) AS s
 LEFT JOIN LATERAL (SELECT v.content_hash FROM {vectors} AS v WHERE {vector_is_record} AND v.chunk = 0 OFFSET 0) AS known ON true
-ORDER BY k.place
+ORDER BY u.place

@@ -18,15 +18,19 @@ WITH last_key AS MATERIALIZED (
            CASE WHEN o.place <= %(claims)s THEN now() + %(lease)s ELSE now() END,
            CASE WHEN o.place <= %(claims)s THEN 1 ELSE 0 END,
            CASE WHEN o.place <= %(claims)s THEN %(sidecar)s::uuid END
-    FROM owed AS o ORDER BY o.place
+    FROM owed AS o WHERE pg_column_size(o.key) <= 2000 ORDER BY o.place
     ON CONFLICT (collection_id, model, key) DO NOTHING
     RETURNING key, generation, claimed_by
+), large AS MATERIALIZED (
+    -- One by one, since the queue's index may refuse them.
+    SELECT pgmeaning._queue_large(%(collection_id)s, %(model)s, o.key, 0, now()) AS done
+    FROM owed AS o WHERE pg_column_size(o.key) > 2000
 ), seen AS (
     SELECT count(*) AS rows, (SELECT p.key FROM page AS p ORDER BY p.place DESC LIMIT 1) AS last FROM page
 ), advanced AS (
     UPDATE pgmeaning.target AS t SET scan_cursor = coalesce(seen.last, t.scan_cursor), scanned = t.scanned + seen.rows
     FROM seen WHERE t.collection_id = %(collection_id)s AND t.model = %(model)s
 )
-SELECT (SELECT rows FROM seen) AS seen, (SELECT count(*) FROM queued) AS queued,
+SELECT (SELECT rows FROM seen) AS seen, (SELECT count(*) FROM queued) + (SELECT count(l.done) FROM large AS l) AS queued,
        ARRAY(SELECT q.key::text FROM queued AS q WHERE q.claimed_by IS NOT NULL ORDER BY q.generation) AS keys,
        ARRAY(SELECT q.generation FROM queued AS q WHERE q.claimed_by IS NOT NULL ORDER BY q.generation) AS generations

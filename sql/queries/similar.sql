@@ -1,2 +1,2 @@
-SELECT key, chunk, chunk_text, distance, score, model
+SELECT key::text, chunk, chunk_text, distance, score, model
 FROM pgmeaning.similar(%(collection)s, %(key)s, k => %(k)s, filter => %(filter)s, mode => %(mode)s, candidates => %(candidates)s)

@@ -1,5 +1,6 @@
 -- Every (collection, model), with the SQL that depends on its key and columns, quoted by the database itself.
-SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions, c.state = 'paused' AS paused, c.problem,
+SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions, c.state = 'paused' AS paused,
+       coalesce(c.problem, CASE WHEN made.oid IS NULL THEN 'its vector table was dropped' END) AS problem,
        r.oid IS NOT NULL AS source_exists, t.scanning, t.scan_finished_at,
        pgmeaning._template_parts(c.template) AS template_parts, c.columns::text[] AS columns,
        c.image IS NOT NULL AS has_image, c.video IS NOT NULL AS has_video,
@@ -11,22 +12,24 @@ SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions, c.sta
            'record_key', pgmeaning._column_list('k', c.key_columns),
            'source_key', pgmeaning._column_list('s', c.key_columns),
            'source_key_json', pgmeaning._key_json('s', c.key_columns, c.key_columns),
-           'source_after_cursor', (SELECT format('(%s) > (%s)', pgmeaning._column_list('s', c.key_columns),
-                                                 string_agg(format('(SELECT k.%I FROM last_key AS k)', k), ', ' ORDER BY i))
+           'source_after_cursor', (SELECT format('(%%s) %%s (%%s)', pgmeaning._column_list('s', c.key_columns),
+                                                 pgmeaning._operator('>', CASE WHEN cardinality(c.key_columns) = 1 THEN to_regtype(c.key_types[1]) END),
+                                                 string_agg(format('(SELECT k.%%I FROM last_key AS k)', k), ', ' ORDER BY i))
                                    FROM unnest(c.key_columns) WITH ORDINALITY AS u (k, i)),
            'source_is_record', pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types),
            'vector_is_record', pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
            'vector_is_source', pgmeaning._key_match('v', c.vector_key_columns, 's', c.key_columns, c.key_types),
            'content_hash', pgmeaning._content_hash('s', pgmeaning._embedded_columns(c)),
-           'contents', coalesce((SELECT string_agg(format('left(s.%I::text, bound.characters)', col), ', ' ORDER BY i)
+           'contents', coalesce((SELECT string_agg(format('left(s.%%I::text, bound.characters)', col), ', ' ORDER BY i)
                                  FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), 'NULL')
-               || CASE WHEN c.image IS NULL THEN '' ELSE format(', to_jsonb(s.%I)', c.image) END
-               || CASE WHEN c.video IS NULL THEN '' ELSE format(', to_jsonb(s.%I)', c.video) END,
+               || CASE WHEN c.image IS NULL THEN '' ELSE format(', to_jsonb(s.%%I)', c.image) END
+               || CASE WHEN c.video IS NULL THEN '' ELSE format(', to_jsonb(s.%%I)', c.video) END,
            'vector_columns', (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
                               FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i))
        ) END AS parts
 FROM pgmeaning.target AS t
 JOIN pgmeaning.collection AS c ON c.id = t.collection_id
 LEFT JOIN pg_class AS r ON r.oid = c.source
-WHERE t.state IN ('active', 'filling', 'previous')
+LEFT JOIN pg_class AS made ON made.oid = t.vectors
+WHERE t.state IN ('active', 'filling', 'previous') AND (%(collection)s::text IS NULL OR c.name = %(collection)s)
 ORDER BY c.id, t.model

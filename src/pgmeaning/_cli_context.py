@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 Dsn = Annotated[
     str | None,
-    typer.Option("--dsn", metavar="DSN", help="libpq connection string or URI; else PGMEANING_DSN, else libpq's PG* variables."),
+    typer.Option(
+        "--dsn", metavar="DSN", help="libpq connection string or URI; else PGMEANING_DSN, else libpq's PG* variables."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection's name.", show_default=False)]

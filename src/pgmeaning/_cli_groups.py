@@ -14,14 +14,19 @@ from pgmeaning.errors import ModelNotFound
 if TYPE_CHECKING:
     from pgmeaning.server import EmbeddedServer
 
-server_app = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL: one data folder, one server on 127.0.0.1.")
+server_app = typer.Typer(
+    no_args_is_help=True, help="The embedded PostgreSQL: one data folder, one server on 127.0.0.1."
+)
 model_app = typer.Typer(no_args_is_help=True, help="The models that this database knows.")
 release_app = typer.Typer(no_args_is_help=True, help="Releases: which models and dimensions belong together.")
 
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", metavar="FOLDER", help="The data folder; else one below the user's data folder.")
+    Path | None,
+    typer.Option("--data-dir", metavar="FOLDER", help="The data folder; else one below the user's data folder."),
 ]
-Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="The port; else the last one, or a free one.")]
+Port = Annotated[
+    int | None, typer.Option("--port", min=1, max=65535, help="The port; else the last one, or a free one.")
+]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)]
 
 
@@ -58,7 +63,9 @@ def server_status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 @server_app.command("psql", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def server_psql(
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[PSQL ARGUMENTS]...", help="Handed to psql as they are.")] = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[PSQL ARGUMENTS]...", help="Handed to psql as they are.")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Open psql on the running server; further arguments are psql's, such as -c 'SELECT 1'."""
@@ -96,7 +103,7 @@ def _the_model(models: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 @model_app.command("default")
 def model_default(name: ModelName, dsn: Dsn = None) -> None:
-    """Make a model the one that attach takes when it is not told; for a reranker, the one that search --rerank takes."""
+    """Make a model the one that attach takes when it is not told, or that search --rerank takes."""
     with connected(dsn) as client:
         client.set_default_model(name)
     typer.echo(f"{name} is the default")

@@ -92,11 +92,12 @@ def _of_compiled(name: str) -> Iterator[Docstring]:
     except ImportError:  # of another system, or left out when this Python was built
         return
     for attribute, thing in _public_callables(module):
+        public = "os" if name == "posix" else name
         first_line, _, rest = (inspect.getdoc(thing) or "").partition("\n")
         if re.match(rf"{re.escape(attribute)}\(", first_line):  # "sleep(seconds)", an empty line, and then the text
-            yield from _row("os" if name == "posix" else name, attribute, first_line[len(attribute) :].split(" -> ")[0], rest)
+            yield from _row(public, attribute, first_line[len(attribute) :].split(" -> ")[0], rest)
         else:
-            yield from _row("os" if name == "posix" else name, attribute, _inspected(thing), f"{first_line}\n{rest}")
+            yield from _row(public, attribute, _inspected(thing), f"{first_line}\n{rest}")
 
 
 def _public_callables(module: ModuleType) -> Iterator[tuple[str, object]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pgmeaning.errors import InputError, ModelError
-from pgmeaning.models.base import Embedder, Vectors, check_vectors
+from pgmeaning.models.base import Embedder, Vectors, check_vectors, unit_length
 from pgmeaning.types import Document
 
 
@@ -56,31 +56,49 @@ def unique(documents: Sequence[Document]) -> tuple[list[Document], list[int]]:
     return distinct, places
 
 
-def embed(embedder: Embedder, documents: Sequence[Document]) -> Embedded:
+def lengths(embedder: Embedder, documents: Sequence[Document]) -> list[int]:
+    """Tokens of each document; a rough guess where the model cannot count them: embedding will find out which is to blame."""
+    try:
+        counted = embedder.count_tokens(documents)
+    except Exception:
+        counted = []
+    return counted if len(counted) == len(documents) else [1 + len(document.text or "") // 4 for document in documents]
+
+
+def embed(embedder: Embedder, documents: Sequence[Document], dimensions: int) -> Embedded:
     """Embed a batch; where it fails, halve it until the poison stands alone. Raises nothing that an input causes."""
     found: list[tuple[int, Vectors]] = []
     errors: dict[int, str] = {}
-    _embed(embedder.embed_documents, embedder.dimensions, documents, 0, found, errors)
-    found.sort(key=lambda part: part[0])
+    _embed(embedder, dimensions, documents, 0, found, errors)
     places = tuple(start + offset for start, vectors in found for offset in range(len(vectors)))
-    empty = np.empty((0, embedder.dimensions), np.float32)
+    empty = np.empty((0, dimensions), np.float32)
     return Embedded(places, np.concatenate([vectors for _, vectors in found]) if found else empty, errors)
 
 
 def _embed(
-    model: Callable[[Sequence[Document]], Vectors], dimensions: int, documents: Sequence[Document], start: int,
+    embedder: Embedder, dimensions: int, documents: Sequence[Document], start: int,
     found: list[tuple[int, Vectors]], errors: dict[int, str],
 ) -> None:  # fmt: skip
     try:
-        vectors = check_vectors(np.asarray(model(documents), np.float32), len(documents), dimensions)
-        found.append((start, vectors))
+        found.append((start, _vectors(embedder, documents, dimensions)))
     except Exception as error:  # whatever a model raises for an input must stay that input's
         if len(documents) == 1:
             errors[start] = describe(error)
             return
         middle = len(documents) // 2
-        _embed(model, dimensions, documents[:middle], start, found, errors)
-        _embed(model, dimensions, documents[middle:], start + middle, found, errors)
+        _embed(embedder, dimensions, documents[:middle], start, found, errors)
+        _embed(embedder, dimensions, documents[middle:], start + middle, found, errors)
+
+
+def _vectors(embedder: Embedder, documents: Sequence[Document], dimensions: int) -> Vectors:
+    vectors = np.asarray(embedder.embed_documents(documents), np.float32)
+    check_vectors(vectors, len(documents), embedder.dimensions)
+    return vectors if dimensions == embedder.dimensions else check_vectors(prefix(vectors, dimensions), len(documents), dimensions)
+
+
+def prefix(vectors: Vectors, dimensions: int) -> Vectors:
+    """The Matryoshka prefix of that length, unit length again."""
+    return unit_length(vectors[:, :dimensions])
 
 
 def describe(error: BaseException) -> str:

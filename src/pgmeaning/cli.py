@@ -73,7 +73,9 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def root(
     dsn: Dsn = None,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Search Postgres by meaning: rows are embedded as they are written, and plain SQL finds them."""
     common.dsn = dsn
@@ -85,7 +87,7 @@ def demo(
     port: Port = None,
     limit: Annotated[int | None, typer.Option("--limit", min=50, hidden=True, help="Take so many rows only.")] = None,
 ) -> None:
-    """Show the main job on the embedded server, a real small model and real rows."""
+    """Show the main job: an embedded server, a small model, real rows."""
     configure_logging("text", "error")
     from pgmeaning.demo import run
 
@@ -94,7 +96,8 @@ def demo(
 
 @app.command()
 def migrate(
-    dsn: Dsn = None, check: Annotated[bool, typer.Option("--check", help="Only say whether it is due: then exit status 1.")] = False
+    dsn: Dsn = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether it is due: then exit status 1.")] = False,
 ) -> None:
     """Bring a database to this package's schema; safe to repeat, and for two at once."""
     from pgmeaning import migrate
@@ -114,17 +117,25 @@ def migrate(
 def attach(
     source: Annotated[str, typer.Argument(metavar="TABLE", help="The table, quoted as in SQL.", show_default=False)],
     column: Annotated[list[str] | None, typer.Option("--column", help="A column to embed; may be repeated.")] = None,
-    template: Annotated[str | None, typer.Option("--template", help="The text to embed, such as '{title}: {body}'.")] = None,
+    template: Annotated[
+        str | None, typer.Option("--template", help="The text to embed, such as '{title}: {body}'.")
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="The collection's name; else the table's.")] = None,
     image: Annotated[str | None, typer.Option("--image", metavar="COLUMN", help="A column of pictures.")] = None,
     video: Annotated[str | None, typer.Option("--video", metavar="COLUMN", help="A column of videos.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="The model; else the database's default.")] = None,
-    dimensions: Annotated[int | None, typer.Option("--dimensions", min=1, help="Shorter vectors, where the model can.")] = None,
-    grant_to: Annotated[list[str] | None, typer.Option("--grant-to", metavar="ROLE", help="Who may search; may be repeated.")] = None,
-    allow_deprecated: Annotated[bool, typer.Option("--allow-deprecated", help="Take a deprecated model all the same.")] = False,
+    dimensions: Annotated[
+        int | None, typer.Option("--dimensions", min=1, help="Shorter vectors, where the model can.")
+    ] = None,
+    grant_to: Annotated[
+        list[str] | None, typer.Option("--grant-to", metavar="ROLE", help="Who may search; may be repeated.")
+    ] = None,
+    allow_deprecated: Annotated[
+        bool, typer.Option("--allow-deprecated", help="Take a deprecated model all the same.")
+    ] = False,
     dsn: Dsn = None,
 ) -> None:
-    """Embed columns of a table from now on; prints the collection's name. The sidecar embeds the rows that there are."""
+    """Embed columns of a table from now on; prints the collection's name. A sidecar embeds the rows there are."""
     with connected(dsn) as client:
         attached = client.attach(
             source, column or None, template, name, image=image, video=video, model=model, dimensions=dimensions,
@@ -182,9 +193,12 @@ def sidecar(
     drain: Annotated[bool, typer.Option("--drain", help="End once nothing is owed: 0, or 1 if rows failed.")] = False,
     model: Annotated[list[str] | None, typer.Option("--model", help="Serve this model only; may be repeated.")] = None,
     log_format: Annotated[
-        Literal["text", "json"] | None, typer.Option("--log-format", help="Else text for a terminal, JSON lines otherwise.")
+        Literal["text", "json"] | None,
+        typer.Option("--log-format", help="Else text for a terminal, JSON lines otherwise."),
     ] = None,
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option("--log-level", help="The least to log.")] = "info",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option("--log-level", help="The least to log.")
+    ] = "info",
 ) -> None:
     """Embed what is owed and answer queries, until SIGTERM or Ctrl-C."""
     configure_logging(log_format, log_level)
@@ -245,7 +259,9 @@ def _status(client: Client, collection: str | None) -> Group:
     collections, sidecars = client.status(collection), client.sidecars()
     wanted = [name for name in STATUS_COLUMNS if name != "problem" or any(row["problem"] for row in collections)]
     return Group(
-        table(collections, wanted) if collections else "no collections (make one: pgmeaning attach TABLE --column COLUMN)",
+        table(collections, wanted)
+        if collections
+        else "no collections (make one: pgmeaning attach TABLE --column COLUMN)",
         "",
         table(sidecars, SIDECAR_COLUMNS) if sidecars else "no sidecar has run (start one: pgmeaning sidecar)",
     )
@@ -268,10 +284,14 @@ def search(
     collection: Collection,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for, in words.", show_default=False)],
     k: Annotated[int, typer.Option("-k", min=1, help="How many rows.")] = 10,
-    rerank: Annotated[int | None, typer.Option("--rerank", min=1, help="Find so many, and let a reranker judge them.")] = None,
+    rerank: Annotated[
+        int | None, typer.Option("--rerank", min=1, help="Find so many, and let a reranker judge them.")
+    ] = None,
     reranker: Annotated[str | None, typer.Option("--reranker", help="Which one; else the database's default.")] = None,
     filter: Annotated[str | None, typer.Option("--filter", help="An SQL condition on the table's columns.")] = None,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="How long a sidecar may take for the query, in seconds.")] = 10,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="How long a sidecar may take for the query, in seconds.")
+    ] = 10,
     dsn: Dsn = None,
     as_json: AsJson = False,
 ) -> None:

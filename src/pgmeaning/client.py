@@ -20,7 +20,7 @@ from psycopg.types.json import Jsonb
 
 from pgmeaning import sql, store
 from pgmeaning.documents import render
-from pgmeaning.errors import CollectionError, DatabaseError, ModelNotFound, SchemaOutdated, TimedOut
+from pgmeaning.errors import CollectionError, DatabaseError, InputError, ModelNotFound, SchemaOutdated, TimedOut
 from pgmeaning.models.base import Reranker
 from pgmeaning.reranking import loaded_reranker, rerank
 from pgmeaning.types import Hit, Model, Target
@@ -37,14 +37,25 @@ def connect(dsn: str = "") -> Client:
     with translated_errors():
         connection = psycopg.connect(dsn, autocommit=True, application_name="pgmeaning client")
     try:
+        with translated_errors():
+            _check_schema(connection)
         register_vector(connection)
-        missing = connection.execute(sql.query("installed_tables")).fetchone() != (True, True)
-    except psycopg.ProgrammingError:
-        missing = True
-    if missing:
+    except BaseException:
         connection.close()
-        raise SchemaOutdated("this database has no pgmeaning schema", hint="run: pgmeaning migrate")
+        raise
     return Client(connection)
+
+
+def _check_schema(connection: psycopg.Connection[Any]) -> None:
+    """By the migrations' names alone, since Alembic takes long to import."""
+    if connection.execute(sql.query("installed_tables")).fetchone() != (True, True):
+        raise SchemaOutdated("this database has no pgmeaning schema", hint="run: pgmeaning migrate")
+    (revision,) = connection.execute(sql.query("installed_revision")).fetchone() or (None,)
+    if revision != sql.newest_migration():
+        raise SchemaOutdated(
+            f"the database's pgmeaning schema is {revision}, this package needs {sql.newest_migration()}",
+            hint="run: pgmeaning migrate, or install the package's version that the database has",
+        )
 
 
 @contextmanager
@@ -73,7 +84,9 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -81,9 +94,10 @@ class Client:
         self.connection.close()
 
     def attach(
-        self, source: str, columns: Sequence[str] | None = None, template: str | None = None, name: str | None = None, *,
-        image: str | None = None, video: str | None = None, model: str | None = None, dimensions: int | None = None,
-        chunking: Mapping[str, Any] | None = None, grant_to: Sequence[str] | None = None, allow_deprecated: bool = False,
+        self, source: str, columns: Sequence[str] | None = None, template: str | None = None,
+        name: str | None = None, *, image: str | None = None, video: str | None = None, model: str | None = None,
+        dimensions: int | None = None, chunking: Mapping[str, Any] | None = None,
+        grant_to: Sequence[str] | None = None, allow_deprecated: bool = False,
     ) -> str:  # fmt: skip
         """Embed columns of a table from now on; returns the collection's name. `source` is quoted as in SQL.
 
@@ -118,7 +132,7 @@ class Client:
         return int(self._value("retry", {"name": name}))
 
     def wait_for(self, name: str, key: object = None, timeout: float = 30) -> None:
-        """Return once the collection (or one row) owes no vector; raises TimedOut, or DatabaseError when the row failed."""
+        """Return once the collection (or one row) owes no vector; raises TimedOut, DatabaseError if the row failed."""
         wanted = None if key is None else Jsonb(key)
         self._execute("wait_for", {"name": name, "key": wanted, "timeout": timedelta(seconds=timeout)})
 
@@ -150,7 +164,9 @@ class Client:
         """Serve a model, but refuse it for new collections."""
         self._value("deprecate_model", {"name": name})
 
-    def embed(self, text: str, *, model: str | None = None, as_query: bool = True, timeout: float = 10) -> NDArray[np.float32]:
+    def embed(
+        self, text: str, *, model: str | None = None, as_query: bool = True, timeout: float = 10
+    ) -> NDArray[np.float32]:
         """The vector of a text, float32 [d], as a sidecar makes it; raises TimedOut when none answers."""
         arguments = {"input": text, "model": model, "as_query": as_query, "timeout": timedelta(seconds=timeout)}
         vector: Vector | NDArray[np.float32] = self._value("embed", arguments)
@@ -162,11 +178,13 @@ class Client:
     ) -> list[Hit]:  # fmt: skip
         """The k rows nearest in meaning to a text, the best first.
 
-        With `rerank`, so many are found first and a reranker (None: the database's default) judges them; `score` is then
-        its score, 0..1, instead of the cosine similarity. `filter` is an SQL condition on the source's columns.
+        With `rerank`, so many are found first and a reranker (None: the database's default) judges them; `score` is
+        then its score, 0..1, instead of the cosine similarity. `filter` is an SQL condition on the source's columns.
         """
+        if rerank is not None and min(k, rerank) < 1:
+            raise InputError(f"k is {k} and rerank {rerank}", hint="both must be at least 1")
         arguments = {
-            "collection": collection, "query": query, "k": max(k, rerank or 0), "filter": filter, "mode": mode,
+            "collection": collection, "query": query, "k": max(k, rerank or k), "filter": filter, "mode": mode,
             "candidates": candidates, "timeout": timedelta(seconds=timeout),
         }  # fmt: skip
         hits = self._hits("search", arguments, collection)
@@ -177,15 +195,29 @@ class Client:
         filter: str | None = None, mode: str | None = None, candidates: int | None = None,
     ) -> list[Hit]:  # fmt: skip
         """The k rows nearest to a vector of the collection's model."""
-        arguments = {"collection": collection, "vector": Vector(vector), "k": k, "filter": filter, "mode": mode, "candidates": candidates}
+        arguments = {
+            "collection": collection,
+            "vector": Vector(np.asarray(vector, np.float32)),
+            "k": k,
+            "filter": filter,
+            "mode": mode,
+            "candidates": candidates,
+        }
         return self._hits("nearest", arguments, collection)
 
     def similar(
         self, collection: str, key: object, k: int = 10, *,
         filter: str | None = None, mode: str | None = None, candidates: int | None = None,
     ) -> list[Hit]:  # fmt: skip
-        """More like this row: the k nearest others. `key` is a mapping of the key columns, or the bare value of a single one."""
-        arguments = {"collection": collection, "key": Jsonb(key), "k": k, "filter": filter, "mode": mode, "candidates": candidates}
+        """More like this: the k nearest other rows. `key`: a mapping of the key columns, or or one value."""
+        arguments = {
+            "collection": collection,
+            "key": Jsonb(key),
+            "k": k,
+            "filter": filter,
+            "mode": mode,
+            "candidates": candidates,
+        }
         return self._hits("similar", arguments, collection)
 
     def _rerank(self, collection: str, query: str, hits: Sequence[Hit], name: str | None) -> list[Hit]:
@@ -205,24 +237,24 @@ class Client:
         found = self._execute(name, arguments).fetchall()
         rows = self._source_rows(collection, [key for key, *_ in found])
         return [
-            Hit(key, rows[place], distance, score, chunk, chunk_text, model)
+            Hit(json.loads(key), rows[place], distance, score, chunk, chunk_text, model)
             for place, (key, chunk, chunk_text, distance, score, model) in enumerate(found)
             if place in rows
         ]
 
-    def _source_rows(self, collection: str, keys: Sequence[Any]) -> dict[int, dict[str, Any]]:
-        """Place in `keys` -> the row, for those that still exist."""
+    def _source_rows(self, collection: str, keys: Sequence[str]) -> dict[int, dict[str, Any]]:
+        """Place in `keys` -> the row, if it still exists. Keys are jsonb as text: a float would round a numeric."""
         if not keys:
             return {}
         statement = sql.composed("rows_by_key", self._target(collection).parts)
         with translated_errors(), self.connection.cursor() as cursor:
-            cursor.execute(statement, {"keys": [json.dumps(key) for key in keys]})
+            cursor.execute(statement, {"keys": list(keys)})
             names = [column.name for column in cursor.description or ()]
             return {row[0] - 1: dict(zip(names[1:], row[1:], strict=True)) for row in cursor.fetchall()}
 
     def _target(self, collection: str) -> Target:
         with translated_errors():
-            found = [target for target in store.targets(self.connection) if target.collection == collection]
+            found = store.targets(self.connection, collection)
         if not found:
             raise CollectionError(f"there is no collection {collection!r}", hint="attach() makes one of a table")
         return found[0]

@@ -18,6 +18,7 @@ OPTIONS = " ".join(
         "timezone": "UTC",
         "datestyle": "ISO,YMD",
         "intervalstyle": "postgres",
+        "lc_monetary": "C",
         "bytea_output": "hex",
         "extra_float_digits": "1",
         "enable_hashjoin": "off",
@@ -31,18 +32,32 @@ OPTIONS = " ".join(
     }.items()
 )
 
+# Seconds to wait for a server that does not answer at all, unless the DSN says otherwise.
+CONNECT_TIMEOUT = 10
+# Errors that say nothing about a row: connection, lost races, the server's resources, an operator, a locked object.
+PASSING = ("08", "25", "40", "53", "55", "57", "58")
+
 # What a lost lock race or a restarting server costs is a retry, not a row.
 RETRIED = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
 
-def connect(dsn: str, name: str) -> Connection:
-    """An autocommit connection with pinned settings; `name` shows in pg_stat_activity."""
-    options = psycopg.conninfo.conninfo_to_dict(dsn).get("options") or ""
+def connect(dsn: str, name: str, **pinned: str) -> Connection:
+    """An autocommit connection with pinned settings, and `pinned` ones; `name` shows in pg_stat_activity."""
+    given = psycopg.conninfo.conninfo_to_dict(dsn)
+    more = " ".join(f"-c {key}={value}" for key, value in pinned.items())
     # prepare_threshold: a generic plan, cached while the queue was empty, would walk the queue for every claim.
     return psycopg.connect(
-        dsn, autocommit=True, prepare_threshold=None, application_name=f"pgmeaning {name}", options=f"{options} {OPTIONS}".strip(),
-        keepalives_idle=30, tcp_user_timeout=30_000,
+        dsn, autocommit=True, prepare_threshold=None, application_name=f"pgmeaning {name}",
+        options=f"{given.get('options') or ''} {OPTIONS} {more}".strip(), keepalives_idle=30, tcp_user_timeout=30_000,
+        client_encoding="UTF8", connect_timeout=given.get("connect_timeout") or CONNECT_TIMEOUT,
     )  # fmt: skip
+
+
+def is_passing(error: psycopg.Error) -> bool:
+    """Whether trying again later may help: the error is none that a row's own content caused."""
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.sqlstate[:2] in PASSING
 
 
 def retrying(work: Callable[[], T], times: int = 5) -> T:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue as handoff
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,10 +12,11 @@ import psycopg
 import structlog
 
 from pgmeaning import sql, store
-from pgmeaning.connection import Connection
+from pgmeaning.channel import Channel
+from pgmeaning.connection import Connection, is_passing
 from pgmeaning.errors import ModelError
 from pgmeaning.models.base import Embedder
-from pgmeaning.queue import Queue
+from pgmeaning.queue import KEY_BYTES, Queue
 from pgmeaning.reconcile import PAGE_MAX, scan_page
 from pgmeaning.types import Claim, Row, Target
 
@@ -32,6 +32,8 @@ AWAKE_FOR = 0.05
 BROKEN = (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege)
 # The registry is read again after so long, or as soon as something points to a change of it.
 REGISTRY_AGE = 0.25
+# A sleeping feeder notices this soon that the sidecar stops.
+STOP_POLL = 0.2
 
 
 class Pace:
@@ -65,7 +67,7 @@ class Work:
 class Feeder:
     """Keeps the pipeline fed, until there is nothing left."""
 
-    def __init__(self, sidecar: Sidecar, work: handoff.Queue[Work | None], *, drain: bool) -> None:
+    def __init__(self, sidecar: Sidecar, work: Channel[Work], *, drain: bool) -> None:
         self._sidecar = sidecar
         self._settings = sidecar.settings
         self._work = work
@@ -76,6 +78,7 @@ class Feeder:
         self._targets_read = 0.0
         self._awake = False
         self._woke_others = 0.0
+        self._quarantine = False  # a suspect is in the pipeline: alone, so that it takes no others with it
 
     def run(self, connection: Connection) -> None:
         """Until the sidecar stops, or with drain until nothing is owed."""
@@ -87,7 +90,7 @@ class Feeder:
         while not self._sidecar.stopping.is_set():
             if self._feed(connection, queue):
                 last_work = time.monotonic()
-            elif self._drain and not self._sidecar.held and self._drained(queue):
+            elif self._drain and not self._sidecar.held and self._drained(connection, queue):
                 return
             else:
                 self._rest(connection, queue, last_work)
@@ -102,45 +105,64 @@ class Feeder:
         if not self._awake:
             self._awake = queue.stay_awake()
         folded = queue.fold()
-        self._read_registry(connection, now=bool(folded.notes))
-        busy = folded.taken > 0
-        for model in self._models():
-            busy |= self._feed_model(connection, queue, model)
-        return busy
+        if folded.oversized:
+            log.error("rows left out: their key is too long for the queue", rows=folded.oversized, most_bytes=KEY_BYTES)
+        self._read_registry(connection, now=folded.notes > 0)
+        self._quarantine = self._quarantine and len(self._sidecar.held) > 0
+        if self._quarantine:
+            return folded.taken > 0
+        fed = [self._feed_model(connection, queue, model) for model in self._models()]
+        return folded.taken > 0 or any(fed)
 
     def _read_registry(self, connection: Connection, *, now: bool = False) -> None:
         if now or time.monotonic() - self._targets_read > REGISTRY_AGE:
             self._targets = store.targets(connection)
             self._targets_read = time.monotonic()
 
+    def _is_mine(self, target: Target) -> bool:
+        return self._sidecar.models is None or target.model in self._sidecar.models
+
     def _models(self) -> list[str]:
-        allowed = self._sidecar.models
-        return sorted({t.model for t in self._targets if t.workable and (allowed is None or t.model in allowed)})
+        return sorted({t.model for t in self._targets if t.workable and self._is_mine(t)})
 
     def _feed_model(self, connection: Connection, queue: Queue, model: str) -> bool:
-        try:
-            embedder = self._sidecar.shelf.get(model)
-        except ModelError as error:
-            if self._drain:
-                log.error("cannot drain", model=model, error=str(error))
-                self._sidecar.stop(exit_status=1)
+        embedder = self._embedder(model)
+        if embedder is None:
             return False
-        targets = {t.collection_id: t for t in self._targets if t.model == model and t.workable}
+        targets = self._ready(model)
         limit = self._paces[model].rows_in(self._settings.claim_seconds, self._settings.batch_rows, self._settings.claim_rows)
-        claims = queue.claim(model, list(targets), limit)
-        self._sidecar.held.add(claims)
-        groups: dict[int, list[Claim]] = defaultdict(list)
-        for claim in claims:
-            groups[claim.collection_id].append(claim)
-        for collection_id, group in groups.items():
+        claims = self._claim(queue, model, list(targets), limit)
+        for collection_id, group in _by_collection(claims).items():
             self._hand_on(connection, queue, targets[collection_id], group, embedder)
         if len(claims) == limit and self._awake:
             self._wake_others(queue)
         busy = bool(claims)
-        if len(claims) < limit:
+        if len(claims) < limit and not self._quarantine:
             for target in targets.values():
                 busy |= target.scanning and self._scan(connection, queue, target, limit, embedder)
         return busy
+
+    def _embedder(self, model: str) -> Embedder | None:
+        try:
+            return self._sidecar.shelf.get(model)
+        except ModelError:
+            return None  # the shelf has logged it, the heartbeat shows it
+
+    def _ready(self, model: str) -> dict[int, Target]:
+        """Targets of the model that may be worked on just now, by collection."""
+        return {
+            t.collection_id: t
+            for t in self._targets
+            if t.model == model and t.workable and not self._sidecar.is_postponed(t)
+        }
+
+    def _claim(self, queue: Queue, model: str, collections: Sequence[int], limit: int) -> list[Claim]:
+        """Suspects come last, and only into an empty pipeline."""
+        claims = queue.claim(model, collections, limit)
+        if not claims and not self._sidecar.held:
+            claims = queue.claim_suspect(model, collections)
+            self._quarantine = bool(claims)
+        return claims
 
     def _wake_others(self, queue: Queue) -> None:
         """At most once a second: there is work for more than one."""
@@ -154,12 +176,11 @@ class Feeder:
         rows = max(self._pages.get(place, limit), limit)
         try:
             page = scan_page(connection, target, rows=rows, claims=limit, sidecar=self._sidecar.id, lease=self._settings.lease)
-        except BROKEN as error:
-            self._mark_broken(connection, queue, target, (), error)
+        except psycopg.Error as error:
+            self._cannot_read(connection, queue, target, (), error)
             return False
         if page is None:
             return False
-        self._sidecar.held.add(page.claims)
         self._pages[place] = limit if page.queued * 4 > page.seen else min(rows * 2, PAGE_MAX)
         if page.claims:
             self._hand_on(connection, queue, target, page.claims, embedder)
@@ -171,53 +192,69 @@ class Feeder:
 
     def _hand_on(self, connection: Connection, queue: Queue, target: Target, claims: Sequence[Claim], embedder: Embedder) -> None:
         """Read and prepare; what cannot be read fails alone."""
-        rows = self._read(connection, queue, target, claims, characters_for(embedder))
+        self._sidecar.held.add(claims)
+        try:
+            rows = self._read(connection, queue, target, claims, characters_for(embedder))
+        except BaseException:
+            self._sidecar.held.drop(claims)  # so that they count as lost, and are handed back over the next connection
+            raise
         if rows:
-            self._put(Work(target, tuple(rows), embedder, self._paces[target.model]))
-
-    def _put(self, work: Work) -> None:
-        while not self._sidecar.stopping.is_set():
-            try:
-                return self._work.put(work, timeout=0.2)
-            except handoff.Full:
-                continue
-        return None
+            self._work.put(Work(target, tuple(rows), embedder, self._paces[target.model]))
 
     def _read(self, connection: Connection, queue: Queue, target: Target, claims: Sequence[Claim], characters: int) -> list[Row]:
         try:
             return store.read_rows(connection, target, claims, characters)
-        except (psycopg.OperationalError, psycopg.InterfaceError):
-            raise
-        except BROKEN as error:
-            self._mark_broken(connection, queue, target, claims, error)
-            return []
         except psycopg.Error as error:
+            if self._cannot_read(connection, queue, target, claims, error):
+                return []
             if len(claims) == 1:
                 queue.fail(claims, [f"the row cannot be read: {error}"])
                 self._sidecar.held.drop(claims)
                 return []
-            middle = len(claims) // 2
-            halves = claims[:middle], claims[middle:]
-            return [row for half in halves for row in self._read(connection, queue, target, half, characters)]
+        middle = len(claims) // 2
+        halves = claims[:middle], claims[middle:]
+        return [row for half in halves for row in self._read(connection, queue, target, half, characters)]
 
-    def _mark_broken(
+    def _cannot_read(
         self, connection: Connection, queue: Queue, target: Target, claims: Sequence[Claim], error: psycopg.Error
-    ) -> None:
-        """The collection waits until `upkeep` finds it whole again; its claims go back."""
+    ) -> bool:
+        """Deal with an error that is the whole collection's, or raise the connection's; False: it is one row's."""
+        if isinstance(error, BROKEN):
+            self._mark_broken(connection, target, error)
+        elif isinstance(error, psycopg.errors.LockNotAvailable):
+            self._sidecar.postpone(target)
+        elif connection.closed or is_passing(error):
+            raise error
+        elif claims:
+            return False
+        else:  # a scan meets a row that cannot be hashed: all other collections go on
+            log.error("cannot scan", collection=target.collection, error=str(error).strip())
+            self._sidecar.postpone(target, seconds=60)
+        queue.release(claims)
+        self._sidecar.held.drop(claims)
+        return True
+
+    def _mark_broken(self, connection: Connection, target: Target, error: psycopg.Error) -> None:
+        """The collection waits until `upkeep` finds it whole again."""
         problem = error.diag.message_primary or str(error)
         log.warning("collection is broken", collection=target.collection, problem=problem)
         connection.execute(sql.query("set_problem"), {"collection_id": target.collection_id, "problem": problem})
-        queue.release(claims)
-        self._sidecar.held.drop(claims)
         self._read_registry(connection, now=True)
 
-    def _drained(self, queue: Queue) -> bool:
-        """Whether nothing is owed; then the sidecar stops, with 1 where rows failed."""
-        targets = [t for t in self._targets if t.workable and t.model in self._models()]
-        owed, failed = queue.backlog([t.collection_id for t in targets], [t.model for t in targets])
-        if owed == 0:
-            self._sidecar.stop(exit_status=1 if failed else 0)
-        return owed == 0
+    def _drained(self, connection: Connection, queue: Queue) -> bool:
+        """Whether nothing is owed that can be embedded here; then the sidecar stops, with 1 where something is left undone."""
+        self._read_registry(connection, now=True)
+        problems = self._sidecar.shelf.problems
+        mine = [t for t in self._targets if t.source_exists and not t.paused and self._is_mine(t)]
+        able = [t for t in mine if t.workable and t.model not in problems]
+        owed, failed = _backlog(queue, able)
+        if owed:
+            return False
+        left = sum(_backlog(queue, [t for t in mine if t not in able]))
+        if left:
+            log.error("not drained", models=problems, broken={t.collection: t.problem for t in mine if t.problem}, left=left)
+        self._sidecar.stop(exit_status=1 if failed or left else 0)
+        return True
 
     def _rest(self, connection: Connection, queue: Queue, last_work: float) -> None:
         """Stay awake for a moment, or while the pipeline works; then sleep until woken."""
@@ -228,10 +265,30 @@ class Feeder:
             queue.fall_asleep()
             self._awake = False
             # A trigger may have seen the lock held just before: look once more.
-            if queue.fold().taken:
+            folded = queue.fold()
+            if folded.taken:
+                self._read_registry(connection, now=folded.notes > 0)
                 return
         prepared = _uses_prepared_transactions(connection)
-        queue.wait(0.1 if self._drain or prepared else self._settings.poll)
+        self._sleep(queue, 0.1 if self._drain or prepared else self._settings.poll)
+
+    def _sleep(self, queue: Queue, seconds: float) -> None:
+        """Until woken, stopped, or time is up."""
+        end = time.monotonic() + seconds
+        while not self._sidecar.stopping.is_set() and (left := end - time.monotonic()) > 0:
+            if queue.wait(min(left, STOP_POLL)):
+                return
+
+
+def _by_collection(claims: Sequence[Claim]) -> dict[int, list[Claim]]:
+    groups: dict[int, list[Claim]] = defaultdict(list)
+    for claim in claims:
+        groups[claim.collection_id].append(claim)
+    return groups
+
+
+def _backlog(queue: Queue, targets: Sequence[Target]) -> tuple[int, int]:
+    return queue.backlog([t.collection_id for t in targets], [t.model for t in targets])
 
 
 def characters_for(embedder: Embedder) -> int:

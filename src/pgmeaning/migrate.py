@@ -6,6 +6,7 @@ All in one transaction behind an advisory lock, so two at once are safe and a fa
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from pgmeaning import sql
-from pgmeaning.errors import DatabaseError
+from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.models.registry import builtin_models, fingerprint, releases
 
 if TYPE_CHECKING:
@@ -74,10 +75,11 @@ def ensure_loopback(connection: psycopg.Connection[Any]) -> str | None:
     """Make the loopback that embed() asks a sidecar through fit this very database; returns why it cannot, or None."""
     hosts = connection.execute(sql.query("loopback_hosts")).fetchall()
     problem: str | None = None
-    for (host,) in hosts:
+    # With a role of its own only where the one there is cannot log in: databases made from one template may share it.
+    for new_role, (host,) in itertools.product((False, True), hosts):
         # Committed before the test: the new role must be there for another connection.
         with connection.transaction():
-            (problem,) = connection.execute(sql.query("make_loopback"), (host,)).fetchone() or (None,)
+            (problem,) = connection.execute(sql.query("make_loopback"), (host, new_role)).fetchone() or (None,)
         if problem is None:
             with connection.transaction():
                 (problem,) = connection.execute(sql.query("test_loopback")).fetchone() or (None,)
@@ -88,15 +90,20 @@ def ensure_loopback(connection: psycopg.Connection[Any]) -> str | None:
 
 def _connect(dsn: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
     try:
-        return psycopg.connect(dsn, autocommit=autocommit, application_name="pgmeaning migrate")
+        connection = psycopg.connect(dsn, autocommit=autocommit, application_name="pgmeaning migrate")
     except psycopg.OperationalError as error:
         raise DatabaseError(f"cannot connect to the database: {error}", hint="give --dsn or set PGMEANING_DSN") from error
+    # Whatever the role's default: who waited for another's migration must see what it did.
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    connection.read_only = False
+    return connection
 
 
 @contextmanager
 def _transaction(dsn: str) -> Iterator[tuple[sqlalchemy.Connection, psycopg.Connection[Any]]]:
     """One transaction, as Alembic wants it and as psycopg: all of a migration or nothing."""
     import sqlalchemy
+    from alembic.util import CommandError
 
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://", creator=lambda: _connect(dsn, autocommit=False), poolclass=sqlalchemy.NullPool
@@ -105,6 +112,10 @@ def _transaction(dsn: str) -> Iterator[tuple[sqlalchemy.Connection, psycopg.Conn
         with engine.begin() as alchemy:
             driver: Any = alchemy.connection.driver_connection
             yield alchemy, driver
+    except CommandError as error:
+        raise SchemaOutdated(
+            f"the database's pgmeaning schema is newer than this package: {error}", hint="upgrade the package pgmeaning"
+        ) from error
     except psycopg.Error as error:
         raise as_database_error(error) from error
     except sqlalchemy.exc.DBAPIError as error:

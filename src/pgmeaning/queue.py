@@ -6,12 +6,15 @@ the result of an embedding that began before a change never wins.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
+
+import psycopg
 
 from pgmeaning import sql
 from pgmeaning.connection import Connection, retrying
@@ -20,14 +23,19 @@ from pgmeaning.types import Claim
 
 CHANNEL = "pgmeaning"
 FOLD_LIMIT = 10_000
+# The queue's index takes 2,704 bytes, model and all. One longer key must not keep every other change from being folded.
+KEY_BYTES = 2500
+# After folding met a row that somebody's transaction holds, for how long it looks before it takes.
+WARY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What one pass over the inbox found: rows taken, and notes as (collection id, text)."""
+    """What one pass over the inbox found: rows taken; notes among them; keys too long for the queue, left out."""
 
-    taken: int
-    notes: tuple[tuple[int, str], ...] = ()
+    taken: int = 0
+    notes: int = 0
+    oversized: int = 0
 
 
 class Queue:
@@ -38,42 +46,43 @@ class Queue:
         self._sidecar = sidecar
         self._settings = settings
         self._lease = timedelta(seconds=settings.lease)
+        self._wary_until = 0.0
 
     def fold(self) -> Folded:
-        """Move a portion of the inbox into the queue, and act on its notes; nothing when another sidecar is at it."""
-        return retrying(self._fold)
+        """Move a portion of the inbox into the queue; nothing when another sidecar is at it."""
+        if time.monotonic() < self._wary_until:
+            return retrying(lambda: self._fold("fold_portion_unlocked"))
+        try:
+            return retrying(lambda: self._fold("fold_portion"))
+        except psycopg.errors.LockNotAvailable:
+            self._wary_until = time.monotonic() + WARY_SECONDS
+            return Folded()
 
-    def _fold(self) -> Folded:
-        with self._connection.transaction():
-            if not _scalar(self._connection, "try_fold"):
-                return Folded(0)
-            row = self._connection.execute(sql.query("fold"), {"limit": FOLD_LIMIT}).fetchone()
-            taken, notes = row or (0, [])
-            folded = Folded(taken, tuple((int(collection), str(note)) for collection, note in notes))
-            self._act_on(folded.notes)
-        return folded
-
-    def _act_on(self, notes: Sequence[tuple[int, str]]) -> None:
-        if notes:
-            collections = sorted({collection for collection, _ in notes})
-            self._connection.execute(sql.query("start_scan"), {"collections": collections})
+    def _fold(self, portion: str) -> Folded:
+        """In one statement, so in one round trip."""
+        statement = sql.composed("fold", {"portion": sql.query(portion)}, parameters=False)
+        row = self._connection.execute(statement, {"limit": FOLD_LIMIT, "key_bytes": KEY_BYTES}).fetchone()
+        return Folded(*row) if row else Folded()
 
     def claim(self, model: str, collections: Sequence[int], limit: int) -> list[Claim]:
-        """Take up to `limit` rows for a lease, the most urgent first; suspects of a crash one at a time."""
-        claims = self._claim(model, collections, limit, suspects=False)
-        return claims or self._claim(model, collections, 1, suspects=True)
+        """Take up to `limit` rows for a lease, the most urgent first; no suspects of a crash."""
+        return self._claim(model, collections, limit, suspects=False)
+
+    def claim_suspect(self, model: str, collections: Sequence[int]) -> list[Claim]:
+        """Take one row that may have killed its sidecars."""
+        return self._claim(model, collections, 1, suspects=True)
 
     def _claim(self, model: str, collections: Sequence[int], limit: int, *, suspects: bool) -> list[Claim]:
         arguments = {
             "model": model, "collections": list(collections), "limit": limit, "suspects": suspects,
-            "attempts": self._settings.attempts, "lease": self._lease, "sidecar": self._sidecar,
+            "attempts": self._settings.attempts, "suspect": max(1, min(2, self._settings.attempts - 1)), "lease": self._lease, "sidecar": self._sidecar,
         }  # fmt: skip
         rows = self._connection.execute(sql.query("claim"), arguments).fetchall()
         return [Claim(*row) for row in rows]
 
     def finish(self, claims: Sequence[Claim]) -> list[int]:
         """End claims of one (collection, model); returns the places of those that still stood. In the caller's transaction."""
-        rows = self._connection.execute(sql.query("finish"), _identity(claims)).fetchall()
+        rows = self._connection.execute(sql.query("finish"), {**_identity(claims), "sidecar": self._sidecar}).fetchall()
         ended = {generation for (generation,) in rows}
         return [place for place, claim in enumerate(claims) if claim.generation in ended]
 
@@ -84,7 +93,7 @@ class Queue:
         named = [(claim, error) for claim, error in zip(claims, errors, strict=True)]
         for group in _grouped(claim for claim, _ in named):
             texts = {id(claim): error.replace("\0", "")[:2000] for claim, error in named}
-            self._run("fail", group, errors=[texts[id(claim)] for claim in group], **limits)
+            self._run("fail", group, errors=[texts[id(claim)] for claim in group], sidecar=self._sidecar, **limits)
 
     def extend(self, claims: Iterable[Claim]) -> None:
         """Lengthen the leases of claims that this sidecar still works on."""
@@ -95,6 +104,10 @@ class Queue:
         """Hand claims back untried, for anybody to take at once."""
         for group in _grouped(claims):
             self._run("release", group, sidecar=self._sidecar)
+
+    def release_all(self) -> None:
+        """Hand back all that this sidecar has claimed, as far as the database knows."""
+        retrying(lambda: self._connection.execute(sql.query("release_all"), {"sidecar": self._sidecar}))
 
     def _run(self, name: str, claims: Sequence[Claim], **more: Any) -> None:  # noqa: ANN401
         retrying(lambda: self._connection.execute(sql.query(name), {**_identity(claims), **more}))

@@ -47,6 +47,11 @@ def migration(name: str) -> str:
     return (folder("sql") / "migrations" / f"{name}.sql").read_text()
 
 
+def newest_migration() -> str:
+    """The number of the newest migration, which is its revision."""
+    return max(path.name.split("_")[0] for path in (folder("sql") / "migrations").glob("*.up.sql"))
+
+
 def functions() -> list[tuple[str, str]]:
     """(file name, text) of the repeatable files, in the order in which they run."""
     return [(path.name, path.read_text()) for path in sorted((folder("sql") / "functions").glob("*.sql"))]

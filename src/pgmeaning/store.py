@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from pgmeaning import sql
 from pgmeaning.connection import Connection, retrying
 from pgmeaning.documents import document
-from pgmeaning.models.base import Vectors, unit_length
+from pgmeaning.models.base import Vectors
 from pgmeaning.queue import Queue
 from pgmeaning.types import Claim, Row, Target
 
@@ -22,10 +22,10 @@ NULL = struct.pack("!i", -1)
 CHUNK_ZERO = struct.pack("!ii", 4, 0)
 
 
-def targets(connection: Connection) -> list[Target]:
-    """Every (collection, model) of the registry."""
+def targets(connection: Connection, collection: str | None = None) -> list[Target]:
+    """Every (collection, model) of the registry, or those of one collection."""
     with connection.cursor(row_factory=dict_row) as cursor:
-        return [_target(row) for row in cursor.execute(sql.query("targets")).fetchall()]
+        return [_target(row) for row in cursor.execute(sql.query("targets"), {"collection": collection}).fetchall()]
 
 
 def _target(row: dict[str, Any]) -> Target:
@@ -59,15 +59,14 @@ def _row(target: Target, claim: Claim, fields: Sequence[bytes | None] | None) ->
         return Row(claim)
     content_hash, known_hash = fields[1], fields[2]
     key_bytes, contents = tuple(fields[3 : 3 + target.key_width]), fields[3 + target.key_width :]
-    texts = [None if content is None else content.decode() for content in contents[: len(target.columns)]]
+    texts = [None if content is None else content.decode(errors="replace") for content in contents[: len(target.columns)]]
     return Row(claim, document(target, texts), key_bytes, content_hash, content_hash is not None and content_hash == known_hash)
 
 
 def write(connection: Connection, queue: Queue, target: Target, rows: Sequence[Row], vectors: Vectors) -> int:
     """Write the vectors of the rows whose claim still stands and end those claims, in one transaction; returns how many.
 
-    `vectors` is float32 [n, d], n the rows that have a document and are not unchanged, in their order; d at least
-    the target's dimensions: the rest is cut off and the prefix brought to unit length.
+    `vectors` is float32 [n, dimensions], n the rows that have a document and are not unchanged, in their order.
     """
     return retrying(lambda: _write(connection, queue, target, rows, vectors))
 
@@ -81,7 +80,7 @@ def _write(connection: Connection, queue: Queue, target: Target, rows: Sequence[
             connection.execute(sql.composed("remove_vectors", target.parts), {"keys": changed})
         new = [row for row in standing if needs_vector(row)]
         if new:
-            payload = copy_payload(target, new, fit(vectors[[places[id(row)] for row in new]], target.dimensions))
+            payload = copy_payload(target, new, vectors[[places[id(row)] for row in new]])
             with connection.cursor().copy(sql.composed("copy_vectors", target.parts, parameters=False)) as copy:
                 copy.write(payload)
     return len(standing)
@@ -90,11 +89,6 @@ def _write(connection: Connection, queue: Queue, target: Target, rows: Sequence[
 def needs_vector(row: Row) -> bool:
     """Whether a vector must be made for the row: it has content, and not the content of the vector there is."""
     return row.document is not None and not row.unchanged
-
-
-def fit(vectors: Vectors, dimensions: int) -> Vectors:
-    """The Matryoshka prefix of that length, unit length again."""
-    return vectors if vectors.shape[1] == dimensions else unit_length(vectors[:, :dimensions])
 
 
 def copy_payload(target: Target, rows: Sequence[Row], vectors: Vectors) -> bytes:

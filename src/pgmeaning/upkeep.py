@@ -34,6 +34,7 @@ class Upkeep:
         self._settings = sidecar.settings
         self._extended = time.monotonic()
         self._cleaned = 0.0
+        self._failed_crashed = 0.0
 
     def start_up(self) -> None:
         """Before any work: the schema must be this package's, and the loopback must lead to this database."""
@@ -44,10 +45,11 @@ class Upkeep:
                     f"the database's pgmeaning schema is {state.revision or 'missing'}, this package needs {state.head}",
                     hint="pgmeaning migrate",
                 )
-            self._heartbeat(connection)
             problem = migrate.ensure_loopback(connection)
             if problem:
                 log.warning("no loopback: embed() finds cached queries only", problem=problem)
+            # Last: who sees the sidecar may ask it.
+            self._heartbeat(connection)
 
     def run(self, connection: Connection) -> None:
         """Until the sidecar stops."""
@@ -56,9 +58,9 @@ class Upkeep:
             self._heartbeat(connection)
             self._extend(queue)
             self._look_at_sources(connection)
-            queue.fail_crashed()
+            self._fail_crashed(queue)
             self._clean(connection)
-            if self._sidecar.stopping.wait(self._settings.upkeep):
+            if self._sidecar.stopping.wait(min(self._settings.upkeep, self._settings.lease / 4)):
                 return
 
     def _heartbeat(self, connection: Connection) -> None:
@@ -75,6 +77,12 @@ class Upkeep:
             queue.extend(self._sidecar.held.all())
             self._extended = time.monotonic()
 
+    def _fail_crashed(self, queue: Queue) -> None:
+        """Walks the whole queue, so not while there is other work, or now and then."""
+        if not self._sidecar.held or time.monotonic() - self._failed_crashed > HOUSEKEEPING_SECONDS:
+            queue.fail_crashed()
+            self._failed_crashed = time.monotonic()
+
     def _clean(self, connection: Connection) -> None:
         if time.monotonic() - self._cleaned > HOUSEKEEPING_SECONDS:
             connection.execute(sql.query("housekeeping"), {"cache_rows": self._settings.cache_rows})
@@ -84,16 +92,16 @@ class Upkeep:
     def _look_at_sources(self, connection: Connection) -> None:
         with connection.cursor(row_factory=dict_row) as cursor:
             sources = cursor.execute(sql.query("check_sources")).fetchall()
+        connection.execute(sql.query("forget_queued"))
         for source in sources:
             try:
                 with connection.transaction():
                     row = connection.execute(sql.query("try_upkeep")).fetchone()
                     if row == (True,):
                         self._look_at(connection, source)
-            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                if not isinstance(error, psycopg.errors.LockNotAvailable):
-                    raise
             except psycopg.Error as error:
+                if connection.closed:
+                    raise
                 log.warning("cannot look after a collection", collection=source["name"], error=str(error).strip())
 
     def _look_at(self, connection: Connection, source: dict[str, Any]) -> None:
@@ -110,6 +118,9 @@ class Upkeep:
             connection.execute(sql.query("remake_triggers"), collection)
             connection.execute(sql.query("set_problem"), {**collection, "problem": None})
             connection.execute(sql.query("start_scan"), {"collections": [source["id"]]})
+        elif source["renamed"]:
+            log.info("the source was renamed", collection=source["name"])
+            connection.execute(sql.query("record_rename"), collection)
         elif source["triggers_differ"]:
             connection.execute(sql.query("sync_triggers"), collection)
             connection.execute(sql.query("start_scan"), {"collections": [source["id"]]})

@@ -126,7 +126,8 @@ def as_document(item: Input) -> Document:
         case Mapping():
             return _document_of(dict(item))
     raise InputError(
-        f"cannot embed a {type(item).__name__}", hint="give a string, a mapping with 'text' and 'image', or a Document"
+        f"an input of type {type(item).__name__} cannot be embedded",
+        hint="give a string, a mapping with 'text' and 'image', or a Document",
     )
 
 

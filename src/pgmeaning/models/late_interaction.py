@@ -88,8 +88,8 @@ class LateInteractionReranker:
 
 
 def max_sim(query: Tensor, query_words: Tensor, documents: Tensor, document_words: Tensor) -> Tensor:
-    """[n] in -1..1: the query's tokens [q, d] against each document's [n, t, d]; the masks [q], [n, t] tell what counts."""
+    """[n], -1..1: a query's tokens [q, d] against each document's [n, t, d]; the masks [q], [n, t] say what counts."""
     weights = query.norm(dim=-1) * query_words
-    cosines = normalize(documents, dim=-1) @ normalize(query, dim=-1).T
+    cosines = documents @ normalize(query, dim=-1).T / documents.norm(dim=-1, keepdim=True)
     best = cosines.masked_fill(~document_words.unsqueeze(-1), -torch.inf).amax(dim=1)
     return best @ (weights / weights.sum())

@@ -1,4 +1,4 @@
-"""Models that the sentence-transformers library runs; prompts, pooling, padding, lengths, dimensions are the registry's.
+"""Models that the sentence-transformers library runs, with the registry's prompts, pooling, padding and lengths.
 
 The vectors are those of the library's own `encode`. What is added: batches cut to what the processor's cache holds (on
 two cores 1.5 times as fast as the library's batches of 32), a guard against megabytes of text, and errors that say what
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -42,36 +43,34 @@ TOKENS_ELSEWHERE = 16_384
 # it only matters for text that is nearly all blanks. Tokenising a megabyte to keep 256 tokens of it takes seconds.
 CHARACTERS_PER_TOKEN = 32
 
+HUB_SECONDS = 10
 
-def load(
-    model: Model, dimensions: int, *, location: str | Path | None = None, device: str | None = None,
-    dtype: str | None = None, threads: int | None = None, trust_remote_code: bool = False,
-) -> SentenceTransformerEmbedder:  # fmt: skip
-    """Load an embedder; raises ModelUnavailable where its weights are not to be had.
 
-    `location`: a folder or a hub name instead of the registry's. `device`: None takes the best there is. `dtype`: None
-    is float32 on a CPU and the checkpoint's own elsewhere. `threads`: of the whole process. `trust_remote_code`: run the
-    Python files that some checkpoints bring (gte-Qwen2, jina-clip-v2, gme); never without being told.
-    """
-    encoder = load_encoder(
-        model, location=location, device=device, dtype=dtype, threads=threads, trust_remote_code=trust_remote_code
-    )
-    return SentenceTransformerEmbedder(encoder, model, dimensions)
+def load(model: Model, dimensions: int, **options: Any) -> SentenceTransformerEmbedder:  # noqa: ANN401
+    """Load an embedder; options and errors are those of `load_encoder`."""
+    return SentenceTransformerEmbedder(load_encoder(model, **options), model, dimensions)
 
 
 def load_encoder(
     model: Model, *, location: str | Path | None = None, device: str | None = None, dtype: str | None = None,
     threads: int | None = None, trust_remote_code: bool = False,
 ) -> Encoder:  # fmt: skip
-    """The model itself, as the embedder and the late-interaction reranker share it; options as for `load`."""
+    """Load the model itself, as the embedder and the late-interaction reranker share it.
+
+    `location`: a folder or a hub name instead of the registry's. `device`: None takes the best there is. `dtype`: None
+    is float32 on a CPU and the checkpoint's own elsewhere. `threads`: of the whole process. `trust_remote_code`: run
+    the Python files that some checkpoints bring (gte-Qwen2, jina-clip-v2, gme); never without being told.
+    Raises ModelUnavailable where its weights are not to be had.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
     where = find_weights(model, location)
+    local = isinstance(where, Path)
     try:
         with _no_progress_bars():
             transformer = SentenceTransformer(
-                str(where), device=device, revision=None if isinstance(where, Path) else model.revision,
-                local_files_only=isinstance(where, Path), trust_remote_code=trust_remote_code,
+                str(where), device=device, revision=None if local else model.revision,
+                local_files_only=local or not _hub_has(str(where), model.revision), trust_remote_code=trust_remote_code,
                 model_kwargs={"dtype": _dtype(dtype, device)},
             )  # fmt: skip
     except (OSError, ValueError, ImportError, RuntimeError) as error:
@@ -232,6 +231,15 @@ def _picture(image: Any) -> Any:  # noqa: ANN401
     if not isinstance(image, bytes):
         return image if not isinstance(image, Path) else str(image)
     return import_module("PIL.Image").open(BytesIO(image)).convert("RGB")  # only models for pictures need it
+
+
+def _hub_has(name: str, revision: str | None) -> bool:
+    """Whether the hub answers for the model; without this the library asks for file after file, 23 s each, in vain."""
+    try:
+        HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
+    except Exception:  # no network, no such model, offline mode: what is in the cache will do, or not
+        return False
+    return True
 
 
 def checked_text(text: str) -> str:

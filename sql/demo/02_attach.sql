@@ -1,0 +1,1 @@
+SELECT pgmeaning.attach('docstrings', template => '{module}.{name}: {doc}');

@@ -1,0 +1,1 @@
+DELETE FROM docstrings WHERE module = 'kitchen';

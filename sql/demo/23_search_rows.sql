@@ -1,0 +1,1 @@
+SELECT key, distance, model FROM pgmeaning.search('docstrings', 'remove a folder and everything in it', k => 3);

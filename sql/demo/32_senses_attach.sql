@@ -1,0 +1,1 @@
+SELECT pgmeaning.attach('senses', ARRAY['sentence']);

@@ -1,0 +1,1 @@
+SELECT pgmeaning._mend(%(collection_id)s, %(noted)s)

@@ -1,0 +1,7 @@
+-- Hands back, untried, whatever this sidecar has still claimed, and tells the others.
+WITH released AS (
+    UPDATE pgmeaning.queue AS q SET visible_at = now(), claimed_by = NULL, attempts = greatest(q.attempts - 1, 0)
+    WHERE q.claimed_by = %(sidecar)s AND q.failed_at IS NULL
+    RETURNING 1
+)
+SELECT pgmeaning._wake() FROM (SELECT count(*) AS rows FROM released) AS r WHERE r.rows > 0

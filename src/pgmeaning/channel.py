@@ -1,0 +1,56 @@
+"""What the sidecar's steps hand their work through: a bounded queue that can be ended, so no step waits in vain."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Channel(Generic[T]):
+    """First in, first out. `put` waits while it is full, `get` while it is empty; ending it wakes them all."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._ended = False
+
+    def put(self, item: T) -> bool:
+        """Returns False where the channel has ended: nobody will take the item."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or len(self._items) < self._size)
+            if not self._ended:
+                self._items.append(item)
+                self._changed.notify_all()
+            return not self._ended
+
+    def get(self) -> T | None:
+        """The next item; None once the channel has ended and is empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or self._items)
+            return self._pop()
+
+    def get_nowait(self) -> T | None:
+        """The next item; None where there is none just now."""
+        with self._changed:
+            return self._pop()
+
+    def _pop(self) -> T | None:
+        item = self._items.popleft() if self._items else None
+        self._changed.notify_all()
+        return item
+
+    def end(self) -> None:
+        """Nothing more goes in; what is there may still be taken."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End it and throw away what is there."""
+        with self._changed:
+            self._items.clear()
+            self.end()

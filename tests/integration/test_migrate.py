@@ -1,0 +1,266 @@
+"""Migrations: from nothing, again, by two at once, as a role with few rights, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql as compose
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgmeaning import migrate, sql
+from pgmeaning.errors import DatabaseError
+from pgmeaning.settings import Settings
+from pgmeaning.sidecar import Sidecar
+from tests.conftest import Connection, wait_until
+
+SNAPSHOT = Path(__file__).with_name("schema.snapshot")
+
+# A released migration is never edited: databases that ran it would differ from those that run it now.
+FROZEN = {
+    "0001_initial.up.sql": "2bd49601b716366421f3d2b7a165b8eba4bb67440a51470c9a91dbae98f33bda",
+    "0001_initial.down.sql": "aa784d10b7747e0157631c533320fb1a1214dc750c637c3b65254b61ce4ca362",
+}
+
+
+@pytest.fixture
+def owned_dsn(empty_dsn: str) -> Iterator[str]:
+    """An empty database with pgvector, as its owner: no superuser, and without the right to make a role."""
+    role = f"{conninfo_to_dict(empty_dsn)['dbname']}_owner"
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION vector")
+        connection.execute(compose.SQL("CREATE ROLE {} LOGIN PASSWORD 'owner' NOCREATEROLE").format(compose.Identifier(role)))
+        connection.execute(
+            compose.SQL("ALTER DATABASE {} OWNER TO {}").format(
+                compose.Identifier(str(conninfo_to_dict(empty_dsn)["dbname"])), compose.Identifier(role)
+            )
+        )
+    yield make_conninfo(empty_dsn, user=role, password="owner")
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute(compose.SQL("REASSIGN OWNED BY {} TO CURRENT_USER").format(compose.Identifier(role)))
+        connection.execute(compose.SQL("DROP OWNED BY {}").format(compose.Identifier(role)))
+        connection.execute(compose.SQL("DROP ROLE {}").format(compose.Identifier(role)))
+
+
+def test_an_empty_database_is_due_and_then_it_is_not(empty_dsn: str) -> None:
+    before = migrate.check(empty_dsn)
+    assert before.due
+    assert before.revision is None
+    assert migrate.upgrade(empty_dsn) == before
+    after = migrate.check(empty_dsn)
+    assert not after.due
+    assert after.revision == after.head
+
+
+def test_a_check_changes_nothing(empty_dsn: str) -> None:
+    migrate.check(empty_dsn)
+    with psycopg.connect(empty_dsn) as connection:
+        assert connection.execute("SELECT to_regnamespace('pgmeaning')").fetchone() == (None,)
+
+
+def test_the_second_run_changes_nothing(db: Connection, dsn: str) -> None:
+    def rows() -> list[tuple[Any, ...]]:
+        return db.execute(
+            "SELECT oid, xmin FROM pg_proc WHERE pronamespace = 'pgmeaning'::regnamespace ORDER BY oid"
+        ).fetchall()
+
+    before = rows()
+    assert not migrate.upgrade(dsn).due
+    assert rows() == before
+
+
+def test_two_at_the_same_time_both_succeed(empty_dsn: str) -> None:
+    found: list[migrate.State] = []
+    threads = [threading.Thread(target=lambda: found.append(migrate.upgrade(empty_dsn))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(state.due for state in found) == [False, True]
+
+
+def test_two_at_the_same_time_succeed_where_repeatable_read_is_the_default(empty_dsn: str) -> None:
+    strict = make_conninfo(empty_dsn, options=r"-c default_transaction_isolation=repeatable\ read")
+    found: list[migrate.State] = []
+    threads = [threading.Thread(target=lambda: found.append(migrate.upgrade(strict))) for _ in range(2)]
+    with psycopg.connect(empty_dsn) as first:
+        first.execute(sql.query("migration_lock"), migrate.LOCK)
+        for thread in threads:
+            thread.start()
+        waiting = "SELECT count(*) = 2 FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND objid = %s AND NOT granted"
+        wait_until(lambda: first.execute(waiting, migrate.LOCK).fetchone() == (True,))
+    for thread in threads:
+        thread.join(60)
+    assert sorted(state.due for state in found) == [False, True]
+
+
+def test_changed_functions_are_due_and_are_put_right(db: Connection, dsn: str) -> None:
+    db.execute("UPDATE pgmeaning.installation SET functions_hash = 'of another version'")
+    db.execute("CREATE OR REPLACE FUNCTION pgmeaning._input_hash(input text) RETURNS bytea LANGUAGE sql AS 'SELECT NULL::bytea'")
+    state = migrate.check(dsn)
+    assert state.due
+    assert state.revision == state.head
+    migrate.upgrade(dsn)
+    assert not migrate.check(dsn).due
+    row = db.execute("SELECT pgmeaning._input_hash('x') IS NOT NULL").fetchone()
+    assert row == (True,)
+
+
+def test_an_upgrade_keeps_collections_working(db: Connection, dsn: str) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    db.execute("UPDATE pgmeaning.installation SET functions_hash = 'of another version'")
+    migrate.upgrade(dsn)
+    db.execute("INSERT INTO docs VALUES (1, 'one')")
+    assert db.execute("SELECT key FROM pgmeaning.inbox").fetchall() == [({"id": 1},)]
+
+
+def test_a_database_that_is_newer_than_the_package_is_refused_with_a_hint(db: Connection, dsn: str) -> None:
+    db.execute("UPDATE pgmeaning.alembic_version SET version_num = '9999'")
+    with pytest.raises(DatabaseError, match="newer") as raised:
+        migrate.upgrade(dsn)
+    assert raised.value.hint
+
+
+def test_a_failure_halfway_leaves_nothing(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA pgmeaning_data")
+    with pytest.raises(DatabaseError, match="pgmeaning_data"):
+        migrate.upgrade(empty_dsn)
+    with psycopg.connect(empty_dsn) as connection:
+        assert connection.execute("SELECT to_regnamespace('pgmeaning')").fetchone() == (None,)
+
+
+def test_a_wrong_dsn_is_an_error_with_a_hint(server_dsn: str) -> None:
+    with pytest.raises(DatabaseError, match="cannot connect") as raised:
+        migrate.check(make_conninfo(server_dsn, dbname="no such database"))
+    assert raised.value.hint
+
+
+def test_the_owner_of_a_database_migrates_attaches_embeds_and_searches_without_dblink(owned_dsn: str) -> None:
+    migrate.upgrade(owned_dsn)
+    assert not migrate.check(owned_dsn).due
+    with psycopg.connect(owned_dsn, autocommit=True) as owner:
+        assert owner.execute("SELECT count(*) FROM pg_extension WHERE extname = 'dblink'").fetchone() == (0,)
+        owner.execute("SELECT pgmeaning.set_default_model('synthetic-384')")
+        owner.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+        owner.execute("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(1, 20) AS i")
+        owner.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+        assert Sidecar(owned_dsn, Settings()).run(drain=True) == 0
+        found = owner.execute("SELECT key FROM pgmeaning.similar('docs', '3', k => 5)").fetchall()
+        assert len(found) == 5
+        with pytest.raises(psycopg.Error) as raised:
+            owner.execute("SELECT pgmeaning.embed('not cached')")
+        assert raised.value.sqlstate == "PM009"
+        owner.execute("SELECT pgmeaning.detach('docs')")
+    migrate.downgrade(owned_dsn)
+
+
+def test_vector_may_be_in_a_schema_of_its_own(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute('CREATE SCHEMA "my extensions"')
+        connection.execute('CREATE EXTENSION vector SCHEMA "my extensions"')
+    migrate.upgrade(empty_dsn)
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute("SELECT pgmeaning.set_default_model('synthetic-384')")
+        connection.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+        connection.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+        connection.execute("INSERT INTO docs VALUES (1, 'one'), (2, 'two')")
+        assert Sidecar(empty_dsn, Settings()).run(drain=True) == 0
+        assert len(connection.execute("SELECT key FROM pgmeaning.similar('docs', '1')").fetchall()) == 1
+
+
+def test_a_downgrade_leaves_the_users_tables_and_their_writes_working(db: Connection, dsn: str) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    db.execute("CREATE TABLE docs_low PARTITION OF docs FOR VALUES FROM (0) TO (10)")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    migrate.downgrade(dsn)
+    db.execute("INSERT INTO docs VALUES (1, 'one')")
+    db.execute("INSERT INTO docs_low VALUES (2, 'two')")
+    db.execute("UPDATE docs SET body = 'three'")
+    db.execute("DELETE FROM docs WHERE id = 1")
+    db.execute("TRUNCATE docs")
+    left = db.execute(
+        "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'pgmeaning%' UNION ALL "
+        "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'pgmeaning%' UNION ALL "
+        "SELECT count(*) FROM pg_foreign_server"
+    ).fetchall()
+    assert left == [(0,), (0,), (0,)]
+    migrate.upgrade(dsn)
+    assert not migrate.check(dsn).due
+
+
+def test_migrations_are_frozen() -> None:
+    folder = sql.folder("sql") / "migrations"
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.sql"))}
+    assert found == FROZEN
+
+
+def test_the_schema_is_the_one_in_the_snapshot(db: Connection) -> None:
+    """Any change of the schema shows in review; PGMEANING_UPDATE_SNAPSHOT=1 writes the new one."""
+    found = "\n".join(_schema(db)) + "\n"
+    if os.environ.get("PGMEANING_UPDATE_SNAPSHOT"):
+        SNAPSHOT.write_text(found)
+    assert found == SNAPSHOT.read_text()
+
+
+def _schema(db: Connection) -> Iterator[str]:
+    for kind, query in {
+        "table": "SELECT c.relname FROM pg_class AS c WHERE c.relkind = 'r' AND c.relnamespace = 'pgmeaning'::regnamespace",
+        "column": "SELECT format('%s.%s %s%s%s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod), "
+        "CASE WHEN a.attnotnull THEN ' NOT NULL' END, ' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid)) "
+        "FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
+        "LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum "
+        "WHERE c.relkind IN ('r', 'v', 'c') AND c.relnamespace = 'pgmeaning'::regnamespace",
+        # Not the NOT NULLs, which are constraints of their own only since PostgreSQL 18.
+        "constraint": "SELECT format('%s: %s', c.conrelid::regclass, pg_get_constraintdef(c.oid)) FROM pg_constraint AS c "
+        "WHERE c.connamespace = 'pgmeaning'::regnamespace AND c.contype <> 'n'",
+        "index": "SELECT indexdef FROM pg_indexes WHERE schemaname = 'pgmeaning'",
+        "routine": "SELECT format('%s(%s) -> %s%s', p.proname, pg_get_function_arguments(p.oid), "
+        "coalesce(pg_get_function_result(p.oid), 'procedure'), CASE WHEN p.prosecdef THEN ' SECURITY DEFINER' END) "
+        "FROM pg_proc AS p WHERE p.pronamespace = 'pgmeaning'::regnamespace",
+    }.items():
+        yield from sorted(f"{kind} {row[0]}" for row in db.execute(query.encode()).fetchall())
+
+
+def test_every_function_pins_its_search_path(db: Connection) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    loose = db.execute(
+        "SELECT oid::regprocedure::text FROM pg_proc WHERE prokind = 'f' "
+        "AND pronamespace IN ('pgmeaning'::regnamespace, 'pgmeaning_data'::regnamespace) "
+        "AND NOT coalesce(array_to_string(proconfig, ',') LIKE '%search_path=pg_catalog%pg_temp%', false)"
+    ).fetchall()
+    assert loose == []
+
+
+def test_every_security_definer_function_says_why(db: Connection) -> None:
+    text = "\n".join(text for _, text in sql.functions())
+    for (name,) in db.execute(
+        "SELECT DISTINCT proname FROM pg_proc WHERE prosecdef AND pronamespace = 'pgmeaning'::regnamespace"
+    ).fetchall():
+        head = re.search(rf"((?:--[^\n]*\n)+)CREATE OR REPLACE FUNCTION pgmeaning\.{name}\(", text)
+        assert head, f"{name} has no comment"
+        assert "SECURITY DEFINER" in head[1], f"{name} does not say why it runs as its owner"
+
+
+def test_others_may_not_write_our_tables_or_make_triggers_of_our_functions(db: Connection) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    rights = db.execute(
+        "SELECT grantee::regrole::text, privilege_type, relname FROM pg_class, aclexplode(relacl) "
+        "WHERE relnamespace IN ('pgmeaning'::regnamespace, 'pgmeaning_data'::regnamespace) AND grantee = 0 AND privilege_type <> 'SELECT'"
+    ).fetchall()
+    assert rights == []
+    callable_by_all = db.execute(
+        "SELECT has_function_privilege('pg_monitor', p.oid, 'EXECUTE') FROM pg_proc AS p "
+        "WHERE p.pronamespace = 'pgmeaning_data'::regnamespace AND p.prorettype = 'trigger'::regtype"
+    ).fetchall()
+    assert callable_by_all == [(False,)]

