@@ -159,30 +159,3 @@ AS $$
          FROM pgmeaning.target AS t
          WHERE t.collection_id = c.id AND NOT EXISTS (SELECT FROM pg_class AS r WHERE r.oid = t.vectors) LIMIT 1))
 $$;
-
--- A trigger noted that it could not read its columns. What changed may be a type that the function was not made for: then
--- a new function will do; otherwise the collection is broken until upkeep finds it whole again.
-CREATE OR REPLACE FUNCTION pgmeaning._mend(collection_id int, noted text) RETURNS void
-LANGUAGE plpgsql
-AS $$
-DECLARE
-    c   pgmeaning.collection;
-    why text;
-BEGIN
-    PERFORM pg_advisory_xact_lock(1885826405, 4);  -- upkeep replaces functions too, and only one may at a time
-    SELECT known.* INTO c FROM pgmeaning.collection AS known JOIN pg_class AS r ON r.oid = known.source
-    WHERE known.id = collection_id;
-    IF NOT FOUND THEN
-        RETURN;
-    END IF;
-    why := pgmeaning._source_problem(c);
-    IF why IS NULL THEN
-        BEGIN
-            PERFORM pgmeaning._make_trigger_function(c);
-        EXCEPTION WHEN insufficient_privilege THEN
-            why := noted;
-        END;
-    END IF;
-    UPDATE pgmeaning.collection AS known SET problem = why WHERE known.id = c.id AND known.problem IS DISTINCT FROM why AND why IS NOT NULL;
-END
-$$;

@@ -30,7 +30,7 @@ class Embedded:
 
 
 def batches(lengths: Sequence[int], budget: int, rows: int) -> Iterator[Batch]:
-    """Cut documents of these lengths (in tokens) into batches, the longest first: padded, none costs more than the budget."""
+    """Cut documents of these lengths (in tokens) into batches, the longest first: padded, none exceeds the budget."""
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     start = 0
     while start < len(order):
@@ -57,7 +57,7 @@ def unique(documents: Sequence[Document]) -> tuple[list[Document], list[int]]:
 
 
 def lengths(embedder: Embedder, documents: Sequence[Document]) -> list[int]:
-    """Tokens of each document; a rough guess where the model cannot count them: embedding will find out which is to blame."""
+    """Tokens of each document; a rough guess where the model cannot count them: embedding shows which is to blame."""
     try:
         counted = embedder.count_tokens(documents)
     except Exception:
@@ -93,7 +93,11 @@ def _embed(
 def _vectors(embedder: Embedder, documents: Sequence[Document], dimensions: int) -> Vectors:
     vectors = np.asarray(embedder.embed_documents(documents), np.float32)
     check_vectors(vectors, len(documents), embedder.dimensions)
-    return vectors if dimensions == embedder.dimensions else check_vectors(prefix(vectors, dimensions), len(documents), dimensions)
+    return (
+        vectors
+        if dimensions == embedder.dimensions
+        else check_vectors(prefix(vectors, dimensions), len(documents), dimensions)
+    )
 
 
 def prefix(vectors: Vectors, dimensions: int) -> Vectors:

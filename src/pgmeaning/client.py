@@ -209,7 +209,7 @@ class Client:
         self, collection: str, key: object, k: int = 10, *,
         filter: str | None = None, mode: str | None = None, candidates: int | None = None,
     ) -> list[Hit]:  # fmt: skip
-        """More like this: the k nearest other rows. `key`: a mapping of the key columns, or or one value."""
+        """More like this: the k nearest other rows. `key`: a mapping of the key columns, or one value."""
         arguments = {
             "collection": collection,
             "key": Jsonb(key),

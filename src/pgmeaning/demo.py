@@ -6,6 +6,7 @@ was embedded stays for the next time.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -31,7 +32,7 @@ from pgmeaning.sidecar import Sidecar
 
 EMBEDDER = "all-MiniLM-L6-v2"
 RERANKER = "all-MiniLM-L6-v2-late-interaction"
-QUESTION = "stop the program for a while"
+QUESTION = "remove a folder and everything in it"
 WIDTH = 100
 # While a model is loaded on a busy machine.
 PATIENCE = 120.0
@@ -58,10 +59,30 @@ def _check_model() -> None:
             raise ModelUnavailable(f"the demo needs the package {package}", hint=hint)
 
 
+class Interruption:
+    """Ctrl-C as an exception that cannot get lost: one raised inside a garbage collector's callback is ignored."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+    def handle(self, _number: int, _frame: object) -> None:
+        self.wanted = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Between two steps: raise what got lost."""
+        if self.wanted:
+            raise KeyboardInterrupt
+
+
+interruption = Interruption()
+
+
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """SIGTERM and a closed terminal end the demo as Ctrl-C does; afterwards signals mean what they meant before."""
-    before = {number: signal.signal(number, signal.default_int_handler) for number in SIGNALS}
+    interruption.wanted = False
+    before = {number: signal.signal(number, interruption.handle) for number in SIGNALS}
     try:
         yield
     finally:
@@ -86,6 +107,7 @@ class Demo:
         dsn = server.start()
         self._say(f"PostgreSQL runs, with its data in {server.data_dir} ({time.monotonic() - started:.1f} s)")
         migrate.upgrade(dsn)
+        gc.collect()  # now: in the callbacks of SQLAlchemy's garbage a Ctrl-C would be printed and ignored
         client = cleanup.enter_context(connect(dsn))
         client.set_default_model(EMBEDDER)
         client.set_default_model(RERANKER)
@@ -100,6 +122,7 @@ class Demo:
         self._say_how_to_go_on(server.data_dir)
 
     def _say(self, text: str) -> None:
+        interruption.check()
         self._console.print(text, markup=False, soft_wrap=True)
 
     def _say_how_to_go_on(self, data_dir: Path) -> None:
@@ -187,6 +210,7 @@ class Tour:
             task = progress.add_task("loading the model", total=first["source_rows"])
             while (now := self._status(collection))["state"] != "ready" or not self._running.sidecar.shelf.names:
                 self._running.check()
+                interruption.check()
                 loaded = bool(self._running.sidecar.shelf.names)
                 what = "embedding" if loaded else "loading the model"
                 progress.update(task, completed=now["vectors"], description=what)
@@ -267,6 +291,7 @@ class Tour:
         self._say("")
 
     def _say(self, text: str) -> None:
+        interruption.check()
         self._console.print(text, markup=False, soft_wrap=True)
 
 

@@ -32,8 +32,8 @@ AWAKE_FOR = 0.05
 BROKEN = (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege)
 # The registry is read again after so long, or as soon as something points to a change of it.
 REGISTRY_AGE = 0.25
-# A sleeping feeder notices this soon that the sidecar stops.
-STOP_POLL = 0.2
+# Who sleeps on a connection notices this soon that the sidecar stops.
+STOP_POLL = 0.1
 
 
 class Pace:
@@ -130,7 +130,9 @@ class Feeder:
         if embedder is None:
             return False
         targets = self._ready(model)
-        limit = self._paces[model].rows_in(self._settings.claim_seconds, self._settings.batch_rows, self._settings.claim_rows)
+        limit = self._paces[model].rows_in(
+            self._settings.claim_seconds, self._settings.batch_rows, self._settings.claim_rows
+        )
         claims = self._claim(queue, model, list(targets), limit)
         for collection_id, group in _by_collection(claims).items():
             self._hand_on(connection, queue, targets[collection_id], group, embedder)
@@ -175,7 +177,9 @@ class Feeder:
         place = target.collection_id, target.model
         rows = max(self._pages.get(place, limit), limit)
         try:
-            page = scan_page(connection, target, rows=rows, claims=limit, sidecar=self._sidecar.id, lease=self._settings.lease)
+            page = scan_page(
+                connection, target, rows=rows, claims=limit, sidecar=self._sidecar.id, lease=self._settings.lease
+            )
         except psycopg.Error as error:
             self._cannot_read(connection, queue, target, (), error)
             return False
@@ -190,7 +194,9 @@ class Feeder:
             log.info("scan ended", collection=target.collection, model=target.model)
         return True
 
-    def _hand_on(self, connection: Connection, queue: Queue, target: Target, claims: Sequence[Claim], embedder: Embedder) -> None:
+    def _hand_on(
+        self, connection: Connection, queue: Queue, target: Target, claims: Sequence[Claim], embedder: Embedder
+    ) -> None:
         """Read and prepare; what cannot be read fails alone."""
         self._sidecar.held.add(claims)
         try:
@@ -201,7 +207,9 @@ class Feeder:
         if rows:
             self._work.put(Work(target, tuple(rows), embedder, self._paces[target.model]))
 
-    def _read(self, connection: Connection, queue: Queue, target: Target, claims: Sequence[Claim], characters: int) -> list[Row]:
+    def _read(
+        self, connection: Connection, queue: Queue, target: Target, claims: Sequence[Claim], characters: int
+    ) -> list[Row]:
         try:
             return store.read_rows(connection, target, claims, characters)
         except psycopg.Error as error:
@@ -242,7 +250,7 @@ class Feeder:
         self._read_registry(connection, now=True)
 
     def _drained(self, connection: Connection, queue: Queue) -> bool:
-        """Whether nothing is owed that can be embedded here; then the sidecar stops, with 1 where something is left undone."""
+        """Whether nothing is owed that can be embedded here; then the sidecar stops, with 1 if something is left."""
         self._read_registry(connection, now=True)
         problems = self._sidecar.shelf.problems
         mine = [t for t in self._targets if t.source_exists and not t.paused and self._is_mine(t)]
@@ -252,7 +260,9 @@ class Feeder:
             return False
         left = sum(_backlog(queue, [t for t in mine if t not in able]))
         if left:
-            log.error("not drained", models=problems, broken={t.collection: t.problem for t in mine if t.problem}, left=left)
+            log.error(
+                "not drained", models=problems, broken={t.collection: t.problem for t in mine if t.problem}, left=left
+            )
         self._sidecar.stop(exit_status=1 if failed or left else 0)
         return True
 

@@ -92,7 +92,8 @@ def _connect(dsn: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
     try:
         connection = psycopg.connect(dsn, autocommit=autocommit, application_name="pgmeaning migrate")
     except psycopg.OperationalError as error:
-        raise DatabaseError(f"cannot connect to the database: {error}", hint="give --dsn or set PGMEANING_DSN") from error
+        hint = "give --dsn or set PGMEANING_DSN"
+        raise DatabaseError(f"cannot connect to the database: {error}", hint=hint) from error
     # Whatever the role's default: who waited for another's migration must see what it did.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.read_only = False

@@ -41,10 +41,9 @@ class QueryLane:
         self._models = list(models) if models is not None else None
         connection.execute(sql.query("listen_requests"))
 
-    def wait(self, seconds: float) -> None:
-        """Sleep until a request is announced or time is up."""
-        for _ in self._connection.notifies(timeout=seconds, stop_after=1):
-            pass
+    def wait(self, seconds: float) -> bool:
+        """Sleep until a request is announced or time is up; returns whether one was."""
+        return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
 
     def answer(self) -> int:
         """Answer what waits; returns how many."""

@@ -75,13 +75,14 @@ class Queue:
     def _claim(self, model: str, collections: Sequence[int], limit: int, *, suspects: bool) -> list[Claim]:
         arguments = {
             "model": model, "collections": list(collections), "limit": limit, "suspects": suspects,
-            "attempts": self._settings.attempts, "suspect": max(1, min(2, self._settings.attempts - 1)), "lease": self._lease, "sidecar": self._sidecar,
+            "attempts": self._settings.attempts, "suspect": max(1, min(2, self._settings.attempts - 1)),
+            "lease": self._lease, "sidecar": self._sidecar,
         }  # fmt: skip
         rows = self._connection.execute(sql.query("claim"), arguments).fetchall()
         return [Claim(*row) for row in rows]
 
     def finish(self, claims: Sequence[Claim]) -> list[int]:
-        """End claims of one (collection, model); returns the places of those that still stood. In the caller's transaction."""
+        """End claims of one (collection, model), in the caller's transaction: the places of those that stood."""
         rows = self._connection.execute(sql.query("finish"), {**_identity(claims), "sidecar": self._sidecar}).fetchall()
         ended = {generation for (generation,) in rows}
         return [place for place, claim in enumerate(claims) if claim.generation in ended]

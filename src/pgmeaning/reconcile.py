@@ -27,7 +27,9 @@ class Page:
     ended: bool = False
 
 
-def scan_page(connection: Connection, target: Target, *, rows: int, claims: int, sidecar: UUID, lease: float) -> Page | None:
+def scan_page(
+    connection: Connection, target: Target, *, rows: int, claims: int, sidecar: UUID, lease: float
+) -> Page | None:
     """Scan the next `rows` rows, claiming up to `claims` of those that are owed; None: another sidecar is at it."""
     arguments = {
         "collection_id": target.collection_id, "model": target.model, "limit": rows, "claims": claims,
@@ -46,7 +48,10 @@ def _scan_page(connection: Connection, target: Target, arguments: dict[str, obje
         row = connection.execute(statement, {**arguments, "cursor": taken[0]}).fetchone()
         seen, queued, keys, generations = row or (0, 0, [], [])
         ended = seen == 0 and _end(connection, target, arguments)
-    claims = (Claim(target.collection_id, target.model, key, generation, 1) for key, generation in zip(keys, generations, strict=True))
+    claims = (
+        Claim(target.collection_id, target.model, key, generation, 1)
+        for key, generation in zip(keys, generations, strict=True)
+    )
     return Page(seen, queued, tuple(claims), ended)
 
 

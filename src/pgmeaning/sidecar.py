@@ -1,8 +1,8 @@
 """The process beside the database: claim -> read -> prepare -> embed -> write -> finish, and the query lane.
 
 Each step is a thread that takes a value from the one before and hands a value to the next, so the database's work hides
-behind the model's; only the ends touch the database, and no transaction is open while a model runs. See `upkeep` for what
-it does besides.
+behind the model's; only the ends touch the database, and no transaction is open while a model runs. See `upkeep` for
+what it does besides.
 
     Feeder --Work--> embed --Output--> Writer (x n)        QueryLane        Upkeep
 """
@@ -24,7 +24,7 @@ from pgmeaning import batching, sql, store
 from pgmeaning.channel import Channel
 from pgmeaning.connection import Connection, connect
 from pgmeaning.errors import ModelNotFound
-from pgmeaning.feeder import Feeder, Work
+from pgmeaning.feeder import STOP_POLL, Feeder, Work
 from pgmeaning.models.base import Embedder, load_embedder
 from pgmeaning.querylane import QueryLane
 from pgmeaning.queue import Queue
@@ -37,7 +37,8 @@ from pgmeaning.writer import Output, Writer
 log = structlog.get_logger()
 
 # Neither side stalls the other: who waits longer than this for a lock lets the collection be for a while. A writer has
-# vectors to lose, and waits longer. synchronous_commit: a crash loses vector and queue row alike, so the row is owed again.
+# vectors to lose, and waits longer. synchronous_commit: a crash loses vector and end of the queue row alike, so the row
+# is owed again.
 PATIENCE = {"lock_timeout": "300ms", "synchronous_commit": "off"}
 WRITER_PATIENCE = {"lock_timeout": "2s", "synchronous_commit": "off"}
 POSTPONED_SECONDS = 5.0
@@ -118,7 +119,7 @@ class Sidecar:
         return self.exit_status
 
     def stop(self, exit_status: int = 0) -> None:
-        """Finish the running batch, hand everything else back, and return from `run`; callable from a signal handler."""
+        """Finish the running batch, hand all else back, and return from `run`; callable from a signal handler."""
         self.exit_status = self.exit_status or exit_status
         self.stopping.set()
 
@@ -148,7 +149,9 @@ class Sidecar:
             self._thread("queries", lambda: self._keep("queries", self._answer_queries, self.stopping)),
             self._thread("upkeep", lambda: self._keep("upkeep", upkeep.run, self.stopping)),
         ]
-        return makers, [self._thread("writer", partial(self._keep, "writer", writer.run, self._over)) for writer in writers]
+        return makers, [
+            self._thread("writer", partial(self._keep, "writer", writer.run, self._over)) for writer in writers
+        ]
 
     def _thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=target, name=f"pgmeaning {name}", daemon=True)
@@ -224,10 +227,14 @@ class Sidecar:
                 return
             started = time.monotonic()
             with self.shelf.turn.bulk():
-                embedded = batching.embed(work.embedder, [distinct[place] for place in batch.places], work.target.dimensions)
+                embedded = batching.embed(
+                    work.embedder, [distinct[place] for place in batch.places], work.target.dimensions
+                )
             seconds = time.monotonic() - started
             work.pace.record(len(batch.places), seconds)
-            self._output.put(_spread(work.target, [rows_of[place] for place in batch.places], embedded, batch.tokens, seconds))
+            self._output.put(
+                _spread(work.target, [rows_of[place] for place in batch.places], embedded, batch.tokens, seconds)
+            )
 
     # Queries
 
@@ -235,7 +242,9 @@ class Sidecar:
         lane = QueryLane(connection, self.id, self.shelf, self.models)
         while not self.stopping.is_set():
             if not lane.answer():
-                lane.wait(min(self.settings.poll, 0.5))
+                end = time.monotonic() + min(self.settings.poll, 0.5)
+                while time.monotonic() < end and not self.stopping.is_set() and not lane.wait(STOP_POLL):
+                    pass
 
 
 def _join(threads: Sequence[threading.Thread], deadline: float) -> None:
@@ -249,7 +258,9 @@ def _output(target: Target, rows: Sequence[Row], errors: Sequence[tuple[Row, str
     return Output(target, tuple(rows), empty, tuple((row.claim, error) for row, error in errors))
 
 
-def _spread(target: Target, rows_of: Sequence[Sequence[Row]], embedded: batching.Embedded, tokens: int, seconds: float) -> Output:
+def _spread(
+    target: Target, rows_of: Sequence[Sequence[Row]], embedded: batching.Embedded, tokens: int, seconds: float
+) -> Output:
     """Spread the vectors of distinct documents over the rows that have them."""
     rows = tuple(row for place in embedded.places for row in rows_of[place])
     spread = [index for index, place in enumerate(embedded.places) for _ in rows_of[place]]

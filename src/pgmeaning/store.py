@@ -59,12 +59,16 @@ def _row(target: Target, claim: Claim, fields: Sequence[bytes | None] | None) ->
         return Row(claim)
     content_hash, known_hash = fields[1], fields[2]
     key_bytes, contents = tuple(fields[3 : 3 + target.key_width]), fields[3 + target.key_width :]
-    texts = [None if content is None else content.decode(errors="replace") for content in contents[: len(target.columns)]]
-    return Row(claim, document(target, texts), key_bytes, content_hash, content_hash is not None and content_hash == known_hash)
+    texts = [
+        None if content is None else content.decode(errors="replace") for content in contents[: len(target.columns)]
+    ]
+    return Row(
+        claim, document(target, texts), key_bytes, content_hash, content_hash is not None and content_hash == known_hash
+    )
 
 
 def write(connection: Connection, queue: Queue, target: Target, rows: Sequence[Row], vectors: Vectors) -> int:
-    """Write the vectors of the rows whose claim still stands and end those claims, in one transaction; returns how many.
+    """Write the vectors of the rows whose claim still stands and end those claims, in one transaction: how many.
 
     `vectors` is float32 [n, dimensions], n the rows that have a document and are not unchanged, in their order.
     """
@@ -98,7 +102,9 @@ def copy_payload(target: Target, rows: Sequence[Row], vectors: Vectors) -> bytes
     model = target.model.encode()
     fields = struct.pack("!h", target.key_width + 5)
     # pgvector's binary form: the number of dimensions, a reserved zero, the elements.
-    between = CHUNK_ZERO + NULL + struct.pack("!i", len(model)) + model + struct.pack("!ihh", width + 4, vectors.shape[1], 0)
+    between = (
+        CHUNK_ZERO + NULL + struct.pack("!i", len(model)) + model + struct.pack("!ihh", width + 4, vectors.shape[1], 0)
+    )
     stream: list[bytes | memoryview] = [COPY_HEADER]
     for place, row in enumerate(rows):
         keys = b"".join(_field(value) for value in row.key_bytes)

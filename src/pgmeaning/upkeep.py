@@ -42,7 +42,8 @@ class Upkeep:
             state = migrate.state(connection)
             if state.revision != state.head:
                 raise SchemaOutdated(
-                    f"the database's pgmeaning schema is {state.revision or 'missing'}, this package needs {state.head}",
+                    f"the database's pgmeaning schema is {state.revision or 'missing'}, "
+                    f"this package needs {state.head}",
                     hint="pgmeaning migrate",
                 )
             problem = migrate.ensure_loopback(connection)
@@ -68,7 +69,8 @@ class Upkeep:
 
         arguments = {
             "id": self._sidecar.id, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__,
-            "models": self._sidecar.shelf.names, "problems": Jsonb(self._sidecar.shelf.problems), "rows_done": self._sidecar.rows_done,
+            "models": self._sidecar.shelf.names, "problems": Jsonb(self._sidecar.shelf.problems),
+            "rows_done": self._sidecar.rows_done,
         }  # fmt: skip
         connection.execute(sql.query("heartbeat"), arguments)
 

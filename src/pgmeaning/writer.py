@@ -77,7 +77,7 @@ class Writer:
         try:
             self._end(connection, queue, outputs)
         except psycopg.errors.LockNotAvailable:
-            # Somebody's open transaction holds the vectors or the queue's rows: all others go on, these after the lease.
+            # Somebody's open transaction holds the vectors or the queue's rows: others go on, these after the lease.
             self._sidecar.postpone(outputs[0].target)
         except Exception as error:
             if connection.closed or (isinstance(error, psycopg.Error) and is_passing(error)):
@@ -96,11 +96,14 @@ class Writer:
         written = _write_rows(connection, queue, target, rows, np.concatenate([output.vectors for output in outputs]))
         if errors:
             queue.fail([claim for claim, _ in errors], [error for _, error in errors])
-            log.warning("rows failed", collection=target.collection, model=target.model, rows=len(errors), error=errors[0][1])
+            log.warning(
+                "rows failed", collection=target.collection, model=target.model, rows=len(errors), error=errors[0][1]
+            )
         self._sidecar.count_rows(written)
         log.info(
             "batch", collection=target.collection, model=target.model, rows=len(rows), written=written,
-            tokens=sum(output.tokens for output in outputs), embed_seconds=round(sum(output.seconds for output in outputs), 4),
+            tokens=sum(output.tokens for output in outputs),
+            embed_seconds=round(sum(output.seconds for output in outputs), 4),
             write_seconds=round(time.monotonic() - started, 4),
         )  # fmt: skip
 

@@ -2,8 +2,8 @@
 
     python -m tests.integration.breaking DSN STEP
 
-It says "reached" on stderr at that step and waits for ever. STEP "poison" kills the process itself at a text 'poison'; "none"
-just drains; "stay" runs until a signal.
+It says "reached" on stderr at that step and waits for ever. STEP "poison" kills the process itself at a text
+'poison'; "stay" runs until a signal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from pgmeaning.settings import Settings
 from pgmeaning.sidecar import Sidecar
 from tests.integration.embedders import Watched
 
-STEPS = {"claimed": (Queue, "claim"), "read": (store, "read_rows"), "uncommitted": (Queue, "finish"), "written": (store, "write")}
+STEPS = {
+    "claimed": (Queue, "claim"),
+    "read": (store, "read_rows"),
+    "uncommitted": (Queue, "finish"),
+    "written": (store, "write"),
+}
 
 
 def stop_after(owner: Any, name: str) -> None:  # noqa: ANN401

@@ -1,4 +1,6 @@
-"""attach, detach, pause, resume, refresh, retry: what is refused and why, and every kind of key and name."""
+"""attach: what is refused and why, and every kind of key and name."""
+
+# ruff: noqa: E501  a statement of SQL reads better on one line
 
 from __future__ import annotations
 
@@ -10,9 +12,7 @@ import pytest
 from psycopg import sql as compose
 from psycopg.types.json import Jsonb
 
-from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import Connection
 
 Connect = Callable[..., Connection]
 Drain = Callable[..., int]
@@ -128,7 +128,9 @@ def test_a_foreign_table_deep_among_the_partitions_is_refused(db: Connection) ->
 
 def test_a_deprecated_model_is_served_to_who_insists(docs: Connection) -> None:
     docs.execute("SELECT pgmeaning.set_default_model('synthetic-4096'), pgmeaning.deprecate_model('synthetic-384')")
-    docs.execute("SELECT pgmeaning.attach('docs', columns => '{body}', model => 'synthetic-384', allow_deprecated => true)")
+    docs.execute(
+        "SELECT pgmeaning.attach('docs', columns => '{body}', model => 'synthetic-384', allow_deprecated => true)"
+    )
 
 
 def test_a_role_that_may_not_attach_is_told_whom_to_ask(docs: Connection, connect: Connect) -> None:
@@ -201,7 +203,9 @@ def test_any_type_of_key_is_embedded_by_backfill_and_by_trigger_and_removed(db: 
     for table, (key, values) in zip(tables := [f"t{i}" for i in range(len(KEYS))], KEYS.items(), strict=True):
         db.execute(f"CREATE TABLE {table} (id {key} PRIMARY KEY, body text)".encode())
         rows = ", ".join(f"({value}, 'row {i}')" for i, value in enumerate(values))
-        db.execute(f"INSERT INTO {table} VALUES {rows}; SELECT pgmeaning.attach('{table}', columns => '{{body}}')".encode())
+        db.execute(
+            f"INSERT INTO {table} VALUES {rows}; SELECT pgmeaning.attach('{table}', columns => '{{body}}')".encode()
+        )
 
     def wrong(condition: str) -> list[str]:
         """The types of key whose vectors do not fulfil a condition for every row."""
@@ -225,7 +229,19 @@ def test_any_type_of_key_is_embedded_by_backfill_and_by_trigger_and_removed(db: 
     assert [t for t in tables if db.execute(f"SELECT FROM public.{t}_embedding".encode()).rowcount] == []
 
 
-NAMES = ["Capitals", "with space", "it's", 'double"quote', "per%cent %s", "{braces}", "back\\slash", "$trigger$", "$function$ $make$", "ü" * 31, "select"]
+NAMES = [
+    "Capitals",
+    "with space",
+    "it's",
+    'double"quote',
+    "per%cent %s",
+    "{braces}",
+    "back\\slash",
+    "$trigger$",
+    "$function$ $make$",
+    "ü" * 31,
+    "select",
+]
 
 
 def test_any_name_of_schema_table_key_and_column_works(db: Connection, drain: Drain) -> None:
@@ -234,7 +250,7 @@ def test_any_name_of_schema_table_key_and_column_works(db: Connection, drain: Dr
         column = name[:29] + " 2"
 
         def run(statement: str, n: str = name, c: str = column) -> None:
-            db.execute(compose.SQL(statement).format(n=compose.Identifier(n), c=compose.Identifier(c)))  # type: ignore[arg-type]
+            db.execute(compose.SQL(statement).format(n=compose.Identifier(n), c=compose.Identifier(c)))
 
         run("CREATE SCHEMA {n}")
         run("CREATE TABLE {n}.{n} ({n} int PRIMARY KEY, {c} text)")
@@ -259,13 +275,17 @@ KEY_COLUMNS = [
 def test_key_columns_may_bear_names_that_pgmeaning_uses_itself(db: Connection, drain: Drain) -> None:
     for first, second in KEY_COLUMNS:
         table = f"of_{first}"
-        db.execute(f"CREATE TABLE {table} ({first} int, {second} text, body text, PRIMARY KEY ({second}, {first}))".encode())
+        db.execute(
+            f"CREATE TABLE {table} ({first} int, {second} text, body text, PRIMARY KEY ({second}, {first}))".encode()
+        )
         db.execute(f"INSERT INTO {table} VALUES (1, 'a', 'one'), (1, 'b', 'two')".encode())
         db.execute(f"SELECT pgmeaning.attach('{table}', columns => '{{body}}')".encode())
         db.execute(f"UPDATE {table} SET body = 'changed'; INSERT INTO {table} VALUES (2, 'c', 'three')".encode())
     assert drain() == 0
     for first, second in KEY_COLUMNS:
-        found = db.execute("SELECT key FROM pgmeaning.similar(%s, %s)", (f"of_{first}", Jsonb({first: 1, second: "a"}))).fetchall()
+        found = db.execute(
+            "SELECT key FROM pgmeaning.similar(%s, %s)", (f"of_{first}", Jsonb({first: 1, second: "a"}))
+        ).fetchall()
         assert sorted(str(key[second]) for (key,) in found) == ["b", "c"]
 
 
@@ -326,105 +346,3 @@ def test_of_two_attaching_under_one_name_the_second_is_told_so(docs: Connection,
     refused(docs, "SELECT pgmeaning.attach('other', columns => '{body}', name => 'same')", "PM002")
     first.commit()
     refused(docs, "SELECT pgmeaning.attach('other', columns => '{body}', name => 'same')", "PM002")
-
-
-def test_detach_leaves_nothing_but_kept_vectors(docs: Connection, drain: Drain) -> None:
-    before = leftovers(docs)
-    docs.execute("INSERT INTO docs VALUES (1, 'one')")
-    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
-    docs.execute("SELECT pgmeaning.detach('docs')")
-    assert leftovers(docs) == before
-    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
-    assert drain() == 0
-    docs.execute("SELECT pgmeaning.detach('docs', keep_vectors => true)")
-    assert docs.execute("SELECT count(*) FROM docs_embedding").fetchone() == (1,)
-    docs.execute("INSERT INTO docs VALUES (2, 'two')")
-    assert docs.execute("SELECT count(*) FROM pgmeaning.inbox").fetchone() == (0,)
-
-
-def test_detach_names_what_depends_on_the_vectors(docs: Connection) -> None:
-    docs.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
-    docs.execute("CREATE VIEW mine AS SELECT * FROM docs_embedding")
-    assert "mine" in str(refused(docs, "SELECT pgmeaning.detach('docs')", "PM018").diag.message_detail)
-    docs.execute("DROP VIEW mine; SELECT pgmeaning.detach('docs')")
-
-
-def test_detach_works_after_table_and_schema_were_renamed(db: Connection) -> None:
-    db.execute("CREATE SCHEMA one; CREATE TABLE one.docs (id int PRIMARY KEY, body text)")
-    db.execute("SELECT pgmeaning.attach('one.docs', columns => '{body}')")
-    db.execute("ALTER SCHEMA one RENAME TO two; ALTER TABLE two.docs RENAME TO papers")
-    db.execute("SELECT pgmeaning.detach('docs')")
-    assert db.execute("SELECT to_regclass('two.docs_embedding')").fetchone() == (None,)
-
-
-def test_detach_beside_a_busy_sidecar_never_deadlocks(docs: Connection, dsn: str) -> None:
-    docs.execute("INSERT INTO docs SELECT i, 'title ' || i FROM generate_series(1, 3000) AS i")
-    with running(Sidecar(dsn, Settings(claim_rows=16, batch_rows=16))):
-        for _ in range(3):
-            docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
-            wait_until(lambda: docs.execute("SELECT FROM docs_embedding LIMIT 1").rowcount == 1)
-            docs.execute("UPDATE docs SET title = title || '!' WHERE id < 500; SELECT pgmeaning.detach('docs')")
-
-
-def test_an_unknown_collection_is_an_error_that_lists_those_there_are(docs: Connection) -> None:
-    docs.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
-    for function in ("detach", "pause", "resume", "refresh", "retry"):
-        assert "docs" in str(refused(docs, f"SELECT pgmeaning.{function}('nope')", "PM001").diag.message_detail)
-        refused(docs, f"SELECT pgmeaning.{function}(NULL)", "PM001")
-
-
-def test_a_paused_collection_records_changes_and_embeds_them_after_resume(docs: Connection, drain: Drain) -> None:
-    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}'); SELECT pgmeaning.pause('docs')")
-    docs.execute("INSERT INTO docs VALUES (1, 'one')")
-    assert drain() == 0
-    assert docs.execute("SELECT count(*) FROM docs_embedding").fetchone() == (0,)
-    docs.execute("SELECT pgmeaning.resume('docs')")
-    assert drain() == 0
-    assert docs.execute("SELECT count(*) FROM docs_embedding").fetchone() == (1,)
-
-
-def test_refresh_finds_rows_that_triggers_could_not_see(docs: Connection, drain: Drain) -> None:
-    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}'); INSERT INTO docs VALUES (1, 'one'), (2, 'two')")
-    assert drain() == 0
-    docs.execute("SET session_replication_role = replica")
-    docs.execute("INSERT INTO docs VALUES (3, 'new'); UPDATE docs SET title = 'changed' WHERE id = 2; DELETE FROM docs WHERE id = 1")
-    docs.execute("SELECT pgmeaning.refresh('docs')")
-    assert drain() == 0
-    found = docs.execute(
-        "SELECT id, content_hash = sha256(convert_to(jsonb_build_array(title)::text, 'UTF8')) "
-        "FROM docs_embedding LEFT JOIN docs USING (id) ORDER BY 1"
-    ).fetchall()
-    assert found == [(2, True), (3, True)]
-
-
-def test_retry_puts_failed_rows_back_and_counts_them(docs: Connection) -> None:
-    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
-    docs.execute(
-        "INSERT INTO pgmeaning.queue (collection_id, model, key, attempts, failed_at, last_error) "
-        "SELECT id, model, jsonb_build_object('id', i), 5, now(), 'broken' FROM pgmeaning.collection, generate_series(1, 3) AS i"
-    )
-    assert docs.execute("SELECT pgmeaning.retry('docs')").fetchone() == (3,)
-    assert docs.execute("SELECT pgmeaning.retry('docs')").fetchone() == (0,)
-    assert docs.execute("SELECT count(*) FROM pgmeaning.queue WHERE failed_at IS NULL AND attempts = 0").fetchone() == (3,)
-
-
-def test_dropping_the_source_is_noticed_and_cleaned_up(docs: Connection, sidecar: Sidecar) -> None:
-    before = docs.execute("SELECT count(*) FROM pg_class").fetchone()
-    docs.execute("CREATE TABLE gone (id int PRIMARY KEY, body text); INSERT INTO gone VALUES (1, 'one')")
-    docs.execute("SELECT pgmeaning.attach('gone', columns => '{body}'); DROP TABLE gone")
-    wait_until(lambda: docs.execute("SELECT FROM pgmeaning.collection").rowcount == 0)
-    wait_until(lambda: docs.execute("SELECT count(*) FROM pg_class").fetchone() == before)
-
-
-def test_the_name_of_a_dropped_tables_collection_is_free_at_once(docs: Connection) -> None:
-    docs.execute("SELECT pgmeaning.attach('docs', columns => '{body}'); DROP TABLE docs")
-    docs.execute("CREATE TABLE docs (id int PRIMARY KEY, body text); SELECT pgmeaning.attach('docs', columns => '{body}')")
-
-
-def test_a_dropped_vector_table_breaks_its_collection_alone(docs: Connection, drain: Drain) -> None:
-    docs.execute("CREATE TABLE other (id int PRIMARY KEY, body text); INSERT INTO other VALUES (1, 'one')")
-    docs.execute("SELECT pgmeaning.attach('docs', columns => '{body}'), pgmeaning.attach('other', columns => '{body}')")
-    docs.execute('DROP TABLE pgmeaning_data."docs__synthetic-384" CASCADE; INSERT INTO docs VALUES (1, NULL, \'one\')')
-    drain()
-    assert docs.execute("SELECT count(*) FROM other_embedding").fetchone() == (1,)
-    docs.execute("SELECT pgmeaning.detach('docs')")

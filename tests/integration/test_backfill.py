@@ -151,7 +151,11 @@ def test_a_row_deleted_and_inserted_again_is_embedded_only_if_it_differs(db: Con
 
 @pytest.mark.parametrize(
     "statement",
-    ["UPDATE docs SET body = 'unseen' WHERE id = 2", "INSERT INTO docs VALUES (4, 'un', 'seen')", "DELETE FROM docs WHERE id = 2"],
+    [
+        "UPDATE docs SET body = 'unseen' WHERE id = 2",
+        "INSERT INTO docs VALUES (4, 'un', 'seen')",
+        "DELETE FROM docs WHERE id = 2",
+    ],
 )
 def test_refresh_finds_what_no_trigger_saw(db: Connection, dsn: str, statement: str) -> None:
     attach(db)
@@ -228,7 +232,7 @@ KEYS = {
     "boolean": ("bool", ["true", "false"]),
     "inet": ("inet", ["10.0.0.1/8", "::1"]),
     "range": ("int4range", ["[1,5)", "empty"]),
-    "array": ("text[]", ["{a,NULL,\"b,c\"}", "{}"]),
+    "array": ("text[]", ['{a,NULL,"b,c"}', "{}"]),
     "character": ("char(5)", ["a", "b "]),
 }
 

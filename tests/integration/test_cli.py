@@ -195,14 +195,14 @@ def test_releases_are_listed(dsn: str) -> None:
 def test_a_signal_ends_the_sidecar_cleanly(db: Connection, dsn: str, number: signal.Signals) -> None:
     process = subprocess.Popen([*PROGRAM, "sidecar", "--dsn", dsn], stderr=subprocess.PIPE, env=ENVIRONMENT)
     try:
-        wait_until(lambda: db.execute("SELECT FROM pgmeaning.sidecar WHERE pid = %s", (process.pid,)).fetchone())
+        wait_until(lambda: db.execute("SELECT 1 FROM pgmeaning.sidecar WHERE pid = %s", (process.pid,)).fetchone())
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
     finally:
         process.kill()
     assert process.returncode == 0
     assert b"Traceback" not in errors
-    assert db.execute("SELECT FROM pgmeaning.sidecar WHERE pid = %s", (process.pid,)).fetchone() is None
+    assert db.execute("SELECT 1 FROM pgmeaning.sidecar WHERE pid = %s", (process.pid,)).fetchone() is None
 
 
 def test_the_embedded_server_is_started_asked_and_stopped(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Migrations: from nothing, again, by two at once, as a role with few rights, and back."""
 
+# ruff: noqa: E501  a statement of SQL reads better on one line
+
 from __future__ import annotations
 
 import hashlib
@@ -36,7 +38,9 @@ def owned_dsn(empty_dsn: str) -> Iterator[str]:
     role = f"{conninfo_to_dict(empty_dsn)['dbname']}_owner"
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION vector")
-        connection.execute(compose.SQL("CREATE ROLE {} LOGIN PASSWORD 'owner' NOCREATEROLE").format(compose.Identifier(role)))
+        connection.execute(
+            compose.SQL("CREATE ROLE {} LOGIN PASSWORD 'owner' NOCREATEROLE").format(compose.Identifier(role))
+        )
         connection.execute(
             compose.SQL("ALTER DATABASE {} OWNER TO {}").format(
                 compose.Identifier(str(conninfo_to_dict(empty_dsn)["dbname"])), compose.Identifier(role)
@@ -103,7 +107,9 @@ def test_two_at_the_same_time_succeed_where_repeatable_read_is_the_default(empty
 
 def test_changed_functions_are_due_and_are_put_right(db: Connection, dsn: str) -> None:
     db.execute("UPDATE pgmeaning.installation SET functions_hash = 'of another version'")
-    db.execute("CREATE OR REPLACE FUNCTION pgmeaning._input_hash(input text) RETURNS bytea LANGUAGE sql AS 'SELECT NULL::bytea'")
+    db.execute(
+        "CREATE OR REPLACE FUNCTION pgmeaning._input_hash(input text) RETURNS bytea LANGUAGE sql AS 'SELECT NULL::bytea'"
+    )
     state = migrate.check(dsn)
     assert state.due
     assert state.revision == state.head

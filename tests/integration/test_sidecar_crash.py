@@ -25,7 +25,9 @@ def process(dsn: str, step: str, **settings: object) -> Iterator[subprocess.Pope
     """A sidecar process that ends up at this step; killed at the end if it still runs."""
     environment = {**os.environ, **{f"PGMEANING_{name.upper()}": str(value) for name, value in settings.items()}}
     command = [sys.executable, "-m", "tests.integration.breaking", dsn, step]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as started:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as started:
         try:
             yield started
         finally:
@@ -65,7 +67,7 @@ def test_a_sidecar_killed_at_this_step_loses_no_row(
 def test_a_row_that_kills_its_process_each_time_ends_as_failed_and_the_others_succeed(db: Connection, dsn: str) -> None:
     make_docs(db, 20)
     db.execute("UPDATE docs SET body = 'poison' WHERE id = 7")
-    statuses = []
+    statuses: list[int] = []
     while not statuses or statuses[-1] == -signal.SIGKILL:
         with process(dsn, "poison", lease=1.1, attempts=4, batch_rows=4, upkeep=0.2) as started:
             statuses.append(started.wait(60))

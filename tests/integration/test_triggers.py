@@ -1,20 +1,15 @@
 """Triggers, inbox and queue: every way to write, and no statement of the user's that fails or waits because of them."""
 
+# ruff: noqa: E501  a statement of SQL reads better on one line
+
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgmeaning import migrate
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar import Sidecar
 from tests.conftest import Connection, running, wait_until
@@ -35,7 +30,9 @@ def docs(db: Connection) -> Connection:
 
 def changes(db: Connection) -> list[Any]:
     """Takes the inbox: ids, and notes, in order and once each."""
-    rows = db.execute("WITH taken AS (DELETE FROM pgmeaning.inbox RETURNING key, note) SELECT key, note FROM taken").fetchall()
+    rows = db.execute(
+        "WITH taken AS (DELETE FROM pgmeaning.inbox RETURNING key, note) SELECT key, note FROM taken"
+    ).fetchall()
     return sorted({note or key["id"] for key, note in rows}, key=str)
 
 
@@ -80,7 +77,9 @@ def test_copy_and_on_conflict_append_what_they_changed(docs: Connection) -> None
     with docs.cursor().copy("COPY docs FROM STDIN") as copy:
         copy.write("3\tthree\t3\n4\tfour\t4\n")
     assert changes(docs) == [3, 4]
-    docs.execute("CREATE TABLE other (id int PRIMARY KEY, title text); SELECT pgmeaning.attach('other', columns => '{title}')")
+    docs.execute(
+        "CREATE TABLE other (id int PRIMARY KEY, title text); SELECT pgmeaning.attach('other', columns => '{title}')"
+    )
     docs.execute("INSERT INTO other VALUES (1, 'a'), (2, 'b')")
     changes(docs)
     docs.execute("INSERT INTO other VALUES (1, 'x'), (3, 'c') ON CONFLICT (id) DO UPDATE SET title = excluded.title")
@@ -118,14 +117,18 @@ COLUMNS = {
 
 def test_a_change_of_any_type_of_column_is_seen_and_a_rewrite_of_the_same_is_not(db: Connection) -> None:
     db.execute("CREATE TYPE pair AS (a int, b text); SET extra_float_digits = -10")
-    columns = dict(COLUMNS)
-    try:
-        db.execute("CREATE COLLATION insensitive (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
-    except psycopg.errors.FeatureNotSupported:  # a server without ICU has no such collation
-        del columns["text COLLATE insensitive"]
     unseen, seen = [], []
-    for i, (column, (before, after)) in enumerate(columns.items()):
-        db.execute(f"CREATE TABLE t{i} (id int PRIMARY KEY, c {column}); INSERT INTO t{i} VALUES (1, {before})".encode())
+    for i, (column, (before, after)) in enumerate(COLUMNS.items()):
+        try:
+            if "insensitive" in column:
+                db.execute(
+                    "CREATE COLLATION insensitive (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+                )
+            db.execute(
+                f"CREATE TABLE t{i} (id int PRIMARY KEY, c {column}); INSERT INTO t{i} VALUES (1, {before})".encode()
+            )
+        except psycopg.errors.FeatureNotSupported:
+            continue  # a server built without ICU or libxml
         db.execute(f"SELECT pgmeaning.attach('t{i}', columns => '{{c}}'); UPDATE t{i} SET c = {before}".encode())
         seen += [column] if changes(db) else []
         db.execute(f"UPDATE t{i} SET c = {after}".encode())
@@ -141,7 +144,9 @@ def test_however_often_a_row_changes_the_queue_holds_it_once(docs: Connection, d
     docs.execute("UPDATE docs SET title = 'last'")
     with running(Sidecar(dsn, Settings())):
         wait_until(lambda: docs.execute("SELECT FROM pgmeaning.inbox").rowcount == 0)
-    counted = docs.execute("SELECT count(*), count(DISTINCT (collection_id, model, key)) FROM pgmeaning.queue").fetchone()
+    counted = docs.execute(
+        "SELECT count(*), count(DISTINCT (collection_id, model, key)) FROM pgmeaning.queue"
+    ).fetchone()
     assert counted == (2, 2)
 
 
@@ -166,16 +171,30 @@ def test_writes_to_the_parent_to_a_partition_and_across_partitions_are_seen(part
 
 
 def test_partitions_added_attached_and_detached_are_found_by_the_sidecar(parted: Connection, sidecar: Sidecar) -> None:
-    parted.execute("CREATE TABLE top PARTITION OF parted FOR VALUES FROM (20) TO (30); INSERT INTO top VALUES (20, 'a')")
+    parted.execute(
+        "CREATE TABLE top PARTITION OF parted FOR VALUES FROM (20) TO (30); INSERT INTO top VALUES (20, 'a')"
+    )
     parted.execute("CREATE TABLE more (id int PRIMARY KEY, title text); INSERT INTO more VALUES (30, 'b')")
-    parted.execute("ALTER TABLE parted ATTACH PARTITION more FOR VALUES FROM (30) TO (40); INSERT INTO low VALUES (1, 'c')")
+    parted.execute(
+        "ALTER TABLE parted ATTACH PARTITION more FOR VALUES FROM (30) TO (40); INSERT INTO low VALUES (1, 'c')"
+    )
     wait_until(lambda: parted.execute("SELECT FROM parted_embedding").rowcount == 3)
-    wait_until(lambda: parted.execute("SELECT FROM pg_trigger WHERE tgrelid = 'more'::regclass AND tgname ~ 'pgmeaning'").rowcount == 4)
+    wait_until(
+        lambda: (
+            parted.execute("SELECT FROM pg_trigger WHERE tgrelid = 'more'::regclass AND tgname ~ 'pgmeaning'").rowcount
+            == 4
+        )
+    )
     parted.execute("INSERT INTO more VALUES (31, 'd')")
     wait_until(lambda: missing(parted, "parted") == [])
     parted.execute("ALTER TABLE parted DETACH PARTITION more")
     wait_until(lambda: missing(parted, "parted") == [])
-    wait_until(lambda: parted.execute("SELECT FROM pg_trigger WHERE tgrelid = 'more'::regclass AND tgname ~ 'pgmeaning'").rowcount == 0)
+    wait_until(
+        lambda: (
+            parted.execute("SELECT FROM pg_trigger WHERE tgrelid = 'more'::regclass AND tgname ~ 'pgmeaning'").rowcount
+            == 0
+        )
+    )
     parted.execute("INSERT INTO more VALUES (32, 'e'); DROP TABLE more")
 
 
@@ -189,7 +208,9 @@ def test_children_by_inheritance_are_seen_also_without_a_key(db: Connection, dra
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
-def test_strict_writers_beside_a_busy_sidecar_and_refresh_never_fail(docs: Connection, connect: Connect, sidecar: Sidecar, level: str) -> None:
+def test_strict_writers_beside_a_busy_sidecar_and_refresh_never_fail(
+    docs: Connection, connect: Connect, sidecar: Sidecar, level: str
+) -> None:
     writer = connect(autocommit=False)
     writer.execute(f"SET default_transaction_isolation = '{level.lower()}'".encode())
     writer.commit()
@@ -202,7 +223,9 @@ def test_strict_writers_beside_a_busy_sidecar_and_refresh_never_fail(docs: Conne
     wait_until(lambda: missing(docs) == [])
 
 
-def test_two_transactions_over_the_same_rows_in_opposite_orders_do_not_meet_in_our_tables(docs: Connection, connect: Connect, sidecar: Sidecar) -> None:
+def test_two_transactions_over_the_same_rows_in_opposite_orders_do_not_meet_in_our_tables(
+    docs: Connection, connect: Connect, sidecar: Sidecar
+) -> None:
     docs.execute("CREATE TABLE second (id int PRIMARY KEY, title text); INSERT INTO second VALUES (1, 'a'), (2, 'b')")
     docs.execute("SELECT pgmeaning.attach('second', columns => '{title}')")
     one, two = connect(autocommit=False), connect(autocommit=False)
@@ -231,14 +254,25 @@ def test_a_renamed_or_dropped_column_lets_writes_pass_and_marks_the_collection_b
 ) -> None:
     drain()
     docs.execute(f"ALTER TABLE docs {gone}".encode())
-    docs.execute("UPDATE docs SET other = 5; DELETE FROM docs WHERE other = 6; INSERT INTO docs (other) SELECT 1 WHERE false; TRUNCATE docs")
+    docs.execute(
+        "UPDATE docs SET other = 5; DELETE FROM docs WHERE other = 6; INSERT INTO docs (other) SELECT 1 WHERE false; TRUNCATE docs"
+    )
     drain()
     with running(Sidecar(dsn, Settings(upkeep=0.1))):
-        wait_until(lambda: docs.execute("SELECT FROM pgmeaning.status WHERE state = 'broken' AND problem ~ 'gone or was renamed'").rowcount == 1)
+        wait_until(
+            lambda: (
+                docs.execute(
+                    "SELECT FROM pgmeaning.status WHERE state = 'broken' AND problem ~ 'gone or was renamed'"
+                ).rowcount
+                == 1
+            )
+        )
 
 
 def test_a_column_that_gets_its_name_back_heals_its_collection(docs: Connection, sidecar: Sidecar) -> None:
-    docs.execute("ALTER TABLE docs RENAME title TO headline; UPDATE docs SET headline = 'new'; INSERT INTO docs VALUES (3, 'three')")
+    docs.execute(
+        "ALTER TABLE docs RENAME title TO headline; UPDATE docs SET headline = 'new'; INSERT INTO docs VALUES (3, 'three')"
+    )
     wait_until(lambda: docs.execute("SELECT FROM pgmeaning.status WHERE state = 'broken'").rowcount == 1)
     docs.execute("ALTER TABLE docs RENAME headline TO title")
     wait_until(lambda: docs.execute("SELECT FROM pgmeaning.status WHERE state = 'ready'").rowcount == 1)
@@ -246,32 +280,47 @@ def test_a_column_that_gets_its_name_back_heals_its_collection(docs: Connection,
     wait_until(lambda: missing(docs) == [])
 
 
-@pytest.mark.parametrize("change", ["title TYPE varchar(99)", "title TYPE json USING to_json(title)", "title TYPE point USING '(1,1)'", "id TYPE bigint"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "title TYPE varchar(99)",
+        "title TYPE json USING to_json(title)",
+        "title TYPE point USING '(1,1)'",
+        "id TYPE bigint",
+    ],
+)
 def test_altering_a_type_never_makes_a_write_fail(docs: Connection, drain: Drain, change: str) -> None:
     docs.execute("UPDATE docs SET other = 0")  # the plans are cached before
     docs.execute(f"ALTER TABLE docs ALTER {change}".encode())
-    docs.execute("UPDATE docs SET other = 1; UPDATE docs SET title = title; DELETE FROM docs WHERE id = 2; INSERT INTO docs (id) VALUES (7)")
+    docs.execute(
+        "UPDATE docs SET other = 1; UPDATE docs SET title = title; DELETE FROM docs WHERE id = 2; INSERT INTO docs (id) VALUES (7)"
+    )
     drain()
     if not change.startswith("id"):
         assert missing(docs) == []
 
 
-def test_a_function_that_a_new_type_broke_is_made_anew_once(db: Connection, drain: Drain) -> None:
+def test_a_column_of_a_type_that_the_trigger_was_not_made_for_is_followed(db: Connection, drain: Drain) -> None:
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, title int); INSERT INTO docs VALUES (1, 1)")
     db.execute("SELECT pgmeaning.attach('docs', columns => '{title}'); UPDATE docs SET title = 2")
     db.execute("ALTER TABLE docs ALTER title TYPE json USING to_json(title); UPDATE docs SET title = '3'")
-    assert [note for note in changes(db) if str(note).startswith("broken")]
     db.execute("UPDATE docs SET title = '4'")
     assert drain() == 0
     assert missing(db) == []
+    db.execute("UPDATE docs SET title = '4'")
+    assert changes(db) == []
     db.execute("UPDATE docs SET title = '5'")
     assert changes(db) == [1]
 
 
 def test_other_changes_of_the_table_are_none_of_our_business(docs: Connection, drain: Drain) -> None:
-    docs.execute("ALTER TABLE docs ADD more text DEFAULT 'x', DROP other, ALTER title SET DEFAULT 'y'; INSERT INTO docs (id) VALUES (3)")
+    docs.execute(
+        "ALTER TABLE docs ADD more text DEFAULT 'x', DROP other, ALTER title SET DEFAULT 'y'; INSERT INTO docs (id) VALUES (3)"
+    )
     docs.execute("ALTER TABLE docs RENAME TO papers; INSERT INTO papers (id) VALUES (4)")
-    docs.execute("CREATE SCHEMA elsewhere; ALTER TABLE papers SET SCHEMA elsewhere; UPDATE elsewhere.papers SET title = 'new'")
+    docs.execute(
+        "CREATE SCHEMA elsewhere; ALTER TABLE papers SET SCHEMA elsewhere; UPDATE elsewhere.papers SET title = 'new'"
+    )
     assert drain() == 0
     assert docs.execute("SELECT count(*) FROM docs_embedding JOIN elsewhere.papers USING (id)").fetchone() == (4,)
     docs.execute("DROP TABLE elsewhere.papers")

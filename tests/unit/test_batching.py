@@ -70,14 +70,18 @@ def test_documents_that_differ_only_in_their_instruction_are_two() -> None:
 
 
 @given(st.lists(st.integers(0, 60), unique=True, min_size=1, max_size=60), st.data())
-def test_the_poison_of_a_batch_is_found_and_all_others_get_their_own_vectors(keys: list[int], data: st.DataObject) -> None:
+def test_the_poison_of_a_batch_is_found_and_all_others_get_their_own_vectors(
+    keys: list[int], data: st.DataObject
+) -> None:
     texts = [str(key) for key in keys]
     poison: set[str | None] = set(data.draw(st.lists(st.sampled_from(texts), unique=True)))
     embedded = batching.embed(Poisoned(poison), documents(texts), 32)
     assert {texts[place] for place in embedded.errors} == poison
     good = [text for text in texts if text not in poison]
     assert [texts[place] for place in embedded.places] == good
-    assert np.array_equal(embedded.vectors, SyntheticEmbedder(32).embed_documents(documents(good)) if good else np.empty((0, 32)))
+    assert np.array_equal(
+        embedded.vectors, SyntheticEmbedder(32).embed_documents(documents(good)) if good else np.empty((0, 32))
+    )
 
 
 def test_one_poison_among_128_costs_few_calls_of_the_model() -> None:

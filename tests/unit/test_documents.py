@@ -25,7 +25,9 @@ def target(parts: Parts | None = None) -> Target:
     ("texts", "expected"),
     [(["a", "b"], "a\n\nb"), (["a", None], "a"), ([None, "b"], "b"), (["", "b"], "\n\nb"), (["", ""], "\n\n")],
 )
-def test_columns_are_joined_by_a_blank_line_and_a_null_leaves_no_gap(texts: Sequence[str | None], expected: str) -> None:
+def test_columns_are_joined_by_a_blank_line_and_a_null_leaves_no_gap(
+    texts: Sequence[str | None], expected: str
+) -> None:
     assert render(target(), texts) == expected
 
 

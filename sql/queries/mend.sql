@@ -1,1 +1,0 @@
-SELECT pgmeaning._mend(%(collection_id)s, %(noted)s)
