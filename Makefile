@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-BENCHMARK ?= $(sort $(wildcard benchmarks/*.py))
+BENCHMARK ?= ingest writers quality
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench docs clean
@@ -25,8 +25,9 @@ lint: $(VENV)/.set-up-dev ## check style, types and layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(VENV)/.set-up-dev ## run the benchmarks; BENCHMARK=benchmarks/ingest.py runs one
-	@for script in $(BENCHMARK); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+bench: $(VENV)/.set-up-dev ## run the benchmarks; BENCHMARK=ingest runs one
+	@$(PIP) install --no-deps cherche==2.2.1
+	@for name in $(BENCHMARK); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 docs: $(VENV)/.set-up-run ## write docs/cli.md from the commands' own --help
 	@$(BIN)/python docs/generate_cli.py

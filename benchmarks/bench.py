@@ -19,7 +19,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from pgmeaning import migrate
-from pgmeaning.models.base import Embedder, Vectors, load_embedder
+from pgmeaning.models.base import Embedder, Vectors, load_embedder, unit_length
+from pgmeaning.sidecar import Sidecar
 from pgmeaning.store import COPY_HEADER, COPY_TRAILER
 from pgmeaning.types import Document
 
@@ -52,7 +53,9 @@ def _server(settings: dict[str, str]) -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="pgmeaning-bench-"))
     folder.chmod(0o755)
     try:
-        with EmbeddedServer(folder / "data", settings={"max_wal_size": "16GB", "checkpoint_timeout": "1h", **settings}) as server:
+        with EmbeddedServer(
+            folder / "data", settings={"max_wal_size": "16GB", "checkpoint_timeout": "1h", **settings}
+        ) as server:
             yield server.dsn
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,12 +98,15 @@ def _run_sidecar(dsn: str, stop: Event, slow: bool) -> None:
 
     import structlog
 
-    from pgmeaning.sidecar import Sidecar
-
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     running = Sidecar(dsn, load=(lambda model: Slow(load_embedder(model))) if slow else load_embedder)
-    threading.Thread(target=lambda: (stop.wait(), running.stop()), daemon=True).start()
+    threading.Thread(target=_stop_when, args=(stop, running), daemon=True).start()
     running.run()
+
+
+def _stop_when(stop: Event, running: Sidecar) -> None:
+    stop.wait()
+    running.stop()
 
 
 def peak_memory(pid: int) -> float:
@@ -139,7 +145,7 @@ def copy_raw(connection: Connection, table: str, vectors: Vectors) -> float:
             head = struct.pack("!hiqihh", 2, 8, start + place, width + 4, dimensions, 0)
             stream += (head, raw[place * width : (place + 1) * width])
         stream.append(COPY_TRAILER)
-        with connection.cursor().copy(f"COPY {table} (id, embedding) FROM STDIN (FORMAT BINARY)") as copy:  # type: ignore[arg-type]
+        with connection.cursor().copy(f"COPY {table} (id, embedding) FROM STDIN (FORMAT BINARY)") as copy:
             copy.write(b"".join(stream))
     return time.perf_counter() - started
 
@@ -147,7 +153,7 @@ def copy_raw(connection: Connection, table: str, vectors: Vectors) -> float:
 def unit_vectors(count: int, dimensions: int) -> Vectors:
     """Random unit vectors, float32 [count, dimensions]."""
     vectors = np.random.default_rng(0).standard_normal((count, dimensions), dtype=np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit_length(vectors)
 
 
 def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -156,4 +162,9 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[object
     widths = [max(len(row[i]) for row in [list(heads), *cells]) for i in range(len(heads))]
     print(f"\n{title}")
     for row in [list(heads), ["-" * width for width in widths], *cells]:
-        print("  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))))
+        print(
+            "  ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+        )

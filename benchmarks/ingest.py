@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from functools import partial
 
 import psycopg
 
 from benchmarks import bench
+from pgmeaning.models.base import Vectors
 
 MODEL = "synthetic-4096"
 
@@ -28,7 +30,8 @@ def main() -> None:
     with bench.database() as dsn, psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CREATE TABLE docs (id bigint PRIMARY KEY, title text, body text)")
         connection.execute(
-            "INSERT INTO docs SELECT i, 'title ' || i, repeat('body of ' || i || ' ', 10) FROM generate_series(1, %s) AS i", (options.rows,)
+            "INSERT INTO docs SELECT i, 'title ' || i, repeat('body ' || i || ' ', 10) FROM generate_series(1, %s) AS i",
+            (options.rows,),
         )
         throughput(dsn, connection, options.rows, options.rounds)
         latency(dsn, connection)
@@ -44,7 +47,11 @@ def throughput(dsn: str, connection: bench.Connection, count: int, rounds: int) 
     with bench.sidecar(dsn) as process:
         for _ in range(rounds):
             raw.append(_raw(connection, vectors, ""))
-            signed.append(_raw(connection, vectors, ", signature bit(4096) GENERATED ALWAYS AS (binary_quantize(embedding)) STORED"))
+            signed.append(
+                _raw(
+                    connection, vectors, ", signature bit(4096) GENERATED ALWAYS AS (binary_quantize(embedding)) STORED"
+                )
+            )
             ours.append(_drain(connection, count))
             memory.append((count, bench.peak_memory(process.pid or 0)))
     raw_rate, signed_rate, our_rate = (count / statistics.median(s for s, _ in runs) for runs in (raw, signed, ours))
@@ -54,17 +61,33 @@ def throughput(dsn: str, connection: bench.Connection, count: int, rounds: int) 
         ["", "rows/s", "of raw", "WAL bytes/row", "of raw"],
         [
             ["raw limit: COPY BINARY", raw_rate, 1.0, round(raw_wal), 1.0],
-            ["the same, with a signature column", signed_rate, signed_rate / raw_rate, round(signed_wal), signed_wal / raw_wal],
+            [
+                "the same, with a signature column",
+                signed_rate,
+                signed_rate / raw_rate,
+                round(signed_wal),
+                signed_wal / raw_wal,
+            ],
             ["attach and drain", our_rate, our_rate / raw_rate, round(our_wal), our_wal / raw_wal],
-            ["  without the signature's share", "", "", round(our_wal - signed_wal + raw_wal), f"{(our_wal - signed_wal + raw_wal) / raw_wal:.4f}"],
+            [
+                "  without the signature's share",
+                "",
+                "",
+                round(our_wal - signed_wal + raw_wal),
+                f"{(our_wal - signed_wal + raw_wal) / raw_wal:.4f}",
+            ],
         ],
     )
-    bench.print_table("Sidecar, peak memory without a model", ["rows drained so far", "MB"], [[(i + 1) * n, mb] for i, (n, mb) in enumerate(memory)])
+    bench.print_table(
+        "Sidecar, peak memory without a model",
+        ["rows drained so far", "MB"],
+        [[(i + 1) * n, mb] for i, (n, mb) in enumerate(memory)],
+    )
 
 
-def _raw(connection: bench.Connection, vectors: bench.Vectors, more: str) -> tuple[float, float]:
+def _raw(connection: bench.Connection, vectors: Vectors, more: str) -> tuple[float, float]:
     connection.execute("DROP TABLE IF EXISTS raw")
-    connection.execute(f"CREATE TABLE raw (id bigint PRIMARY KEY, embedding vector(4096) NOT NULL{more})")  # type: ignore[arg-type]
+    connection.execute(f"CREATE TABLE raw (id bigint PRIMARY KEY, embedding vector(4096) NOT NULL{more})")
     connection.execute("CHECKPOINT")
     before = bench.wal(connection)
     seconds = bench.copy_raw(connection, "raw", vectors)
@@ -83,6 +106,10 @@ def _drain(connection: bench.Connection, count: int) -> tuple[float, float]:
     return result
 
 
+def _visible(connection: bench.Connection, key: int) -> bool:
+    return connection.execute("SELECT 1 FROM docs_embedding WHERE id = %s", (key,)).fetchone() is not None
+
+
 def latency(dsn: str, connection: bench.Connection, tries: int = 200) -> None:
     """From the INSERT's commit to the vector being visible, with a sidecar that sleeps."""
     connection.execute("SELECT pgmeaning.attach('docs', ARRAY['title', 'body'], model => %s)", (MODEL,))
@@ -94,7 +121,7 @@ def latency(dsn: str, connection: bench.Connection, tries: int = 200) -> None:
             key = 1_000_000 + i
             connection.execute("INSERT INTO docs VALUES (%s, 'new', %s)", (key, str(key)))
             started = time.perf_counter()
-            bench.wait_until(lambda key=key: connection.execute("SELECT 1 FROM docs_embedding WHERE id = %s", (key,)).fetchone())
+            bench.wait_until(partial(_visible, connection, key))
             times.append((time.perf_counter() - started) * 1000)
     times.sort()
     bench.print_table(

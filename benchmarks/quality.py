@@ -40,16 +40,24 @@ def main() -> None:
     with bench.database() as dsn, pgmeaning.connect(dsn) as client:
         client.connection.execute("CREATE TABLE papers (id int PRIMARY KEY, title text, comment text, abstract text)")
         with client.connection.cursor() as cursor:
-            cursor.executemany("INSERT INTO papers VALUES (%s, %s, %s, %s)", [(i, *texts) for i, texts in enumerate(documents)])
+            cursor.executemany(
+                "INSERT INTO papers VALUES (%s, %s, %s, %s)", [(i, *texts) for i, texts in enumerate(documents)]
+            )
         client.attach("papers", columns=["title", "comment", "abstract"], model=MODEL)
         assert Sidecar(dsn).run(drain=True) == 0
         with bench.sidecar(dsn):
             found = evaluate(queries, lambda query: client.search("papers", query, k=10, timeout=60))
-            reranked = evaluate(queries, lambda query: client.search("papers", query, k=10, rerank=RERANKED, reranker=RERANKER, timeout=60))
+            reranked = evaluate(
+                queries,
+                lambda query: client.search("papers", query, k=10, rerank=RERANKED, reranker=RERANKER, timeout=60),
+            )
     bench.print_table(
         f"semanlink, {len(documents)} documents, {len(queries)} queries, nDCG@10",
         ["", "nDCG@10"],
-        [[f"vector search, {MODEL}", f"{found:.3f}"], [f"the first {RERANKED} reranked by late interaction", f"{reranked:.3f}"]],
+        [
+            [f"vector search, {MODEL}", f"{found:.3f}"],
+            [f"the first {RERANKED} reranked by late interaction", f"{reranked:.3f}"],
+        ],
     )
 
 
@@ -75,7 +83,9 @@ def semanlink() -> tuple[list[tuple[str, str, str]], list[Judged]]:
 
 def evaluate(queries: Sequence[Judged], search: Callable[[str], list[pgmeaning.Hit]]) -> float:
     """The mean nDCG@10."""
-    return sum(ndcg([hit.key["id"] for hit in search(judged.query)], judged.relevant) for judged in queries) / len(queries)
+    return sum(ndcg([hit.key["id"] for hit in search(judged.query)], judged.relevant) for judged in queries) / len(
+        queries
+    )
 
 
 def ndcg(found: Sequence[int], relevant: frozenset[int], k: int = 10) -> float:

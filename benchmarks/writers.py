@@ -2,8 +2,8 @@
 
     python -m benchmarks.writers [--seconds 6] [--rounds 3]
 
-pgbench writes into one table without triggers and into one that is attached, in turn, round by round. "Sidecar busy": a
-real sidecar is awake with a model that takes its time (as one on a GPU or behind HTTP does), so triggers send no NOTIFY.
+pgbench writes into one table without triggers and into one that is attached, in turn, round by round. "Sidecar busy":
+a real sidecar is awake with a model that takes its time (as one behind HTTP does), so triggers send no NOTIFY.
 "Sidecar asleep": nobody drains, so each statement's commit carries a NOTIFY. "Sidecar at full speed": the model costs
 nothing, so the sidecar competes with the writers for the same processors.
 """
@@ -26,7 +26,9 @@ import psycopg
 from benchmarks import bench
 
 SINGLE = "INSERT INTO {table} (title, body) VALUES ('a title', 'a body of some words');"
-MANY = "INSERT INTO {table} (title, body) SELECT 'title ' || i, 'a body of some words' FROM generate_series(1, 1000) AS i;"
+MANY = (
+    "INSERT INTO {table} (title, body) SELECT 'title ' || i, 'a body of some words' FROM generate_series(1, 1000) AS i;"
+)
 
 
 def main() -> None:
@@ -38,16 +40,25 @@ def main() -> None:
     with bench.database() as dsn:
         rows = [
             [what, *compare(dsn, SINGLE, 16, setting, options)]
-            for what, setting in (("sidecar busy", "slow"), ("sidecar asleep", "none"), ("sidecar at full speed", "fast"))
+            for what, setting in (
+                ("sidecar busy", "slow"),
+                ("sidecar asleep", "none"),
+                ("sidecar at full speed", "fast"),
+            )
         ]
         bench.print_table("16 writers of single rows, transactions/s", ["", "no trigger", "trigger", "kept"], rows)
         rows = [
-            [what, *compare(dsn, MANY, 4, setting, options)] for what, setting in (("sidecar busy", "slow"), ("sidecar asleep", "none"))
+            [what, *compare(dsn, MANY, 4, setting, options)]
+            for what, setting in (("sidecar busy", "slow"), ("sidecar asleep", "none"))
         ]
-        bench.print_table("4 writers of 1,000 rows a statement, statements/s", ["", "no trigger", "trigger", "kept"], rows)
+        bench.print_table(
+            "4 writers of 1,000 rows a statement, statements/s", ["", "no trigger", "trigger", "kept"], rows
+        )
 
 
-def compare(dsn: str, script: str, clients: int, setting: str, options: argparse.Namespace) -> tuple[float, float, float]:
+def compare(
+    dsn: str, script: str, clients: int, setting: str, options: argparse.Namespace
+) -> tuple[float, float, float]:
     """(transactions a second without and with the trigger, the ratio), medians of the rounds."""
     plain: list[float] = []
     attached: list[float] = []
@@ -64,8 +75,10 @@ def _tables(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT pgmeaning.detach(collection) FROM pgmeaning.status")
         for table in ("plain", "docs"):
-            connection.execute(f"DROP TABLE IF EXISTS {table}")  # type: ignore[call-overload]
-            connection.execute(f"CREATE TABLE {table} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, title text, body text)")  # type: ignore[call-overload]
+            connection.execute(f"DROP TABLE IF EXISTS {table}")
+            connection.execute(
+                f"CREATE TABLE {table} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, title text, body text)"
+            )
         connection.execute("SELECT pgmeaning.attach('docs', ARRAY['title', 'body'], model => 'synthetic-384')")
         connection.execute("TRUNCATE pgmeaning.inbox")
         connection.execute("CHECKPOINT")
@@ -76,7 +89,9 @@ def _sidecar(dsn: str, setting: str) -> Iterator[None]:
     """A sidecar of that setting, already busy with a backlog where it is to be."""
     if setting == "slow":
         with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute("INSERT INTO docs (title, body) SELECT 'backlog', i::text FROM generate_series(1, 5000) AS i")
+            connection.execute(
+                "INSERT INTO docs (title, body) SELECT 'backlog', i::text FROM generate_series(1, 5000) AS i"
+            )
     with nullcontext() if setting == "none" else bench.sidecar(dsn, slow=setting == "slow"):
         yield
 
@@ -86,7 +101,21 @@ def pgbench(dsn: str, script: str, clients: int, seconds: int) -> float:
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(script + "\n")
         file.flush()
-        command = [_program(), "-n", "-M", "prepared", "-c", str(clients), "-j", "2", "-T", str(seconds), "-f", file.name, dsn]
+        command = [
+            _program(),
+            "-n",
+            "-M",
+            "prepared",
+            "-c",
+            str(clients),
+            "-j",
+            "2",
+            "-T",
+            str(seconds),
+            "-f",
+            file.name,
+            dsn,
+        ]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"tps = ([\d.]+)", output)
     assert found is not None, output

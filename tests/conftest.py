@@ -117,7 +117,9 @@ def empty_dsn(server_dsn: str) -> Iterator[str]:
 
 def _create(server_dsn: str, name: str, template: str) -> None:
     with psycopg.connect(server_dsn, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+        )
 
 
 def _drop(server_dsn: str, name: str) -> None:
@@ -172,7 +174,10 @@ def running(sidecar: Sidecar) -> Iterator[Sidecar]:
     try:
         with psycopg.connect(sidecar.dsn, autocommit=True) as connection:
             wait_until(
-                lambda: connection.execute("SELECT 1 FROM pgmeaning.sidecar WHERE id = %s", (sidecar.id,)).fetchone() is not None
+                lambda: (
+                    connection.execute("SELECT 1 FROM pgmeaning.sidecar WHERE id = %s", (sidecar.id,)).fetchone()
+                    is not None
+                )
             )
         yield sidecar
     finally:

@@ -88,7 +88,7 @@ def print_json(document: object) -> None:
     typer.echo(json.dumps(document, default=_plain, ensure_ascii=False, indent=2))
 
 
-def _plain(value: Any) -> object:  # noqa: ANN401
+def _plain(value: Any) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     if hasattr(value, "isoformat"):
@@ -126,7 +126,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> Table:
     return drawn
 
 
-def shown(value: Any) -> str:  # noqa: ANN401
+def shown(value: Any) -> str:
     """A value as people read it."""
     if value is None:
         return ""

@@ -319,7 +319,7 @@ def _flat_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
     return list(_flat(rows[0])) if rows else []
 
 
-def _shortened(value: Any) -> Any:  # noqa: ANN401
+def _shortened(value: Any) -> Any:
     return value[:199] + "…" if isinstance(value, str) and len(value) > 200 else value
 
 

@@ -263,7 +263,7 @@ class Client:
         with translated_errors():
             return self.connection.execute(sql.query(name), arguments)
 
-    def _value(self, name: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    def _value(self, name: str, arguments: Mapping[str, Any]) -> Any:
         row = self._execute(name, arguments).fetchone()
         return row[0] if row else None
 

@@ -312,5 +312,5 @@ def _timed(work: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
-def _cut(value: Any) -> Any:  # noqa: ANN401
+def _cut(value: Any) -> Any:
     return value[:57] + "…" if isinstance(value, str) and len(value) > 58 else value

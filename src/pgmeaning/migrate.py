@@ -149,7 +149,7 @@ def _upgrade(alchemy: sqlalchemy.Connection, connection: psycopg.Connection[Any]
     _run_alembic(alchemy, "upgrade", "head")
     connection.execute(sql.query("migration_path"))
     for _, text in sql.functions():
-        connection.execute(text)  # type: ignore[call-overload]  # our own files
+        connection.execute(text)  # our own files
     connection.execute(sql.query("register_models"), (_models_json(),))
     connection.execute(sql.query("register_releases"), (_releases_json(),))
     connection.execute(sql.query("record_installation"), (_contents_hash(), _version()))

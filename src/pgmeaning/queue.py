@@ -110,7 +110,7 @@ class Queue:
         """Hand back all that this sidecar has claimed, as far as the database knows."""
         retrying(lambda: self._connection.execute(sql.query("release_all"), {"sidecar": self._sidecar}))
 
-    def _run(self, name: str, claims: Sequence[Claim], **more: Any) -> None:  # noqa: ANN401
+    def _run(self, name: str, claims: Sequence[Claim], **more: Any) -> None:
         retrying(lambda: self._connection.execute(sql.query(name), {**_identity(claims), **more}))
 
     def fail_crashed(self) -> None:

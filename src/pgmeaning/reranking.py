@@ -68,7 +68,7 @@ def default_reranker() -> str:
     return os.environ.get(SETTING) or current_release().reranker
 
 
-def loaded_reranker(model: Model | str | None = None, **options: Any) -> SharedReranker:  # noqa: ANN401
+def loaded_reranker(model: Model | str | None = None, **options: Any) -> SharedReranker:
     """The reranker, loaded on first use and kept for the process; any thread may use it."""
     wanted = model if isinstance(model, Model) else builtin_model(model or default_reranker())
     key = (wanted.name, wanted.backend, fingerprint(wanted), repr(sorted(options.items())))
@@ -119,7 +119,7 @@ def _load(model: Model, options: Mapping[str, Any]) -> Reranker:
 # ---------------------------------------------------------------- from a row to a document
 
 
-def _document(place: int, row: Any, text: Field | None, image: Field | None) -> Document:  # noqa: ANN401
+def _document(place: int, row: Any, text: Field | None, image: Field | None) -> Document:
     if isinstance(row, Document) and text is None and image is None:
         return row
     written = _own_text(place, row, image is not None) if text is None else _joined(_values(place, row, text))
@@ -129,7 +129,7 @@ def _document(place: int, row: Any, text: Field | None, image: Field | None) -> 
     return Document(text=written, images=tuple(pictures))
 
 
-def _own_text(place: int, row: Any, has_image: bool) -> str:  # noqa: ANN401
+def _own_text(place: int, row: Any, has_image: bool) -> str:
     match row:
         case str():
             return row
@@ -148,7 +148,7 @@ def _joined(values: Iterable[Any]) -> str:
     return SEPARATOR.join(str(value) for value in values if value is not None)
 
 
-def _values(place: int, row: Any, field: Field) -> list[Any]:  # noqa: ANN401
+def _values(place: int, row: Any, field: Field) -> list[Any]:
     if isinstance(field, str | int):
         return [_value(place, row, field)]
     if callable(field):
@@ -156,14 +156,14 @@ def _values(place: int, row: Any, field: Field) -> list[Any]:  # noqa: ANN401
     return [_value(place, row, name) for name in field]
 
 
-def _value(place: int, row: Any, name: str | int) -> Any:  # noqa: ANN401
+def _value(place: int, row: Any, name: str | int) -> Any:
     try:
         return row[name] if isinstance(name, int) and not isinstance(row, Mapping) else _columns(row, name)[name]
     except (LookupError, TypeError):
         raise InputError(f"row {place} has no column {name!r}", hint=f"it has: {_there(row)}") from None
 
 
-def _columns(row: Any, name: str | int) -> Any:  # noqa: ANN401
+def _columns(row: Any, name: str | int) -> Any:
     """Something to subscript with the name: the row, its mapping, or (for an attribute) a mapping made for it."""
     if isinstance(row, Hit):
         return {"chunk_text": row.chunk_text, **row.key, **row.row}
@@ -182,7 +182,7 @@ def _of_entities(columns: Mapping[Any, Any], name: str | int) -> dict[str | int,
     return {name: getattr(entities[0], str(name))} if entities else {}
 
 
-def _there(row: Any) -> str:  # noqa: ANN401
+def _there(row: Any) -> str:
     """The columns of a row, for an error's hint."""
     if isinstance(row, Hit):
         names: Iterable[Any] = row.row

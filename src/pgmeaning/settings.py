@@ -27,6 +27,6 @@ class Settings(BaseSettings):
     writers: int = Field(default=2, ge=1, le=16, description="connections that write vectors")
     grace: float = Field(default=5, ge=0, description="after SIGTERM, how long a running batch may still finish")
     cache_rows: int = Field(default=10_000, ge=0, description="query vectors kept")
-    request_age: float = Field(default=60, gt=0, description="after so long an unanswered request is dropped")
-    device: str | None = Field(default=None, description="where models run: cpu, cuda, ...; none: the best there is")
-    location: str | None = Field(default=None, description="a folder that holds models, by name, before their hub names")
+    location: str | None = Field(
+        default=None, description="a folder with models in folders of their names; looked into before the hub"
+    )

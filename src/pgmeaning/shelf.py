@@ -29,7 +29,7 @@ class Shelf:
         self.turn = Turn()
 
     def get(self, name: str) -> Embedder:
-        """The embedder of that name; raises ModelError where it cannot run here, at once if that was found out lately."""
+        """The embedder of that name; raises ModelError where it cannot run here, at once if that is known."""
         with self._loading:
             if name in self._loaded:
                 return self._loaded[name]
@@ -42,7 +42,9 @@ class Shelf:
         try:
             self._loaded[name] = self._load(name)
         except Exception as error:
-            failure = error if isinstance(error, ModelError) else ModelError(f"model {name!r} cannot be loaded: {error}")
+            failure = (
+                error if isinstance(error, ModelError) else ModelError(f"model {name!r} cannot be loaded: {error}")
+            )
             self._failed[name] = (time.monotonic() + RETRY_SECONDS, failure)
             log.error("model cannot run here", model=name, error=str(failure))
             raise failure from error
@@ -97,5 +99,3 @@ class Turn:
         with self._condition:
             self._busy = False
             self._condition.notify_all()
-
-

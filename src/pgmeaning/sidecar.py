@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -199,6 +200,9 @@ class Sidecar:
         if row is None:
             raise ModelNotFound(f"there is no model {name!r} in this database", hint="pgmeaning model list")
         row["modalities"] = tuple(row["modalities"])
+        own = Path(self.settings.location or "", name)
+        if self.settings.location and own.is_dir():
+            row["location"] = str(own)
         return self._load(Model(**row))
 
     # Embed

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from psycopg import sql as compose
 
@@ -37,9 +37,9 @@ def composed(name: str, parts: Mapping[str, str], *, parameters: bool = True) ->
 
     `parameters`: whether it will be executed with some, so that a percent sign in an identifier must be doubled.
     """
-    template = compose.SQL(query(name))  # type: ignore[arg-type]  # our own file, not a user's text
+    template = compose.SQL(query(name))  # our own file, not a user's text
     values = {key: value.replace("%", "%%") if parameters else value for key, value in parts.items()}
-    return template.format(**{key: compose.SQL(value) for key, value in values.items()})  # type: ignore[arg-type]
+    return template.format(**{key: compose.SQL(value) for key, value in values.items()})
 
 
 def migration(name: str) -> str:
@@ -61,7 +61,7 @@ def functions_hash() -> str:
     """Tells whether the repeatable files of this package are the ones that a database has."""
     digest = hashlib.sha256()
     for name, text in functions():
-        digest.update(cast(bytes, name.encode() + b"\0" + text.encode() + b"\0"))
+        digest.update(name.encode() + b"\0" + text.encode() + b"\0")
     return digest.hexdigest()
 
 

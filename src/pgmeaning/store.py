@@ -49,7 +49,7 @@ def read_rows(connection: Connection, target: Target, claims: Sequence[Claim], c
     return [_row(target, claim, found.get(place)) for place, claim in enumerate(claims, start=1)]
 
 
-def _value(cursor: Any, row: int, column: int) -> bytes | None:  # noqa: ANN401
+def _value(cursor: Any, row: int, column: int) -> bytes | None:
     value: bytes | None = cursor.pgresult.get_value(row, column)
     return value
 

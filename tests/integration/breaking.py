@@ -29,11 +29,11 @@ STEPS = {
 }
 
 
-def stop_after(owner: Any, name: str) -> None:  # noqa: ANN401
+def stop_after(owner: Any, name: str) -> None:
     """Let the first call that found something return to nobody."""
     original = getattr(owner, name)
 
-    def _stopping(*arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
+    def _stopping(*arguments: Any, **keywords: Any) -> Any:
         result = original(*arguments, **keywords)
         if result:
             wait_to_be_killed()

@@ -35,7 +35,7 @@ def embedded(db: Connection) -> list[int]:
     return [key for (key,) in db.execute("SELECT id FROM docs_embedding ORDER BY id").fetchall()]
 
 
-def drained(dsn: str, watched: Watched, **settings: Any) -> int:  # noqa: ANN401
+def drained(dsn: str, watched: Watched, **settings: Any) -> int:
     return Sidecar(dsn, Settings(**settings), load=watched.load).run(drain=True)
 
 

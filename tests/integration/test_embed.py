@@ -24,7 +24,7 @@ from tests.conftest import Connection, running, wait_until
 Connect = Callable[..., Connection]
 
 
-def embed(connection: Connection, text: str | None, **named: object) -> Any:  # noqa: ANN401
+def embed(connection: Connection, text: str | None, **named: object) -> Any:
     arguments = "".join(f", {name} => %({name})s" for name in named)
     row = connection.execute(f"SELECT pgmeaning.embed(%(input)s{arguments})", {"input": text, **named}).fetchone()
     assert row is not None
@@ -58,7 +58,7 @@ class Held(SyntheticEmbedder):
         self.asked = threading.Event()
         self.let_go = threading.Event()
 
-    def embed_queries(self, queries: Any) -> Any:  # noqa: ANN401
+    def embed_queries(self, queries: Any) -> Any:
         self.asked.set()
         assert self.let_go.wait(30)
         return super().embed_queries(queries)
@@ -150,7 +150,7 @@ def test_a_miss_survives_the_roll_back_of_its_transaction(db: Connection, sideca
 def test_many_sessions_ask_at_once(connect: Connect, sidecar: Sidecar) -> None:
     connections = [connect() for _ in range(8)]
 
-    def ask(number: int) -> Any:  # noqa: ANN401
+    def ask(number: int) -> Any:
         return [embed(connections[number], f"question {(number + i) % 10}") for i in range(10)]
 
     with ThreadPoolExecutor(8) as pool:
@@ -218,7 +218,7 @@ def test_statement_timeout_ends_the_wait_at_once_and_the_next_call_works(db: Con
 
 
 def test_a_model_that_cannot_run_is_the_reason_given_at_once(db: Connection, dsn: str) -> None:
-    def load(_model: object) -> Any:  # noqa: ANN401
+    def load(_model: object) -> Any:
         raise ModelUnavailable("needs a GPU", hint="buy one")
 
     with running(Sidecar(dsn, Settings(), load=load)):
@@ -252,7 +252,7 @@ def test_a_query_waits_for_one_batch_of_bulk_work_at_most(db: Connection, dsn: s
     begun = threading.Event()
 
     class Slow(SyntheticEmbedder):
-        def embed_documents(self, documents: Any) -> Any:  # noqa: ANN401
+        def embed_documents(self, documents: Any) -> Any:
             batches.append(len(documents))
             begun.set()
             threading.Event().wait(0.05)  # what a real model takes

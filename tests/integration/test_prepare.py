@@ -111,7 +111,7 @@ def test_wait_for_refuses_what_is_no_key(docs: None, db: Connection) -> None:
 class Picky(SyntheticEmbedder):
     """Refuses one text."""
 
-    def embed_documents(self, documents: Any) -> Any:  # noqa: ANN401
+    def embed_documents(self, documents: Any) -> Any:
         if any(document.text == "poison" for document in documents):
             raise InputError("cannot read this")
         return super().embed_documents(documents)

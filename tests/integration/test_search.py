@@ -175,7 +175,7 @@ def test_equal_distances_come_in_the_order_of_the_key(db: Connection, drain: Dra
 class Clustered(SyntheticEmbedder):
     """Vectors that have neighbours: a topic's own direction and some noise."""
 
-    def embed_documents(self, documents: Any) -> Any:  # noqa: ANN401
+    def embed_documents(self, documents: Any) -> Any:
         topics = super().embed_documents([type(document)(text=document.text.split()[0]) for document in documents])
         return unit_length(topics + 0.5 * super().embed_documents(documents))
 

@@ -64,7 +64,7 @@ def kill(process: psutil.Process) -> None:
     wait_until(lambda: not is_alive(process))
 
 
-def value_of(dsn: str, query: str) -> Any:  # noqa: ANN401
+def value_of(dsn: str, query: str) -> Any:
     with psycopg.connect(dsn) as connection:
         row = connection.execute(query.encode()).fetchone()
     assert row is not None

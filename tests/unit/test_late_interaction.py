@@ -48,7 +48,7 @@ def with_sentence_weight(weight: float) -> LoadedReranker:
 # ---------------------------------------------------------------- MaxSim
 
 
-def tensor(*rows: Any) -> Any:  # noqa: ANN401
+def tensor(*rows: Any) -> Any:
     return torch.tensor(rows, dtype=torch.float32)
 
 
@@ -141,7 +141,7 @@ def test_a_text_is_not_read_beyond_the_models_limit() -> None:
     ],
     ids=str,
 )
-def test_media_are_refused_with_their_place(query: Any, documents: Any, culprit: str) -> None:  # noqa: ANN401
+def test_media_are_refused_with_their_place(query: Any, documents: Any, culprit: str) -> None:
     with pytest.raises(InputError, match=f"the {culprit} has one"):
         reranker().score(query, documents)
 

@@ -31,18 +31,18 @@ from pgmeaning.types import Document
     ],
     ids=str,
 )
-def test_an_input_becomes_a_document(item: Any, document: Document) -> None:  # noqa: ANN401
+def test_an_input_becomes_a_document(item: Any, document: Document) -> None:
     assert as_document(item) == document
 
 
 @pytest.mark.parametrize("item", [3, None, ["a"], {"txt": "a"}, {"text": 3}], ids=str)
-def test_what_is_no_input_is_refused(item: Any) -> None:  # noqa: ANN401
+def test_what_is_no_input_is_refused(item: Any) -> None:
     with pytest.raises(InputError):
         as_document(item)
 
 
 @pytest.mark.parametrize("items", ["a", {"text": "a"}, Document("a")], ids=str)
-def test_a_lone_input_is_not_taken_for_several(items: Any) -> None:  # noqa: ANN401
+def test_a_lone_input_is_not_taken_for_several(items: Any) -> None:
     with pytest.raises(InputError, match="list"):
         as_documents(items)
 
@@ -83,7 +83,7 @@ class Fixed:
 
     dimensions = 2
 
-    def __init__(self, result: Any) -> None:  # noqa: ANN401
+    def __init__(self, result: Any) -> None:
         self.result = result
 
     def embed_documents(self, documents: Sequence[Document]) -> Vectors:
@@ -101,14 +101,14 @@ class Fixed:
 @pytest.mark.parametrize(
     "result", [[[np.nan, 1]], [[np.inf, 0]], [[0, 0]], [[1, 0, 0]], [[1, 0], [1, 0]], [1, 0]], ids=str
 )
-def test_a_bad_vector_never_gets_through(result: Any) -> None:  # noqa: ANN401
+def test_a_bad_vector_never_gets_through(result: Any) -> None:
     for embed in (LoadedEmbedder(Fixed(result)).embed_documents, LoadedEmbedder(Fixed(result)).embed_queries):
         with pytest.raises(BadVector):
             embed(["a"])
 
 
 @pytest.mark.parametrize("result", [[np.nan], [-0.1], [1.1], [[0.5]], [0.5, 0.5]], ids=str)
-def test_a_bad_score_never_gets_through(result: Any) -> None:  # noqa: ANN401
+def test_a_bad_score_never_gets_through(result: Any) -> None:
     with pytest.raises(BadVector):
         LoadedReranker(Fixed(result)).score("a", ["b"])
 

@@ -77,7 +77,7 @@ def test_one_release_is_current() -> None:
 
 
 @pytest.mark.parametrize("release", releases().values(), ids=lambda release: release.name)
-def test_a_release_names_models_that_exist(release: Any) -> None:  # noqa: ANN401
+def test_a_release_names_models_that_exist(release: Any) -> None:
     assert builtin_model(release.embedder).dimensions >= release.dimensions
     assert builtin_model(release.reranker).kind == "reranker"
 

@@ -71,7 +71,7 @@ def session() -> Iterator[Session]:
     engine.dispose()
 
 
-def seen(judge: Counting, row: Any, **where: Any) -> str | None:  # noqa: ANN401
+def seen(judge: Counting, row: Any, **where: Any) -> str | None:
     """The text that a reranker gets to read of one row."""
     rerank("q", [row], reranker=judge, **where)
     return judge.documents[0].text
@@ -149,7 +149,7 @@ def test_a_query_may_be_a_mapping(judge: Counting) -> None:
     ],
     ids=repr,
 )
-def test_text_is_found_by_name_place_or_function(judge: Counting, row: Any, text: Any) -> None:  # noqa: ANN401
+def test_text_is_found_by_name_place_or_function(judge: Counting, row: Any, text: Any) -> None:
     assert seen(judge, row, text=text) == "rice"
 
 
@@ -182,7 +182,7 @@ def test_a_hit_keeps_the_score_of_its_search(judge: Counting) -> None:
 
 
 @pytest.mark.parametrize("where", [{"text": "body"}, {"text": ["body"]}, {"text": lambda row: row["body"]}], ids=str)
-def test_a_missing_value_is_an_empty_document(judge: Counting, where: Any) -> None:  # noqa: ANN401
+def test_a_missing_value_is_an_empty_document(judge: Counting, where: Any) -> None:
     assert seen(judge, {"body": None}, **where) == ""
 
 
@@ -225,7 +225,7 @@ def test_an_entity_inside_a_row_is_found(judge: Counting, session: Session) -> N
 @pytest.mark.parametrize(
     ("value", "images"), [(b"1", (b"1",)), ([b"1", b"2"], (b"1", b"2")), (None, ())], ids=["one", "several", "none"]
 )
-def test_pictures_come_from_the_image_column(judge: Counting, value: Any, images: Any) -> None:  # noqa: ANN401
+def test_pictures_come_from_the_image_column(judge: Counting, value: Any, images: Any) -> None:
     rerank("q", [{"body": "a", "photo": value}], text="body", image="photo", reranker=judge)
     assert judge.documents == [Document("a", images=images)]
 
@@ -251,7 +251,7 @@ def test_a_row_may_be_a_picture_alone(judge: Counting) -> None:
     ],
     ids=repr,
 )
-def test_a_wrong_column_is_named_with_those_that_exist(judge: Counting, row: Any, text: Any, columns: str) -> None:  # noqa: ANN401
+def test_a_wrong_column_is_named_with_those_that_exist(judge: Counting, row: Any, text: Any, columns: str) -> None:
     with pytest.raises(InputError) as failure:
         rerank("q", [row], text=text, reranker=judge)
     assert str(failure.value) == f"row 0 has no column {text!r} (it has: {columns})"
@@ -292,7 +292,7 @@ def test_where_the_model_cannot_run_the_small_one_is_named(monkeypatch: pytest.M
         rerank("q", ["a"], model="Qwen3-VL-Reranker-2B")
 
 
-def _refusing(model: Model, **options: Any) -> None:  # noqa: ANN401
+def _refusing(model: Model, **options: Any) -> None:
     raise ModelUnavailable("no graphics card", hint="buy one")
 
 
@@ -304,7 +304,7 @@ class Loader:
         self.failures = failures
         self.judging = 0
 
-    def __call__(self, model: Model, **options: Any) -> Loader:  # noqa: ANN401
+    def __call__(self, model: Model, **options: Any) -> Loader:
         self.loads.append((model.name, options))
         time.sleep(0.02)
         if len(self.loads) <= self.failures:

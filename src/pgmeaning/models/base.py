@@ -86,7 +86,7 @@ class LoadedReranker:
         )
 
 
-def load_embedder(model: Model | str, dimensions: int | None = None, **options: Any) -> LoadedEmbedder:  # noqa: ANN401
+def load_embedder(model: Model | str, dimensions: int | None = None, **options: Any) -> LoadedEmbedder:
     """Load an embedder (a built-in one by its name) through its entry point; `options` are its backend's own.
 
     Raises ModelNotFound for an unknown name, ModelUnavailable where the model cannot run here.
@@ -97,7 +97,7 @@ def load_embedder(model: Model | str, dimensions: int | None = None, **options: 
     return LoadedEmbedder(_factory(EMBEDDERS, wanted)(wanted, dimensions=length, **options))
 
 
-def load_reranker(model: Model | str, **options: Any) -> LoadedReranker:  # noqa: ANN401
+def load_reranker(model: Model | str, **options: Any) -> LoadedReranker:
     """Load a reranker (a built-in one by its name) through its entry point; `options` are its backend's own.
 
     Raises ModelNotFound for an unknown name, ModelUnavailable where the model cannot run here.
@@ -184,7 +184,7 @@ def _document_of(fields: dict[str, Any]) -> Document:
     return Document(text, images, videos if video is None else (video, *videos), instruction)
 
 
-def _several(value: Any) -> tuple[Any, ...]:  # noqa: ANN401
+def _several(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -199,7 +199,7 @@ def _resolved(model: Model | str, kind: str) -> Model:
     return found
 
 
-def _factory(group: str, model: Model) -> Any:  # noqa: ANN401
+def _factory(group: str, model: Model) -> Any:
     found = list(entry_points(group=group, name=model.backend))
     if not found:
         known = sorted(entry.name for entry in entry_points(group=group))

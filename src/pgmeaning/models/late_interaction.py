@@ -34,7 +34,7 @@ from pgmeaning.types import Document, Model
 Features = dict[str, Tensor]
 
 
-def load(model: Model, **options: Any) -> LateInteractionReranker:  # noqa: ANN401
+def load(model: Model, **options: Any) -> LateInteractionReranker:
     """Load the reranker; options and errors as for the sentence_transformers backend."""
     return LateInteractionReranker(load_encoder(model, **options), model)
 

@@ -46,7 +46,7 @@ CHARACTERS_PER_TOKEN = 32
 HUB_SECONDS = 10
 
 
-def load(model: Model, dimensions: int, **options: Any) -> SentenceTransformerEmbedder:  # noqa: ANN401
+def load(model: Model, dimensions: int, **options: Any) -> SentenceTransformerEmbedder:
     """Load an embedder; options and errors are those of `load_encoder`."""
     return SentenceTransformerEmbedder(load_encoder(model, **options), model, dimensions)
 
@@ -227,7 +227,7 @@ def _numbers(features: dict[str, torch.Tensor]) -> Vectors:
     return found
 
 
-def _picture(image: Any) -> Any:  # noqa: ANN401
+def _picture(image: Any) -> Any:
     if not isinstance(image, bytes):
         return image if not isinstance(image, Path) else str(image)
     return import_module("PIL.Image").open(BytesIO(image)).convert("RGB")  # only models for pictures need it
@@ -258,7 +258,7 @@ def _packaged_folder(package: str) -> Path | None:
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
-def _dtype(name: str | None, device: str | None) -> Any:  # noqa: ANN401
+def _dtype(name: str | None, device: str | None) -> Any:
     if name is None:
         on_cpu = device == "cpu" or (device is None and not torch.accelerator.is_available())
         return torch.float32 if on_cpu else "auto"

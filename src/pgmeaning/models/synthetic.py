@@ -22,7 +22,7 @@ BLOCK = 16
 BLOCKS = 1 << 16
 
 
-def load(model: Model, dimensions: int, **_options: Any) -> SyntheticEmbedder:  # noqa: ANN401
+def load(model: Model, dimensions: int, **_options: Any) -> SyntheticEmbedder:
     """The embedder. Options are ignored, since there is nothing to choose."""
     return SyntheticEmbedder(dimensions)
 
