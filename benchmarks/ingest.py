@@ -30,7 +30,7 @@ def main() -> None:
     with bench.database() as dsn, psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CREATE TABLE docs (id bigint PRIMARY KEY, title text, body text)")
         connection.execute(
-            "INSERT INTO docs SELECT i, 'title ' || i, repeat('body ' || i || ' ', 10) FROM generate_series(1, %s) AS i",
+            "INSERT INTO docs SELECT i, 'title ' || i, repeat('body ' || i || ' ', 9) FROM generate_series(1, %s) i",
             (options.rows,),
         )
         throughput(dsn, connection, options.rows, options.rounds)

