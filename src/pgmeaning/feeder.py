@@ -304,7 +304,7 @@ def _backlog(queue: Queue, targets: Sequence[Target]) -> tuple[int, int]:
 def characters_for(embedder: Embedder) -> int:
     """How much of a column can matter to the model: far more than its longest input, in characters."""
     tokens = getattr(embedder, "max_tokens", None) or 8192
-    return max(4096, 16 * int(tokens))
+    return min(131_072, max(8192, 32 * int(tokens)))
 
 
 def _uses_prepared_transactions(connection: Connection) -> bool:

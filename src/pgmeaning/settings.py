@@ -23,7 +23,9 @@ class Settings(BaseSettings):
     claim_rows: int = Field(default=512, ge=1, description="the most rows claimed at once")
     claim_seconds: float = Field(default=4, gt=0, description="about how much work a claim should hold")
     batch_rows: int = Field(default=128, ge=1, description="the most rows in one call of the model")
-    batch_tokens: int = Field(default=4096, ge=1, description="the most tokens, padding included, in one call")
+    batch_tokens: int = Field(
+        default=1024, ge=1, description="the most tokens, padding included, in one call; more on a GPU"
+    )
     writers: int = Field(default=2, ge=1, le=16, description="connections that write vectors")
     grace: float = Field(default=5, ge=0, description="after SIGTERM, how long a running batch may still finish")
     cache_rows: int = Field(default=10_000, ge=0, description="query vectors kept")

@@ -50,9 +50,10 @@ class Reranker(Protocol):
 class LoadedEmbedder:
     """An embedder as `load_embedder` hands it out: takes mappings and strings too, and lets no bad vector through."""
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: Embedder, max_tokens: int | None = None) -> None:
         self._embedder = embedder
         self.dimensions = embedder.dimensions
+        self.max_tokens = max_tokens  # what is beyond is not read; None: unknown
 
     def embed_documents(self, documents: Sequence[Input]) -> Vectors:
         """float32 [n, dimensions], unit length; raises InputError for an input that cannot be taken, BadVector."""
@@ -94,7 +95,7 @@ def load_embedder(model: Model | str, dimensions: int | None = None, **options: 
     wanted = _resolved(model, "embedder")
     length = wanted.dimensions if dimensions is None else dimensions
     check_dimensions(wanted, length)
-    return LoadedEmbedder(_factory(EMBEDDERS, wanted)(wanted, dimensions=length, **options))
+    return LoadedEmbedder(_factory(EMBEDDERS, wanted)(wanted, dimensions=length, **options), wanted.max_tokens)
 
 
 def load_reranker(model: Model | str, **options: Any) -> LoadedReranker:
