@@ -2,10 +2,10 @@
 
     python -m benchmarks.writers [--seconds 6] [--rounds 3]
 
-pgbench writes into one table without triggers and into one that is attached, in turn, round by round. "Sidecar busy":
-a real sidecar is awake with a model that takes its time (as one behind HTTP does), so triggers send no NOTIFY.
-"Sidecar asleep": nobody drains, so each statement's commit carries a NOTIFY. "Sidecar at full speed": the model costs
-nothing, so the sidecar competes with the writers for the same processors.
+pgbench writes into one table without triggers and into one that is attached, in turn, round by round. "Trigger alone":
+the lock of an awake sidecar is held, so there is no NOTIFY, and nothing else runs. "Sidecar busy": a real sidecar is awake
+with a model that takes its time, as one behind HTTP does. "Sidecar asleep": nobody drains, so each statement's commit
+carries a NOTIFY. "Sidecar at full speed": the model costs nothing, so the sidecar competes with the writers.
 """
 
 from __future__ import annotations
@@ -30,6 +30,13 @@ MANY = (
     "INSERT INTO {table} (title, body) SELECT 'title ' || i, 'a body of some words' FROM generate_series(1, 1000) AS i;"
 )
 
+SETTINGS = (
+    ("trigger alone", "awake"),
+    ("sidecar busy, on the same processors", "slow"),
+    ("sidecar asleep", "none"),
+    ("sidecar at full speed, on the same processors", "fast"),
+)
+
 
 def main() -> None:
     """Print the tables."""
@@ -38,19 +45,9 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     options = arguments.parse_args()
     with bench.database() as dsn:
-        rows = [
-            [what, *compare(dsn, SINGLE, 16, setting, options)]
-            for what, setting in (
-                ("sidecar busy", "slow"),
-                ("sidecar asleep", "none"),
-                ("sidecar at full speed", "fast"),
-            )
-        ]
+        rows = [[what, *compare(dsn, SINGLE, 16, setting, options)] for what, setting in SETTINGS]
         bench.print_table("16 writers of single rows, transactions/s", ["", "no trigger", "trigger", "kept"], rows)
-        rows = [
-            [what, *compare(dsn, MANY, 4, setting, options)]
-            for what, setting in (("sidecar busy", "slow"), ("sidecar asleep", "none"))
-        ]
+        rows = [[what, *compare(dsn, MANY, 4, setting, options)] for what, setting in SETTINGS[:3]]
         bench.print_table(
             "4 writers of 1,000 rows a statement, statements/s", ["", "no trigger", "trigger", "kept"], rows
         )
@@ -92,6 +89,11 @@ def _sidecar(dsn: str, setting: str) -> Iterator[None]:
             connection.execute(
                 "INSERT INTO docs (title, body) SELECT 'backlog', i::text FROM generate_series(1, 5000) AS i"
             )
+    if setting == "awake":
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute("SELECT pg_advisory_lock(1885826405, 1)")
+            yield
+        return
     with nullcontext() if setting == "none" else bench.sidecar(dsn, slow=setting == "slow"):
         yield
 
