@@ -3,7 +3,7 @@
     python -m benchmarks.writers [--seconds 6] [--rounds 3]
 
 pgbench writes into one table without triggers and into one that is attached, in turn, round by round. "Trigger alone":
-the lock of an awake sidecar is held, so there is no NOTIFY, and nothing else runs. "Sidecar busy": a real sidecar is awake
+the lock of an awake sidecar is held, so there is no NOTIFY, and nothing else runs. "Sidecar busy": a real one is awake
 with a model that takes its time, as one behind HTTP does. "Sidecar asleep": nobody drains, so each statement's commit
 carries a NOTIFY. "Sidecar at full speed": the model costs nothing, so the sidecar competes with the writers.
 """
