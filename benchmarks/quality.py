@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 import pgmeaning
 from benchmarks import bench
@@ -23,7 +26,7 @@ from pgmeaning.sidecar import Sidecar
 
 MODEL = "all-MiniLM-L6-v2"
 RERANKER = "all-MiniLM-L6-v2-late-interaction"
-RERANKED = 50
+RERANKED = 20
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Judged:
 def main() -> None:
     """Print the table."""
     documents, queries = semanlink()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with bench.database() as dsn, pgmeaning.connect(dsn) as client:
         client.connection.execute("CREATE TABLE papers (id int PRIMARY KEY, title text, comment text, abstract text)")
         with client.connection.cursor() as cursor:
