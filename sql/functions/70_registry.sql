@@ -43,6 +43,22 @@ AS $$
     WHERE m.fingerprint <> excluded.fingerprint AND NOT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = m.name)
 $$;
 
+-- One model of the user's own. The same again is no error; another of that name is, since its vectors would not compare.
+CREATE OR REPLACE FUNCTION pgmeaning._add_model(model jsonb) RETURNS void
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM pgmeaning._register_models(jsonb_build_array(model)) WHERE NOT EXISTS (
+        SELECT FROM pgmeaning.model AS m WHERE m.name = model ->> 'name');
+    IF NOT EXISTS (SELECT FROM pgmeaning.model AS m
+                   WHERE m.name = model ->> 'name' AND m.kind = model ->> 'kind' AND m.fingerprint = model ->> 'fingerprint') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('there is another model %L already', model ->> 'name'),
+            DETAIL = 'Its fingerprint differs, so its vectors cannot be compared with those of the one to be added.',
+            HINT = 'Add it under another name.';
+    END IF;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION pgmeaning._register_releases(releases jsonb) RETURNS void
 LANGUAGE sql
 AS $$

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from pgmeaning.errors import ModelNotFound
 
 if TYPE_CHECKING:
     from pgmeaning.server import EmbeddedServer
+    from pgmeaning.types import Model
 
 server_app = typer.Typer(
     no_args_is_help=True, help="The embedded PostgreSQL: one data folder, one server on 127.0.0.1."
@@ -99,6 +101,64 @@ def _the_model(models: list[dict[str, Any]], name: str) -> dict[str, Any]:
     if not found:
         raise ModelNotFound(f"this database has no model {name!r}", hint="see: pgmeaning model list")
     return found[0]
+
+
+@model_app.command("add")
+def model_add(
+    name: ModelName,
+    like: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A model to take all from that is not said here.")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="embedder or reranker.")] = None,
+    backend: Annotated[str | None, typer.Option(help="What runs it, such as http or sentence_transformers.")] = None,
+    location: Annotated[str | None, typer.Option(help="A folder, a hub name, or an endpoint's base URL.")] = None,
+    revision: Annotated[str | None, typer.Option(help="A revision of the hub's.")] = None,
+    dimensions: Annotated[int | None, typer.Option(min=1, help="The length of its vectors.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="What is beyond is not read.")] = None,
+    template: Annotated[str | None, typer.Option(help="A named template.")] = None,
+    query_prompt: Annotated[str | None, typer.Option(help="With {text} where the query goes.")] = None,
+    document_prompt: Annotated[str | None, typer.Option(help="With {text} where the document goes.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=JSON", help="An option of its backend's; may be repeated.")
+    ] = None,
+    dsn: Dsn = None,
+) -> None:
+    """Add a model of your own, such as one that an endpoint serves. It stays as it is once a vector bears its name."""
+    from dataclasses import asdict
+
+    given = {
+        "kind": kind, "backend": backend, "location": location, "revision": revision, "dimensions": dimensions,
+        "max_tokens": max_tokens, "template": template, "query_prompt": query_prompt,
+        "document_prompt": document_prompt,
+    }  # fmt: skip
+    with connected(dsn) as client:
+        base = asdict(client.model(like)) if like is not None else {}
+        fields = {**base, **{field: value for field, value in given.items() if value is not None}}
+        client.add_model(_new_model(name, fields, option or []))
+    typer.echo(f"{name} is added")
+
+
+def _new_model(name: str, fields: dict[str, Any], options: list[str]) -> Model:
+    from pgmeaning.types import Model
+
+    missing = [field for field in ("kind", "backend") if not fields.get(field)]
+    if fields.get("kind") == "embedder" and not fields.get("dimensions"):
+        missing.append("dimensions")
+    if missing:
+        raise typer.BadParameter(f"say --{' and --'.join(missing)}, or --like a model that has it")
+    said = dict(_option(text) for text in options)
+    return Model(**{**fields, "name": name, "status": "supported", "options": {**fields.get("options", {}), **said}})
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """KEY=JSON; what is no JSON is a string."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise typer.BadParameter(f"{text!r} is not KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
 
 
 @model_app.command("default")

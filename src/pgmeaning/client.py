@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import numpy as np
 import psycopg
@@ -22,6 +23,7 @@ from pgmeaning import sql, store
 from pgmeaning.documents import render
 from pgmeaning.errors import CollectionError, DatabaseError, InputError, ModelNotFound, SchemaOutdated, TimedOut
 from pgmeaning.models.base import Reranker
+from pgmeaning.models.registry import fingerprint
 from pgmeaning.reranking import loaded_reranker, rerank
 from pgmeaning.types import Hit, Model, Target
 
@@ -155,6 +157,25 @@ class Client:
     def releases(self) -> list[dict[str, Any]]:
         """The rows of pgmeaning.releases."""
         return self._dicts("releases", {})
+
+    def add_model(self, model: Model) -> None:
+        """Add a model of your own to the registry, such as an endpoint; the same again changes nothing.
+
+        Raises DatabaseError where another model has its name, InputError where its location holds a password.
+        """
+        if "@" in urlsplit(model.location or "").netloc:
+            raise InputError(
+                f"the location of model {model.name!r} holds a user or password, which the database must not",
+                hint="put the key into PGMEANING_API_KEY",
+            )
+        self._value("add_model", {"model": Jsonb({**asdict(model), "fingerprint": fingerprint(model)})})
+
+    def model(self, name: str) -> Model:
+        """A model as the registry has it; raises ModelNotFound."""
+        rows = self._dicts("model", {"name": name})
+        if not rows:
+            raise ModelNotFound(f"this database has no model {name!r}", hint="see: pgmeaning model list")
+        return Model(**{**rows[0], "modalities": tuple(rows[0]["modalities"])})
 
     def set_default_model(self, name: str) -> None:
         """Make a model the one that attach() takes (or, for a reranker, that search(rerank=...) takes)."""

@@ -187,6 +187,36 @@ def test_models_are_listed_shown_made_the_default_and_deprecated(dsn: str) -> No
     assert run("model", "show", "nothing", "--dsn", dsn).returncode == 1
 
 
+def test_a_model_of_ones_own_is_added_and_embeds(db: Connection, dsn: str) -> None:
+    like = ("--like", "synthetic-384", "--dimensions", "128", "--option", "note=mine", "--dsn", dsn)
+    assert output("model", "add", "mine", *like) == "mine is added\n"
+    assert output("model", "add", "mine", *like) == "mine is added\n"  # the same again
+    shown = json.loads(output("model", "show", "mine", "--json", "--dsn", dsn))
+    assert (shown["dimensions"], shown["options"], shown["status"]) == (128, {"note": "mine"}, "supported")
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('docs', ARRAY['body'], model => 'mine')")
+
+
+def test_a_model_is_not_replaced_by_another_of_its_name(dsn: str) -> None:
+    refused = run("model", "add", "synthetic-384", "--like", "synthetic-4096", "--dsn", dsn)
+    assert refused.returncode == 1
+    assert "under another name" in refused.stderr
+
+
+def test_a_password_does_not_get_into_the_registry(dsn: str) -> None:
+    location = "http://user:secret@host/v1"
+    refused = run(
+        "model", "add", "far", "--like", "synthetic-384", "--backend", "http", "--location", location, "--dsn", dsn
+    )
+    assert refused.returncode == 1
+    assert "PGMEANING_API_KEY" in refused.stderr
+    assert "secret" not in refused.stderr
+
+
+def test_a_model_without_dimensions_is_a_wrong_use(dsn: str) -> None:
+    assert run("model", "add", "far", "--kind", "embedder", "--backend", "http", "--dsn", dsn).returncode == 2
+
+
 def test_releases_are_listed(dsn: str) -> None:
     assert "26.02" in [release["name"] for release in json.loads(output("release", "list", "--json", "--dsn", dsn))]
 

@@ -1,0 +1,1 @@
+SELECT pgmeaning._add_model(%(model)s::jsonb)
