@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # Not all that Pillow reads: some formats run other programs (EPS), or are rarely tried.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 ORIENTATION = 0x0112  # EXIF; 5 to 8 lie on their side
 OTHERS = {
     b"%PDF": "a PDF document",
@@ -73,6 +73,14 @@ def pillow() -> Any:
     return Image
 
 
+def opened(data: bytes) -> Image:
+    """The picture with its header read; raises whatever Pillow raises."""
+    library = pillow()
+    library.init()
+    image: Image = library.open(io.BytesIO(data), formats=[name for name in FORMATS if name in library.OPEN])
+    return image
+
+
 def _opened(source: Any, policy: Policy) -> Image:
     """The picture with its header read and its size checked, its pixels not yet decoded."""
     library = pillow()
@@ -91,7 +99,7 @@ def _opened(source: Any, policy: Policy) -> Image:
 def _parsed(source: Any, data: bytes) -> Image:
     library = pillow()
     try:
-        image: Image = library.open(io.BytesIO(data), formats=FORMATS)
+        image = opened(data)
     except library.UnidentifiedImageError:
         raise InputError(
             f"{_name(source)} is no picture that can be read: it is {_what_else(data)}",

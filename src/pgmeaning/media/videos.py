@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgmeaning.errors import InputError, ModelUnavailable
-from pgmeaning.media.pictures import FORMATS, fetch_image, image_size, pillow, read_image
+from pgmeaning.media.pictures import fetch_image, image_size, opened, read_image
 from pgmeaning.media.policy import TRUSTED, Policy
 from pgmeaning.media.sources import read_bytes
 
@@ -107,15 +107,16 @@ def _check_count(source: Sequence[Any], policy: Policy) -> None:
 
 def _animation(data: bytes) -> Image | None:
     """The animation, if it is one; raises InputError for a still picture."""
-    library = pillow()
     try:
-        image: Image = library.open(io.BytesIO(data), formats=FORMATS)
+        image = opened(data)
         frames = getattr(image, "n_frames", 1)
     except Exception:
         return None
     if frames > 1 and image.format in ("GIF", "WEBP", "PNG", "AVIF"):
         return image
-    raise InputError(f"a {image.format} picture is no video", hint="attach it with image => instead, or give a list")
+    raise InputError(
+        f"a {image.format} picture is no video", hint="give it as an image, or a list of pictures as a video"
+    )
 
 
 def _from_animation(data: bytes, policy: Policy, fps: float, max_frames: int) -> Video | None:
@@ -167,8 +168,8 @@ def _container(data: bytes) -> Iterator[Any]:
     try:
         with av.open(
             io.BytesIO(data), options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
-        ) as opened:
-            yield opened
+        ) as container:
+            yield container
     except InputError:
         raise
     except Exception as error:  # whatever FFmpeg says of a broken file

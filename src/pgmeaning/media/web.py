@@ -27,7 +27,11 @@ REDIRECTS = 5
 PORTS = {"http": 80, "https": 443}
 HINT = "PGMEANING_MEDIA_HOSTS names the hosts that may be asked"
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
-HEADERS = {"User-Agent": "pgmeaning", "Accept": "image/*, video/*", "Accept-Encoding": "identity"}
+HEADERS: dict[bytes | str, bytes | str] = {
+    "User-Agent": "pgmeaning",
+    "Accept": "image/*, video/*",
+    "Accept-Encoding": "identity",
+}
 
 
 def fetch(url: str, policy: Policy) -> bytes:
@@ -85,7 +89,7 @@ def _get(target: httpx.URL, policy: Policy, deadline: float) -> bytes | str:
         httpcore.ConnectionPool(ssl_context=httpx.create_ssl_context(trust_env=False), network_backend=backend) as pool,
         pool.stream("GET", str(target.copy_with(fragment=None)), headers=headers) as response,
     ):
-        location = dict((name.lower(), value) for name, value in response.headers).get(b"location")
+        location = _headers(response).get(b"location")
         if response.status in (301, 302, 303, 307, 308) and location is not None:
             return location.decode("ascii", "replace")
         if response.status != 200:
@@ -94,7 +98,7 @@ def _get(target: httpx.URL, policy: Policy, deadline: float) -> bytes | str:
 
 
 def _body(response: httpcore.Response, policy: Policy) -> bytes:
-    headers = {name.lower(): value for name, value in response.headers}
+    headers = _headers(response)
     if int(headers.get(b"content-length", b"0")) > policy.max_bytes:
         raise too_large(f"{int(headers[b'content-length']):,} bytes of a URL", policy)
     body = bytearray()
@@ -103,6 +107,10 @@ def _body(response: httpcore.Response, policy: Policy) -> bytes:
         if len(body) > policy.max_bytes:
             raise too_large("the bytes of a URL", policy)
     return bytes(body)
+
+
+def _headers(response: httpcore.Response) -> dict[bytes, bytes]:
+    return {name.lower(): value for name, value in response.headers}
 
 
 class _Guarded(httpcore.NetworkBackend):
@@ -178,7 +186,7 @@ def addresses(host: str, port: int, *, private: bool) -> list[str]:
 
 
 def may_be_asked(number: str, *, private: bool) -> bool:
-    """Whether an address is public, or private and such are allowed. Link-local ones never are: clouds keep keys there."""
+    """Whether an address is public, or private where such may be asked. Not link-local: clouds keep keys there."""
     address = ipaddress.ip_address(number)
     if isinstance(address, ipaddress.IPv6Address):
         inner = _carried(address)
