@@ -42,6 +42,7 @@ def data_uri(data: bytes, kind: str = "image/png") -> str:
 
 def video(
     frames: int = 30, rate: int = 10, size: tuple[int, int] = (64, 48), format: str = "mp4", codec: str = "mpeg4",
+    *, bright_top: bool = False,
 ) -> bytes:  # fmt: skip
     """A video whose n-th frame is gray, and brighter than the one before."""
     buffer = io.BytesIO()
@@ -50,6 +51,7 @@ def video(
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for number in range(frames):
             pixels = np.full((size[1], size[0], 3), 20 + number * 200 // frames, np.uint8)
+            pixels[: size[1] // 2] = 235 if bright_top else pixels[0, 0]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()

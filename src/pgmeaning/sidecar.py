@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -26,6 +25,7 @@ from psycopg.rows import dict_row
 from pgmeaning import batching, sql, store
 from pgmeaning.channel import Channel
 from pgmeaning.connection import Connection, connect
+from pgmeaning.embedding import located
 from pgmeaning.errors import ModelNotFound
 from pgmeaning.feeder import STOP_POLL, Feeder, Work
 from pgmeaning.fetcher import Fetcher
@@ -206,10 +206,7 @@ class Sidecar:
         if row is None:
             raise ModelNotFound(f"there is no model {name!r} in this database", hint="pgmeaning model list")
         row["modalities"] = tuple(row["modalities"])
-        own = Path(self.settings.location or "", name)
-        if self.settings.location and own.is_dir():
-            row["location"] = str(own)
-        return self._load(Model(**row))
+        return self._load(located(Model(**row), self.settings.location))
 
     # Fetch
 

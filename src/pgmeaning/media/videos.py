@@ -46,11 +46,13 @@ def read_video(source: Any, policy: Policy = TRUSTED, fps: float = 1.0, max_fram
     return _from_animation(data, policy, fps, max_frames) or _from_container(data, policy, fps, max_frames)
 
 
-def fetch_video(source: Any, policy: Policy = TRUSTED) -> bytes | tuple[bytes, ...]:
+def fetch_video(source: Any, policy: Policy = TRUSTED) -> bytes | Video | tuple[bytes | Image, ...]:
     """The video still encoded, once its header was read and its size and length checked; raises InputError.
 
     A list of pictures is checked one by one.
     """
+    if isinstance(source, Video):
+        return source
     if isinstance(source, list | tuple):
         _check_count(source, policy)
         return tuple(fetch_image(picture, policy) for picture in source)

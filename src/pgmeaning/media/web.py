@@ -192,9 +192,11 @@ def may_be_asked(number: str, *, private: bool) -> bool:
         inner = _carried(address)
         if inner is not None:
             return may_be_asked(str(inner), private=private)
-    if address.is_link_local or address.is_multicast or address.is_unspecified:
+    if address.is_loopback:
+        return private
+    if address.is_link_local or address.is_multicast or address.is_unspecified or address.is_reserved:
         return False
-    return address.is_global or (private and (address.is_private or address.is_loopback))
+    return private or (address.is_global and not getattr(address, "is_site_local", False))
 
 
 def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
