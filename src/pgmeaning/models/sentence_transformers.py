@@ -28,8 +28,8 @@ from pgmeaning.models.checkpoints import (
     dtype_of,
     find_weights,
     hub_has,
-    quiet_libraries,
     parts,
+    quiet_libraries,
     tokens_at_once,
     unavailable,
 )
