@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -98,8 +100,8 @@ class Web:
 
 
 @contextmanager
-def web() -> Iterator[Web]:
-    """The server on 127.0.0.1, while the body runs."""
+def web(certificate: Path | None = None) -> Iterator[Web]:
+    """The server on 127.0.0.1, while the body runs; with a certificate it speaks HTTPS."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -116,6 +118,10 @@ def web() -> Iterator[Web]:
             pass  # clients that go away are what the tests are about
 
     server = Server(("127.0.0.1", 0), Handler)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     served = Web(server.server_address[1])
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

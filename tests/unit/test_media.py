@@ -161,7 +161,7 @@ def test_a_truncated_file_is_refused(format: str) -> None:
             read(data[: len(data) * 2 // 3])
 
 
-@pytest.mark.parametrize("side", [9_000, 16_000, 60_000])
+@pytest.mark.parametrize("side", [9_000, 10_000, 16_000, 60_000])
 def test_more_pixels_than_allowed_are_refused_by_the_header(side: int) -> None:
     for read in (read_image, image_size, fetch_image):
         with pytest.raises(InputError, match="pixels"):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -247,10 +252,20 @@ def test_a_server_that_drips_does_not_outlast_the_time_out(served: Web, part: st
 
     served.answers["/slow"] = slow
     try:
-        with pytest.raises(InputError, match=r"took too long|timed out|cannot be fetched"):
+        with pytest.raises(InputError, match=r"took too long.*PGMEANING_MEDIA_TIMEOUT"):
             read_image(served.url("/slow"), allowed(served, timeout=0.3))
     finally:
         given_up.set()
+
+
+def test_a_name_that_is_looked_up_for_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr("pgmeaning.media.web.socket.getaddrinfo", lambda *_, **__: answered.wait(30) and [])
+    try:
+        with pytest.raises(InputError, match="took too long"):
+            read_image("https://pictures.example/a.png", Policy(hosts=("*",), timeout=0.1))
+    finally:
+        answered.set()
 
 
 def test_a_body_that_ends_early_is_an_error(served: Web) -> None:
@@ -260,8 +275,6 @@ def test_a_body_that_ends_early_is_an_error(served: Web) -> None:
 
 
 def test_a_compressed_answer_is_not_unpacked(served: Web) -> None:
-    import gzip
-
     served.answers["/a.png"] = answering(gzip.compress(encoded()), Content_Encoding="gzip")
     with pytest.raises(InputError, match="gzip"):
         read_image(served.url("/a.png"), allowed(served))
@@ -279,3 +292,34 @@ def test_the_environments_proxies_are_not_asked(served: Web, monkeypatch: pytest
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert read_image(served.url("/a.png"), allowed(served)).getpixel((0, 0)) == BLUE
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of pictures.example, with its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command")
+    file = tmp_path_factory.mktemp("tls") / "both.pem"
+    options = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=pictures.example"]
+    more = ["-addext", "subjectAltName=DNS:pictures.example", "-keyout", str(file), "-out", str(file) + ".crt"]
+    subprocess.run(["openssl", "req", "-x509", *options, *more], check=True, capture_output=True)
+    file.write_text(file.read_text() + Path(str(file) + ".crt").read_text())
+    return file
+
+
+def test_the_certificate_must_be_that_of_the_name(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgmeaning.media.web.tls", lambda: ssl.create_default_context(cafile=str(certificate)))
+    looked_up(monkeypatch, ["127.0.0.1"])
+    with web(certificate) as served:
+        served.answers["/a.png"] = answering(encoded(picture(BLUE)))
+        policy = Policy(private_hosts=(f"*:{served.port}",))
+        assert read_image(f"https://pictures.example:{served.port}/a.png", policy).getpixel((0, 0)) == BLUE
+        with pytest.raises(InputError, match=r"(?i)certificate"):
+            read_image(f"https://other.example:{served.port}/a.png", policy)
+        assert len(served.asked) == 1
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up(monkeypatch, ["127.0.0.1"])
+    with web(certificate) as served, pytest.raises(InputError, match=r"(?i)certificate"):
+        read_image(f"https://pictures.example:{served.port}/a.png", Policy(private_hosts=(f"*:{served.port}",)))
