@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from importlib import import_module
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import batch_to_device
 
 from pgmeaning.errors import InputError, ModelUnavailable
+from pgmeaning.media import read_image
 from pgmeaning.models.base import Vectors, unit_length
 from pgmeaning.models.checkpoints import (
     CHARACTERS_PER_TOKEN,
@@ -158,7 +157,7 @@ class SentenceTransformerEmbedder:
         return self._finished(vectors)
 
     def _embed_pictures(self, document: Document, text: str) -> Vectors:
-        pictures = [_picture(image) for image in document.images]
+        pictures = [read_image(image) for image in document.images]
         inputs = [{"text": text, "image": picture} if text else picture for picture in pictures]
         try:
             mean: Vectors = _numbers(self._encoder.forward(inputs)).mean(axis=0)
@@ -196,9 +195,3 @@ class SentenceTransformerEmbedder:
 def _numbers(features: dict[str, torch.Tensor]) -> Vectors:
     found: Vectors = features["sentence_embedding"].float().cpu().numpy()
     return found
-
-
-def _picture(image: Any) -> Any:
-    if not isinstance(image, bytes):
-        return image if not isinstance(image, Path) else str(image)
-    return import_module("PIL.Image").open(BytesIO(image)).convert("RGB")  # only models for pictures need it
