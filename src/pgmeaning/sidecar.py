@@ -34,7 +34,7 @@ from pgmeaning.querylane import QueryLane
 from pgmeaning.queue import Queue
 from pgmeaning.settings import Settings
 from pgmeaning.shelf import Shelf
-from pgmeaning.types import Claim, Model, Row, Target
+from pgmeaning.types import Claim, Document, Model, Row, Target
 from pgmeaning.upkeep import Upkeep
 from pgmeaning.writer import Output, Writer
 
@@ -213,7 +213,11 @@ class Sidecar:
     def _fetch_all(self) -> None:
         fetcher = Fetcher(self.settings.media, self.settings.media_threads, self.stopping)
         while (work := self._media.get()) is not None:
-            rows, errors = fetcher.fetch(work.rows)
+            try:
+                rows, errors = fetcher.fetch(work.rows)
+            except Exception as error:
+                log.exception("unexpected error", thread="fetch")
+                rows, errors = [], [(row, batching.describe(error)) for row in work.rows]
             if errors:
                 self._output.put(_output(work.target, [], errors))
             if rows:
@@ -273,15 +277,25 @@ def _join(threads: Sequence[threading.Thread], deadline: float) -> None:
 def _output(target: Target, rows: Sequence[Row], errors: Sequence[tuple[Row, str]]) -> Output:
     """Rows that need no vector, and rows that get none."""
     empty = np.empty((0, target.dimensions), np.float32)
-    return Output(target, tuple(rows), empty, tuple((row.claim, error) for row, error in errors))
+    return Output(target, _light(rows), empty, tuple((row.claim, error) for row, error in errors))
 
 
 def _spread(
     target: Target, rows_of: Sequence[Sequence[Row]], embedded: batching.Embedded, tokens: int, seconds: float
 ) -> Output:
     """Spread the vectors of distinct documents over the rows that have them."""
-    rows = tuple(row for place in embedded.places for row in rows_of[place])
+    rows = _light([row for place in embedded.places for row in rows_of[place]])
     spread = [index for index, place in enumerate(embedded.places) for _ in rows_of[place]]
     vectors = embedded.vectors if len(spread) == len(embedded.places) else embedded.vectors[spread]
     errors = tuple((row.claim, error) for place, error in embedded.errors.items() for row in rows_of[place])
     return Output(target, rows, vectors, errors, tokens, seconds)
+
+
+def _light(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows as they wait to be written: without their pictures, which would fill the memory."""
+    return tuple(
+        replace(row, document=Document())
+        if row.document is not None and (row.document.images or row.document.videos)
+        else row
+        for row in rows
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
 import zlib
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -226,6 +228,19 @@ def test_an_error_shows_no_more_than_the_beginning_of_a_source() -> None:
     with pytest.raises(InputError) as long:
         read_image("x" * 100_000)
     assert len(str(long.value)) < 300
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_whatever_is_wrong_with_a_file_is_an_input_error(format: str) -> None:
+    whole = encoded(noise((40, 30)), format)
+    random = Random(format)
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(random.randint(1, 8)):
+            data[random.randrange(min(len(data), random.choice((64, len(data)))))] = random.randrange(256)
+        for read in (read_image, image_size, fetch_image):
+            with contextlib.suppress(InputError):
+                read(bytes(data))
 
 
 # Files

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import struct
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -207,3 +209,16 @@ def test_what_is_cut_off_within_its_frames_is_read_as_far_as_it_goes() -> None:
     data = video(frames=60, format="matroska")
     read = read_video(data[: len(data) // 2])
     assert 1 <= len(read.frames) <= 4
+
+
+@pytest.mark.parametrize(("format", "codec"), [("mp4", "mpeg4"), ("matroska", "mpeg4"), ("avi", "mpeg4")])
+def test_whatever_is_wrong_with_a_file_is_an_input_error(format: str, codec: str) -> None:
+    whole = video(frames=8, format=format, codec=codec)
+    random = Random(format)
+    for _ in range(40):
+        data = bytearray(whole)
+        for _ in range(random.randint(1, 8)):
+            data[random.randrange(min(len(data), random.choice((400, len(data)))))] = random.randrange(256)
+        for read in (read_video, fetch_video):
+            with contextlib.suppress(InputError):
+                read(bytes(data), Policy(max_pixels=100_000))
