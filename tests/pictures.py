@@ -44,11 +44,12 @@ def data_uri(data: bytes, kind: str = "image/png") -> str:
 
 def video(
     frames: int = 30, rate: int = 10, size: tuple[int, int] = (64, 48), format: str = "mp4", codec: str = "mpeg4",
-    *, bright_top: bool = False,
+    *, bright_top: bool = False, title: str = "",
 ) -> bytes:  # fmt: skip
     """A video whose n-th frame is gray, and brighter than the one before."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=format) as container:
+        container.metadata["title"] = title
         stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for number in range(frames):

@@ -68,6 +68,12 @@ def test_common_containers_are_read(format: str, codec: str) -> None:
     assert brightness(read)[0] < 40 < 180 < brightness(read)[-1]
 
 
+def test_a_title_that_is_no_utf_8_does_no_harm() -> None:
+    data = video(title="caf\N{LATIN SMALL LETTER E WITH ACUTE}")
+    assert b"caf\xc3\xa9" in data
+    assert len(read_video(data.replace(b"caf\xc3\xa9", b"caf\xe9 ")).frames) == 4
+
+
 def test_every_kind_of_source_is_the_same_video(tmp_path: Path) -> None:
     (file := tmp_path / "a.mp4").write_bytes(data := video())
     wanted = read_video(data)

@@ -168,9 +168,8 @@ def _container(data: bytes) -> Iterator[Any]:
             "videos need PyAV, which is not installed", hint="pip install 'pgmeaning[media]'"
         ) from error
     try:
-        with av.open(
-            io.BytesIO(data), options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
-        ) as container:
+        options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
+        with av.open(io.BytesIO(data), options=options, metadata_errors="replace") as container:
             yield container
     except InputError:
         raise
@@ -186,6 +185,8 @@ def _measured(container: Any, policy: Policy) -> tuple[int, float]:
     if not container.streams.video:
         raise InputError("a video has no pictures in it, only sound or subtitles")
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise InputError("a video has a codec that is not known here")
     if not stream.width or not stream.height:
         raise InputError("a video has no pixels")
     if stream.width * stream.height > policy.max_pixels:
