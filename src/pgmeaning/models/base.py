@@ -19,6 +19,9 @@ Input = Document | Mapping[str, Any] | str
 EMBEDDERS = "pgmeaning.embedders"
 RERANKERS = "pgmeaning.rerankers"
 
+# What installs a backend's packages; `local` does for all others of ours.
+EXTRAS = {"qwen3_vl": "qwen", "http": "http"}
+
 
 class Embedder(Protocol):
     """Turns documents and queries into vectors that can be compared.
@@ -213,5 +216,5 @@ def _factory(group: str, model: Model) -> Any:
     except ImportError as error:
         raise ModelUnavailable(
             f"model {model.name!r} cannot run here: {error}",
-            hint="install its packages: pip install 'pgmeaning[local]'",
+            hint=f"install its packages: pip install 'pgmeaning[{EXTRAS.get(model.backend, 'local')}]'",
         ) from error
