@@ -26,6 +26,7 @@ class Request:
     path: str
     headers: Mapping[str, str]
     body: dict[str, Any]
+    port: int  # of the client
 
 
 @dataclass
@@ -50,7 +51,6 @@ class Engine:
         self.requests: list[Request] = []
         self.script: deque[Answer | Callable[[Request], Answer]] = deque()
         self.refused: set[str] = set()  # inputs that it answers with 400
-        self.inside = threading.Semaphore(0)  # released for each request that came in
         self.stalled = threading.Event()
         self._embed = embed
         self._judge = judge
@@ -66,7 +66,6 @@ class Engine:
         with self._lock:
             self.requests.append(request)
             planned = self.script.popleft() if self.script else None
-        self.inside.release()
         if planned is not None:
             return planned if isinstance(planned, Answer) else planned(request)
         with self._lock:  # the model takes one call at a time
@@ -94,7 +93,7 @@ class Engine:
     def _scores(self, body: dict[str, Any]) -> Any:
         assert self._judge is not None
         query = body.get("query", body.get("text_1"))
-        texts = body.get("documents", body.get("texts", body.get("text_2")))
+        texts = body.get("documents") or body.get("texts") or body["text_2"]
         scores = self._judge(Document(query), [Document(text) for text in texts]).tolist()
         named = "score" if "text_2" in body or "texts" in body else "relevance_score"
         # The best first, as engines do.
@@ -136,7 +135,7 @@ def _handler(engine: Engine) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
-            answer = engine.answer(Request(self.path, dict(self.headers), json.loads(content)))
+            answer = engine.answer(Request(self.path, dict(self.headers), json.loads(content), self.client_address[1]))
             body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
             headers = {"Content-Type": "application/json", "Content-Length": str(len(body) + answer.missing)}
             self.close_connection = bool(answer.missing)

@@ -152,8 +152,9 @@ class Endpoint:
             if not last:
                 return None
             reason = str(error).strip() or type(error).__name__
+            failure = "cannot be reached" if isinstance(error, httpx.ConnectError) else "broke off"
             raise ModelUnavailable(
-                f"{self._who(url)} cannot be reached: {reason}", hint="is the engine running there?"
+                f"{self._who(url)} {failure}: {reason}", hint="is the engine running there?"
             ) from None
 
     def _answer(self, url: str, response: httpx.Response) -> Any:
