@@ -49,8 +49,8 @@ def minilm(texts: Sequence[str], rounds: int) -> None:
     """The sidecar beside `encode`."""
     from sentence_transformers import SentenceTransformer
 
+    from pgmeaning.models.checkpoints import find_weights
     from pgmeaning.models.registry import builtin_model
-    from pgmeaning.models.sentence_transformers import find_weights
 
     peer = SentenceTransformer(str(find_weights(builtin_model(MODEL))), device="cpu")
     embedder = load_embedder(MODEL)

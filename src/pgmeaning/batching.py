@@ -48,12 +48,19 @@ def unique(documents: Sequence[Document]) -> tuple[list[Document], list[int]]:
     distinct: list[Document] = []
     places: list[int] = []
     for document in documents:
-        media = tuple(map(id, document.images)), tuple(map(id, document.videos))
+        media = _identity(document.images), _identity(document.videos)
         place = seen.setdefault((document.text, document.instruction, media), len(distinct))
         if place == len(distinct):
             distinct.append(document)
         places.append(place)
     return distinct, places
+
+
+def _identity(value: object) -> object:
+    """Equal for equal bytes and names, and for lists of such; else each object is its own."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_identity, value))
+    return value if isinstance(value, bytes | str) else id(value)
 
 
 def lengths(embedder: Embedder, documents: Sequence[Document]) -> list[int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 from pgmeaning.types import Document, Target
 
 # Between columns when there is no template; a missing one leaves no gap.
 SEPARATOR = "\n\n"
+HEXADECIMAL = re.compile(r"([0-9a-f]{2})*")
 
 
 def render(target: Target, texts: Sequence[str | None]) -> str | None:
@@ -25,7 +28,24 @@ def render(target: Target, texts: Sequence[str | None]) -> str | None:
     )
 
 
-def document(target: Target, texts: Sequence[str | None]) -> Document | None:
-    """The document of a row, or None when there is nothing to embed."""
+def document(
+    target: Target, texts: Sequence[str | None], images: tuple[Any, ...] = (), videos: tuple[Any, ...] = ()
+) -> Document | None:
+    """The document of a row, or None when there is nothing to embed. Media are still what the row names."""
     text = render(target, texts)
-    return None if text is None else Document(text=text)
+    return Document(text, images, videos) if text is not None or images or videos else None
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """The pictures or videos of a column's value: one, or a list of them; what is missing is left out."""
+    values = value if isinstance(value, list | tuple) else (value,)
+    return tuple(_sourced(element) for element in values if element is not None)
+
+
+def _sourced(value: Any) -> Any:
+    """An element of bytea[] came as hexadecimal text; a list within a list is a video of pictures."""
+    if isinstance(value, list):
+        return several(value)
+    if isinstance(value, str) and value.startswith("\\x") and HEXADECIMAL.fullmatch(value, 2):
+        return bytes.fromhex(value[2:])
+    return value

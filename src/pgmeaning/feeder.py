@@ -67,12 +67,13 @@ class Work:
 class Feeder:
     """Keeps the pipeline fed, until there is nothing left."""
 
-    def __init__(self, sidecar: Sidecar, work: Channel[Work], *, drain: bool) -> None:
+    def __init__(self, sidecar: Sidecar, work: Channel[Work], media: Channel[Work], *, drain: bool) -> None:
         self._sidecar = sidecar
         self._settings = sidecar.settings
         self._work = work
+        self._media = media
         self._drain = drain
-        self._paces: dict[str, Pace] = defaultdict(Pace)
+        self._paces: dict[tuple[str, bool], Pace] = defaultdict(Pace)  # a picture is not a text
         self._pages: dict[tuple[int, str], int] = {}
         self._targets: list[Target] = []
         self._targets_read = 0.0
@@ -111,7 +112,7 @@ class Feeder:
         self._quarantine = self._quarantine and len(self._sidecar.held) > 0
         if self._quarantine:
             return folded.taken > 0
-        fed = [self._feed_model(connection, queue, model) for model in self._models()]
+        fed = [self._feed_model(connection, queue, model, media) for model, media in self._lanes()]
         return folded.taken > 0 or any(fed)
 
     def _read_registry(self, connection: Connection, *, now: bool = False) -> None:
@@ -122,17 +123,18 @@ class Feeder:
     def _is_mine(self, target: Target) -> bool:
         return self._sidecar.models is None or target.model in self._sidecar.models
 
-    def _models(self) -> list[str]:
-        return sorted({t.model for t in self._targets if t.workable and self._is_mine(t)})
+    def _lanes(self) -> list[tuple[str, bool]]:
+        """(model, whether its rows have pictures or videos): slow files and URLs hold up no texts."""
+        lanes = sorted({(t.model, t.has_media) for t in self._targets if t.workable and self._is_mine(t)})
+        return [(model, media) for model, media in lanes if not (media and self._media.full)]
 
-    def _feed_model(self, connection: Connection, queue: Queue, model: str) -> bool:
+    def _feed_model(self, connection: Connection, queue: Queue, model: str, media: bool) -> bool:
         embedder = self._embedder(model)
         if embedder is None:
             return False
-        targets = self._ready(model)
-        limit = self._paces[model].rows_in(
-            self._settings.claim_seconds, self._settings.batch_rows, self._settings.claim_rows
-        )
+        targets = self._ready(model, media)
+        most = min(self._settings.claim_rows, self._settings.media_rows) if media else self._settings.claim_rows
+        limit = self._paces[model, media].rows_in(self._settings.claim_seconds, self._settings.batch_rows, most)
         claims = self._claim(queue, model, list(targets), limit)
         for collection_id, group in _by_collection(claims).items():
             self._hand_on(connection, queue, targets[collection_id], group, embedder)
@@ -150,12 +152,12 @@ class Feeder:
         except ModelError:
             return None  # the shelf has logged it, the heartbeat shows it
 
-    def _ready(self, model: str) -> dict[int, Target]:
-        """Targets of the model that may be worked on just now, by collection."""
+    def _ready(self, model: str, media: bool) -> dict[int, Target]:
+        """Targets of the lane that may be worked on just now, by collection."""
         return {
             t.collection_id: t
             for t in self._targets
-            if t.model == model and t.workable and not self._sidecar.is_postponed(t)
+            if t.model == model and t.has_media == media and t.workable and not self._sidecar.is_postponed(t)
         }
 
     def _claim(self, queue: Queue, model: str, collections: Sequence[int], limit: int) -> list[Claim]:
@@ -205,13 +207,14 @@ class Feeder:
             self._sidecar.held.drop(claims)  # so that they count as lost, and are handed back over the next connection
             raise
         if rows:
-            self._work.put(Work(target, tuple(rows), embedder, self._paces[target.model]))
+            work = Work(target, tuple(rows), embedder, self._paces[target.model, target.has_media])
+            (self._media if target.has_media else self._work).put(work)
 
     def _read(
         self, connection: Connection, queue: Queue, target: Target, claims: Sequence[Claim], characters: int
     ) -> list[Row]:
         try:
-            return store.read_rows(connection, target, claims, characters)
+            return store.read_rows(connection, target, claims, characters, self._settings.media_max_bytes)
         except psycopg.Error as error:
             if self._cannot_read(connection, queue, target, claims, error):
                 return []

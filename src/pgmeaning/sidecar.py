@@ -5,6 +5,7 @@ behind the model's; only the ends touch the database, and no transaction is open
 what it does besides.
 
     Feeder --Work--> embed --Output--> Writer (x n)        QueryLane        Upkeep
+        '---Work--> fetch --^      rows with pictures or videos
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -26,6 +28,7 @@ from pgmeaning.channel import Channel
 from pgmeaning.connection import Connection, connect
 from pgmeaning.errors import ModelNotFound
 from pgmeaning.feeder import STOP_POLL, Feeder, Work
+from pgmeaning.fetcher import Fetcher
 from pgmeaning.models.base import Embedder, load_embedder
 from pgmeaning.querylane import QueryLane
 from pgmeaning.queue import Queue
@@ -104,6 +107,7 @@ class Sidecar:
         self._counting = threading.Lock()
         self._postponed: dict[tuple[int, str], float] = {}
         self._work: Channel[Work] = Channel(2)
+        self._media: Channel[Work] = Channel(1)
         self._output: Channel[Output] = Channel(4)
         self._over = threading.Event()
 
@@ -142,10 +146,11 @@ class Sidecar:
 
     def _start(self, upkeep: Upkeep) -> tuple[list[threading.Thread], list[threading.Thread]]:
         """All threads: those that make work or vectors, and the writers."""
-        feeder = Feeder(self, self._work, drain=self._drain)
+        feeder = Feeder(self, self._work, self._media, drain=self._drain)
         writers = [Writer(self, self._output) for _ in range(self.settings.writers)]
         makers = [
             self._thread("feeder", lambda: self._keep("feeder", feeder.run, self.stopping)),
+            self._thread("fetch", self._fetch_all),
             self._thread("embed", self._embed_all),
             self._thread("queries", lambda: self._keep("queries", self._answer_queries, self.stopping)),
             self._thread("upkeep", lambda: self._keep("upkeep", upkeep.run, self.stopping)),
@@ -181,6 +186,7 @@ class Sidecar:
     def _shut_down(self, makers: Sequence[threading.Thread], writers: Sequence[threading.Thread]) -> None:
         """Writers flush what is embedded; claims whose embedding did not end in time are handed back."""
         deadline = time.monotonic() + self.settings.grace
+        self._media.close()
         self._work.close()
         _join(makers, deadline)
         self._output.end()
@@ -204,6 +210,17 @@ class Sidecar:
         if self.settings.location and own.is_dir():
             row["location"] = str(own)
         return self._load(Model(**row))
+
+    # Fetch
+
+    def _fetch_all(self) -> None:
+        fetcher = Fetcher(self.settings.media, self.settings.media_threads, self.stopping)
+        while (work := self._media.get()) is not None:
+            rows, errors = fetcher.fetch(work.rows)
+            if errors:
+                self._output.put(_output(work.target, [], errors))
+            if rows:
+                self._work.put(replace(work, rows=tuple(rows)))
 
     # Embed
 

