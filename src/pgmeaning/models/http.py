@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from pgmeaning.errors import BadVector, InputError, ModelUnavailable
-from pgmeaning.models.base import Vectors, unit_length
+from pgmeaning.models.base import Vectors, finished
 from pgmeaning.models.data_uri import picture_uri, video_uri
 from pgmeaning.models.endpoint import Endpoint, serving
-from pgmeaning.models.text import checked, instruction_of, prompted, shortened
+from pgmeaning.models.text import checked_text, instruction, prompted, shortened
 from pgmeaning.types import Document, Model
 
 # Templates that an engine fills in from a conversation. Another would be ignored without a word.
@@ -86,7 +86,8 @@ class HttpEmbedder:
         found = self._endpoint.each(lambda part: self._ask(part, prompt), parts)
         if not found:
             return np.empty((0, self.dimensions), np.float32)
-        return self._finished(np.concatenate(found))
+        # An engine that knows nothing of `dimensions` gives all of them.
+        return finished(np.concatenate(found), self._model, self.dimensions)
 
     def _parts(self, documents: Sequence[Document]) -> Iterator[Sequence[Document]]:
         """What goes into one request each; a conversation is one document."""
@@ -117,14 +118,6 @@ class HttpEmbedder:
                 hint=f"does it serve {self._endpoint.how.served_name!r}?",
             )
         return np.stack(rows)
-
-    def _finished(self, vectors: Vectors) -> Vectors:
-        # An engine that knows nothing of `dimensions` gives all of them.
-        if vectors.shape[1] > self.dimensions:
-            if self._model.options.get("layer_norm_before_cut"):
-                vectors = (vectors - vectors.mean(axis=1, keepdims=True)) / vectors.std(axis=1, keepdims=True)
-            vectors = vectors[:, : self.dimensions]
-        return unit_length(vectors) if self._model.normalize else vectors
 
 
 class HttpReranker:
@@ -160,20 +153,20 @@ class HttpReranker:
 
     def _instruction(self, query: Document, instruction: str | None) -> Body:
         said = (instruction or query.instruction or "").strip()
-        return {"instruction": harmless(said)} if said and self._model.template else {}
+        return {"instruction": harmless(checked_text(said))} if said and self._model.template else {}
 
     def _content(self, document: Document) -> Any:
         """A text alone as a string, media as the parts of a message."""
         check_media(self._model, document)
         if document.images or document.videos:
             return {"content": parts_of(self._model, document)}
-        text = shortened(checked(document.text or ""), self._model.max_tokens)
+        text = checked_text(shortened(document.text or "", self._model.max_tokens))
         return harmless(text) if self._model.template else text
 
 
-def conversation(model: Model, document: Document, instruction: str | None) -> Body:
+def conversation(model: Model, document: Document, prompt: str | None) -> Body:
     """The messages from which vLLM makes the sequence that a Qwen3-VL-Embedding model was trained on."""
-    system = harmless(instruction_of(document, instruction))
+    system = harmless(checked_text(instruction(document.instruction, prompt or "")))
     return {
         "messages": [
             {"role": "system", "content": [_text(system)]},
@@ -190,7 +183,7 @@ def parts_of(model: Model, document: Document) -> list[Body]:
     parts: list[Body] = [{"type": "video_url", "video_url": {"url": video_uri(video)}} for video in document.videos]
     parts += [{"type": "image_url", "image_url": {"url": picture_uri(image)}} for image in document.images]
     if document.text is not None:
-        parts.append(_text(harmless(shortened(checked(document.text), model.max_tokens))))
+        parts.append(_text(harmless(checked_text(shortened(document.text, model.max_tokens)))))
     return parts or [_text("NULL")]
 
 

@@ -7,13 +7,13 @@ import unicodedata
 from pgmeaning.errors import InputError
 from pgmeaning.types import Document, Model
 
-# Text beyond this many characters for each token that the model can read is not even sent. A token has 4 or 5, so it
-# only matters for text that is nearly all blanks.
+# Text beyond this many characters for each token that the model can read is not even tokenised. A token has 4 or 5, so
+# it only matters for text that is nearly all blanks. Tokenising a megabyte to keep 256 tokens of it takes seconds.
 CHARACTERS_PER_TOKEN = 32
 
 
-def checked(text: str) -> str:
-    """The text, or InputError where it holds half of a surrogate pair, which cannot be written as UTF-8."""
+def checked_text(text: str) -> str:
+    """The text, or InputError where it holds half of a surrogate pair, which no tokenizer takes."""
     if not text.isascii():
         try:
             text.encode()
@@ -29,16 +29,15 @@ def shortened(text: str, max_tokens: int | None) -> str:
 
 def prompted(model: Model, document: Document, prompt: str | None) -> str:
     """The text of a document with a prompt round it; the document's own instruction replaces the model's."""
-    text = shortened(checked(document.text or ""), model.max_tokens)
+    text = checked_text(shortened(document.text or "", model.max_tokens))
     if prompt is None:
         return text
     before, _, after = prompt.partition("{text}")
-    instruction = document.instruction or model.options.get("query_instruction", "")
-    return checked(before.replace("{instruction}", instruction)) + text + after
+    task = document.instruction or model.options.get("query_instruction", "")
+    return checked_text(before.replace("{instruction}", task)) + text + after
 
 
-def instruction_of(document: Document, default: str | None) -> str:
-    """The instruction for a template: a blank one means the default, and it ends in a punctuation mark."""
-    said = (document.instruction or "").strip() or (default or "").strip()
-    closed = not said or unicodedata.category(said[-1]).startswith("P")
-    return checked(said if closed else said + ".")
+def instruction(wanted: str | None, default: str) -> str:
+    """Stripped, and with a full stop unless it ends with punctuation; blank is the default. As the reference does."""
+    text = (wanted or "").strip() or default.strip()
+    return text if not text or unicodedata.category(text[-1]).startswith("P") else text + "."
