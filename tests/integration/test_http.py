@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -11,6 +12,7 @@ import pytest
 import pgmeaning
 from pgmeaning.errors import InputError
 from pgmeaning.models import load_embedder
+from pgmeaning.models.registry import builtin_model, fingerprint
 from pgmeaning.types import Model
 from tests.engine import Answer, Engine, serving
 
@@ -91,6 +93,16 @@ def test_the_key_gets_into_neither_the_database_nor_the_log(
     assert errors is not None
     assert "does not let us in (401)" in errors[0]
     assert "sk-very-secret" not in errors[0] + "".join(capfd.readouterr())
+
+
+def test_a_checkpoint_behind_an_endpoint_is_added_beside_the_local_one(dsn: str) -> None:
+    local = builtin_model("bge-m3")
+    options = {**local.options, "url": "http://127.0.0.1:1", "timeout": 5}
+    with pgmeaning.connect(dsn) as client:
+        client.add_model(replace(local, name="bge-on-tei", backend="http", status="supported", options=options))
+        prints = {model["name"]: model["fingerprint"] for model in client.models()}
+        assert client.model("bge-on-tei").options == options
+    assert prints["bge-on-tei"] == prints["bge-m3"] == fingerprint(local)
 
 
 @pytest.mark.parametrize("options", [{"url": "http://user:secret@host"}, {"api_key": "secret"}], ids=["url", "key"])

@@ -15,7 +15,8 @@ import pytest
 from pgmeaning.errors import BadVector, InputError, ModelUnavailable
 from pgmeaning.models import load_embedder, load_reranker
 from pgmeaning.models.base import LoadedEmbedder, LoadedReranker
-from pgmeaning.types import Model
+from pgmeaning.reranking import loaded_reranker
+from pgmeaning.types import Document, Model
 from tests.engine import Answer, Engine, embeddings, serving
 
 pytest.importorskip("httpx")
@@ -373,3 +374,14 @@ def test_a_plain_reranker_is_sent_no_instruction(engine: Engine) -> None:
     engine.script.append(scores(0.5))
     judge(engine).score("q", ["a"], "Prefer bikes.")
     assert "instruction" not in engine.last
+
+
+def test_two_endpoints_of_one_reranker_are_two_rerankers(engine: Engine) -> None:
+    engine.script.append(scores(0.5))
+    near, far = (
+        loaded_reranker(replace(JUDGE, options={"url": url, "retries": 0}))
+        for url in (engine.url, "http://127.0.0.1:1")
+    )
+    assert near.score(Document("q"), [Document("a")]).tolist() == [0.5]
+    with pytest.raises(ModelUnavailable, match="cannot be reached"):
+        far.score(Document("q"), [Document("a")])
