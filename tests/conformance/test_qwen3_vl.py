@@ -92,13 +92,16 @@ def reranker(reranking_folder: str) -> LoadedReranker:
 def prompt_of(loaded: LoadedEmbedder, item: Any) -> list[int]:
     inner = loaded._embedder
     assert isinstance(inner, Qwen3VLEmbedder)
-    return inner._prompt(as_document(item), inner._model.document_prompt or "").ids
+    document, default = as_document(item), inner._model.document_prompt or ""
+    return inner._prompt(document, default, inner._texts([document], default)[0]).ids
 
 
 def pair_prompt(loaded: LoadedReranker, query: Any, item: Any) -> list[int]:
     inner = loaded._reranker
     assert isinstance(inner, Qwen3VLReranker)
-    return inner._prompt(as_document(query), as_document(item), RERANKER.query_prompt or "").ids
+    asked, judged, task = as_document(query), as_document(item), RERANKER.query_prompt or ""
+    (text,) = inner._network.tokenizer.encode([inner._pieces(asked, judged, task, (), ())])
+    return inner._prompt(asked, judged, task, text).ids
 
 
 def runs(ids: Sequence[int]) -> list[int | list[int]]:

