@@ -163,11 +163,13 @@ class Client:
     def add_model(self, model: Model) -> None:
         """Add a model of your own to the registry, such as an endpoint; the same again changes nothing.
 
-        Raises DatabaseError where another model has its name, InputError where its location holds a password.
+        Raises DatabaseError where another model has its name, InputError where its URL or options hold a password.
         """
-        if "@" in urlsplit(model.location or "").netloc:
+        urls = (model.location, model.options.get("url"))
+        secret = "api_key" in model.options or any("@" in urlsplit(str(url or "")).netloc for url in urls)
+        if secret:
             raise InputError(
-                f"the location of model {model.name!r} holds a user or password, which the database must not",
+                f"the location or options of model {model.name!r} hold a password, which the database must not",
                 hint="put the key into PGMEANING_API_KEY",
             )
         self._value("add_model", {"model": Jsonb({**asdict(model), "fingerprint": fingerprint(model)})})

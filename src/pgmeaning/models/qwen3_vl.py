@@ -31,9 +31,10 @@ from pgmeaning.models.checkpoints import (
     tokens_at_once,
     unavailable,
 )
-from pgmeaning.models.qwen3_vl_prompt import ABSENT, Piece, PromptTokenizer, instruction
+from pgmeaning.models.qwen3_vl_prompt import ABSENT, Piece, PromptTokenizer
 from pgmeaning.models.qwen3_vl_vision import Vision, Visual
 from pgmeaning.models.registry import templates
+from pgmeaning.models.text import instruction
 from pgmeaning.types import Document, Model
 
 

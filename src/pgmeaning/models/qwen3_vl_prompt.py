@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 import threading
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pgmeaning.errors import InputError, ModelUnavailable
-from pgmeaning.models.checkpoints import CHARACTERS_PER_TOKEN, checked_text
+from pgmeaning.models.text import checked_text, shortened
 
 END = "<|endoftext|>"
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
@@ -73,7 +72,7 @@ class PromptTokenizer:
 
     def text(self, text: str) -> str:
         """A user's text as far as the model could possibly read it; raises InputError for half a surrogate pair."""
-        return checked_text(text[: self.max_tokens * CHARACTERS_PER_TOKEN])
+        return checked_text(shortened(text, self.max_tokens))
 
     def encode(self, prompts: Sequence[Sequence[Piece]]) -> list[list[int]]:
         """The token ids of each prompt, of any length."""
@@ -131,9 +130,3 @@ class PromptTokenizer:
             f"the pictures and videos of this input take {tokens:,} tokens, the model reads {self.max_tokens:,}",
             hint="give fewer or smaller ones",
         )
-
-
-def instruction(wanted: str | None, default: str) -> str:
-    """Stripped, and with a full stop unless it ends with punctuation; blank is the default. As the reference does."""
-    text = (wanted or "").strip() or default.strip()
-    return text if unicodedata.category(text[-1]).startswith("P") else text + "."

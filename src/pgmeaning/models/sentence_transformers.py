@@ -20,10 +20,8 @@ from sentence_transformers.util import batch_to_device
 
 from pgmeaning.errors import InputError, ModelUnavailable
 from pgmeaning.media import read_image
-from pgmeaning.models.base import Vectors, unit_length
+from pgmeaning.models.base import Vectors, finished, unit_length
 from pgmeaning.models.checkpoints import (
-    CHARACTERS_PER_TOKEN,
-    checked_text,
     dtype_of,
     find_weights,
     hub_has,
@@ -32,6 +30,7 @@ from pgmeaning.models.checkpoints import (
     tokens_at_once,
     unavailable,
 )
+from pgmeaning.models.text import checked_text, prompted, shortened
 from pgmeaning.types import Document, Model
 
 # The registry's words for pooling, in the library's.
@@ -116,7 +115,7 @@ class Encoder:
 
     def shortened(self, text: str) -> str:
         """The text as far as the model could possibly read it."""
-        return text[: self.max_tokens * CHARACTERS_PER_TOKEN]
+        return shortened(text, self.max_tokens)
 
 
 class SentenceTransformerEmbedder:
@@ -126,6 +125,7 @@ class SentenceTransformerEmbedder:
         self.dimensions = dimensions
         self._encoder = encoder
         self._model = model
+        self._together = encoder.transformer.supports(("image", "text"))  # CLIP takes a picture or a text
         made = encoder.transformer.get_embedding_dimension()
         if made != model.dimensions:
             raise ModelUnavailable(
@@ -154,32 +154,25 @@ class SentenceTransformerEmbedder:
         for place, document in enumerate(documents):
             if document.images:
                 vectors[place] = self._embed_pictures(document, self._text(document, prompt))
-        return self._finished(vectors)
+        return finished(vectors, self._model, self.dimensions)
 
     def _embed_pictures(self, document: Document, text: str) -> Vectors:
-        pictures = [read_image(image) for image in document.images]
-        inputs = [{"text": text, "image": picture} if text else picture for picture in pictures]
+        """The mean of a vector for each picture; the text has one of its own where the model takes one or the other."""
+        pictures: list[Any] = [read_image(image) for image in document.images]
+        inputs = [{"text": text, "image": picture} for picture in pictures] if text and self._together else pictures
+        apart = [text] if text and not self._together else []
         try:
-            mean: Vectors = _numbers(self._encoder.forward(inputs)).mean(axis=0)
+            found = [_numbers(self._encoder.forward(part)) for part in (inputs, apart) if part]
+            mean: Vectors = unit_length(np.concatenate(found)).mean(axis=0)
             return mean
         except (OSError, ValueError) as error:
             raise InputError(f"model {self._model.name!r} cannot embed this picture: {error}") from error
 
-    def _finished(self, vectors: Vectors) -> Vectors:
-        if self.dimensions < self._model.dimensions:
-            if self._model.options.get("layer_norm_before_cut"):
-                vectors = (vectors - vectors.mean(axis=1, keepdims=True)) / vectors.std(axis=1, keepdims=True)
-            vectors = vectors[:, : self.dimensions]
-        return unit_length(vectors) if self._model.normalize else vectors
-
     def _text(self, document: Document, prompt: str | None) -> str:
-        text = checked_text(document.text or "")
         # A model with a template has code of its own that fills it in; the prompts are that template's instructions.
-        if prompt is None or self._model.template is not None:
-            return text
-        instruction = document.instruction or self._model.options.get("query_instruction", "")
-        before, _, after = prompt.partition("{text}")
-        return before.replace("{instruction}", instruction) + text + after
+        if self._model.template is not None:
+            return checked_text(document.text or "")
+        return prompted(self._model, document, prompt)
 
     def _check_media(self, documents: Sequence[Document]) -> None:
         taken = self._model.modalities
