@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pgmeaning.errors import InputError, ModelError
+from pgmeaning.errors import EndpointDown, InputError, ModelError
 from pgmeaning.models.base import Embedder, Vectors, check_vectors, unit_length
 from pgmeaning.types import Document
 
@@ -73,7 +73,10 @@ def lengths(embedder: Embedder, documents: Sequence[Document]) -> list[int]:
 
 
 def embed(embedder: Embedder, documents: Sequence[Document], dimensions: int) -> Embedded:
-    """Embed a batch; where it fails, halve it until the poison stands alone. Raises nothing that an input causes."""
+    """Embed a batch; where it fails, halve it until the poison stands alone.
+
+    Raises nothing that an input causes: EndpointDown alone.
+    """
     found: list[tuple[int, Vectors]] = []
     errors: dict[int, str] = {}
     _embed(embedder, dimensions, documents, 0, found, errors)
@@ -88,6 +91,8 @@ def _embed(
 ) -> None:  # fmt: skip
     try:
         found.append((start, _vectors(embedder, documents, dimensions)))
+    except EndpointDown:
+        raise
     except Exception as error:  # whatever a model raises for an input must stay that input's
         if len(documents) == 1:
             errors[start] = describe(error)

@@ -125,7 +125,7 @@ class Feeder:
         return later or any(fed)
 
     def _fold(self, queue: Queue) -> Folded | None:
-        """A portion of the inbox into the queue; None, and nothing done, while the queue holds plenty for every lane."""
+        """A portion of the inbox into the queue; None, and nothing done, while that holds plenty for every lane."""
         lanes = self._lanes()
         plenty = bool(lanes) and all(self._plenty.get(lane) for lane in lanes)
         if plenty and time.monotonic() - self._folded_at < FOLD_SECONDS:

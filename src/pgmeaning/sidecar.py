@@ -26,7 +26,7 @@ from pgmeaning import batching, sql, store
 from pgmeaning.channel import Channel
 from pgmeaning.connection import Connection, connect
 from pgmeaning.embedding import located
-from pgmeaning.errors import ModelNotFound
+from pgmeaning.errors import EndpointDown, ModelNotFound
 from pgmeaning.feeder import STOP_POLL, Feeder, Work
 from pgmeaning.fetcher import Fetcher
 from pgmeaning.models.base import Embedder, load_embedder
@@ -244,19 +244,32 @@ class Sidecar:
         for row, place in zip(wanting, places, strict=True):
             rows_of[place].append(row)
         lengths = batching.lengths(work.embedder, distinct)
-        for batch in batching.batches(lengths, self.settings.batch_tokens, self.settings.batch_rows):
+        batches = list(batching.batches(lengths, self.settings.batch_tokens, self.settings.batch_rows))
+        for number, batch in enumerate(batches):
             if self.stopping.is_set():
                 return
-            started = time.monotonic()
+            if self.shelf.is_suspended(work.target.model) or not self._embed_batch(work, distinct, rows_of, batch):
+                left = [row for later in batches[number:] for place in later.places for row in rows_of[place]]
+                self._output.put(replace(_output(work.target, [], []), handed_back=tuple(row.claim for row in left)))
+                return
+
+    def _embed_batch(
+        self, work: Work, distinct: Sequence[Document], rows_of: Sequence[Sequence[Row]], batch: batching.Batch
+    ) -> bool:
+        """Embed a batch of distinct documents and hand it on with all rows that have them; False: nobody answers."""
+        started = time.monotonic()
+        try:
             with self.shelf.turn.bulk():
-                embedded = batching.embed(
-                    work.embedder, [distinct[place] for place in batch.places], work.target.dimensions
-                )
-            seconds = time.monotonic() - started
-            work.pace.record(len(batch.places), seconds)
-            self._output.put(
-                _spread(work.target, [rows_of[place] for place in batch.places], embedded, batch.tokens, seconds)
-            )
+                documents = [distinct[place] for place in batch.places]
+                embedded = batching.embed(work.embedder, documents, work.target.dimensions)
+        except EndpointDown as error:
+            self.shelf.suspend(work.target.model, error)
+            return False
+        seconds = time.monotonic() - started
+        work.pace.record(len(batch.places), seconds)
+        rows = [rows_of[place] for place in batch.places]
+        self._output.put(_spread(work.target, rows, embedded, batch.tokens, seconds))
+        return True
 
     # Queries
 

@@ -10,10 +10,14 @@ import psycopg
 import pytest
 
 import pgmeaning
+from pgmeaning import shelf
 from pgmeaning.errors import InputError
 from pgmeaning.models import load_embedder
 from pgmeaning.models.registry import builtin_model, fingerprint
+from pgmeaning.settings import Settings
+from pgmeaning.sidecar import Sidecar
 from pgmeaning.types import Model
+from tests.conftest import running, wait_until
 from tests.engine import Answer, Engine, serving
 
 pytest.importorskip("httpx")
@@ -77,7 +81,7 @@ def test_a_row_that_the_endpoint_refuses_fails_alone_and_says_why(
 def test_an_endpoint_that_is_busy_for_a_moment_costs_no_row_an_attempt(
     served: str, engine: Engine, db: Connection, drain: Drain
 ) -> None:
-    engine.script += [Answer(503, headers={"Retry-After": "0"})] * 2
+    engine.script.append(Answer(503, headers={"Retry-After": "0"}))
     assert drain(attempts=1, batch_rows=8) == 0
     assert ids(db) == list(range(1, 21))
 
@@ -89,10 +93,43 @@ def test_the_key_gets_into_neither_the_database_nor_the_log(
     monkeypatch.setenv("PGMEANING_API_KEY", "sk-very-secret")
     engine.script += [lambda request: Answer(401, dict(request.headers))] * 100
     assert drain(attempts=1) == 1
-    errors = db.execute("SELECT string_agg(error, ' ') FROM pgmeaning.failures").fetchone()
-    assert errors is not None
-    assert "does not let us in (401)" in errors[0]
-    assert "sk-very-secret" not in errors[0] + "".join(capfd.readouterr())
+    log = "".join(capfd.readouterr())
+    assert "does not let us in (401)" in log
+    kept = db.execute("SELECT string_agg(q::text, ' ') FROM pgmeaning.queue AS q").fetchone()
+    assert kept is not None
+    assert "sk-very-secret" not in kept[0] + log
+
+
+def test_an_endpoint_that_is_down_costs_no_row_an_attempt(
+    served: str, engine: Engine, db: Connection, drain: Drain
+) -> None:
+    engine.script += [Answer(503, headers={"Retry-After": "0"})] * 100
+    assert drain(attempts=1) == 1
+    owed = db.execute(
+        "SELECT count(*), max(attempts), count(failed_at), count(claimed_by) FROM pgmeaning.queue"
+    ).fetchone()
+    assert owed == (20, 0, 0, 0)
+    engine.script.clear()
+    assert drain(attempts=1) == 0
+    assert ids(db) == list(range(1, 21))
+
+
+def test_rows_are_embedded_once_an_endpoint_is_up_again(
+    served: str, engine: Engine, db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelf, "DOWN_SECONDS", 0.05)
+    engine.script += [Answer(401)] * 10
+    with running(Sidecar(dsn, Settings(attempts=1, batch_rows=8))):
+        wait_until(lambda: len(ids(db)) == 20)
+    assert db.execute("SELECT count(*) FROM pgmeaning.failures").fetchone() == (0,)
+
+
+def test_a_status_tells_why_a_model_is_not_served(served: str, engine: Engine, db: Connection, dsn: str) -> None:
+    engine.script += [Answer(401)] * 1000
+    with running(Sidecar(dsn, Settings(upkeep=0.05))):
+        wait_until(
+            lambda: "does not let us in" in str(db.execute("SELECT problems FROM pgmeaning.sidecars").fetchall())
+        )
 
 
 def test_a_checkpoint_behind_an_endpoint_is_added_beside_the_local_one(dsn: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pgmeaning.errors import InputError, ModelUnavailable, TimedOut
+from pgmeaning.errors import InputError, ModelError, ModelUnavailable, TimedOut
 from pgmeaning.models import load_embedder
 from pgmeaning.models.registry import builtin_model, fingerprint
 from pgmeaning.types import Model
@@ -100,7 +100,7 @@ def test_a_body_that_breaks_off_is_tried_again(engine: Engine) -> None:
 
 def test_a_body_that_always_breaks_off_is_an_error(engine: Engine) -> None:
     engine.script += [Answer(body="whole", missing=5)] * 2
-    with pytest.raises(ModelUnavailable, match=f"{engine.url}/v1/embeddings broke off: peer closed"):
+    with pytest.raises(ModelError, match=f"{engine.url}/v1/embeddings broke off: peer closed"):
         Asked(engine, retries=1).post()
 
 
@@ -142,7 +142,7 @@ def test_a_refused_input_is_an_input_error_with_the_endpoints_words(engine: Engi
 )
 def test_what_is_no_answer_names_the_endpoint_and_what_to_do(engine: Engine, answer: Answer, complaint: str) -> None:
     engine.script.append(answer)
-    with pytest.raises(ModelUnavailable, match=f"'served': the endpoint {engine.url}/v1/embeddings {complaint}"):
+    with pytest.raises(ModelError, match=f"'served': the endpoint {engine.url}/v1/embeddings {complaint}"):
         Asked(engine).post()
     assert len(engine.requests) == 1
 
@@ -211,7 +211,7 @@ def test_the_key_is_in_no_error_and_no_log(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     engine.script.append(answer)
-    with pytest.raises((ModelUnavailable, InputError)) as failure:
+    with pytest.raises((ModelError, InputError)) as failure:
         Asked(engine, retries=0).post()
     assert engine.requests[-1].headers["Authorization"].endswith(key)
     assert key not in str(failure.getrepr(style="long", showlocals=False)) + caplog.text

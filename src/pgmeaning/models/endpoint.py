@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from pgmeaning.errors import BadVector, InputError, ModelUnavailable, TimedOut
+from pgmeaning.errors import BadVector, EndpointDown, InputError, ModelError, ModelUnavailable, TimedOut
 from pgmeaning.models.registry import SERVING_OPTIONS
 from pgmeaning.types import Model
 
@@ -25,6 +25,7 @@ KEY_VARIABLE = "PGMEANING_API_KEY"
 # Statuses that a second try may turn into an answer, and those that blame the input.
 PASSING = frozenset({408, 429, 500, 502, 503, 504, 529})
 REFUSED = frozenset({400, 413, 422})
+DOWN = frozenset({429, 502, 503, 504, 529})
 
 LONGEST_WAIT = 30.0  # whatever Retry-After says
 SHOWN = 300  # characters of what the endpoint said
@@ -112,7 +113,8 @@ class Endpoint:
     def post(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
         """What `read` makes of the answer to a body.
 
-        Raises InputError where the endpoint refuses the input, BadVector where `read` does, ModelUnavailable, TimedOut.
+        Raises InputError where the endpoint refuses the input, BadVector where `read` does, EndpointDown
+        where no input would do, ModelError, TimedOut.
         """
         url = self.how.url + path
         content = json.dumps(
@@ -151,11 +153,14 @@ class Endpoint:
         except httpx.TransportError as error:
             if not last:
                 return None
-            reason = str(error).strip() or type(error).__name__
-            failure = "cannot be reached" if isinstance(error, httpx.ConnectError) else "broke off"
-            raise ModelUnavailable(
-                f"{self._who(url)} {failure}: {reason}", hint="is the engine running there?"
-            ) from None
+            raise self._unreached(url, error) from None
+
+    def _unreached(self, url: str, error: httpx.TransportError) -> ModelError:
+        reason = str(error).strip() or type(error).__name__
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol | httpx.ProxyError):
+            return EndpointDown(f"{self._who(url)} cannot be reached: {reason}", hint="is the engine running there?")
+        # An input may have killed the engine, so the input is not cleared of blame.
+        return ModelError(f"{self._who(url)} broke off: {reason}", hint="see the engine's own log")
 
     def _answer(self, url: str, response: httpx.Response) -> Any:
         if response.status_code != 200:
@@ -164,7 +169,7 @@ class Endpoint:
             return response.json()
         except ValueError:
             kind = response.headers.get("content-type", "unknown type")
-            raise ModelUnavailable(
+            raise EndpointDown(
                 f"{self._who(url)} answered with something that is no whole JSON ({kind}): {self._said(response)}",
                 hint="is this the engine's own address, and not that of a page or proxy?",
             ) from None
@@ -175,16 +180,18 @@ class Endpoint:
             return InputError(f"{self._who(url)} refused the input with {status}: {said}")
         if status in (401, 403):
             hint = f"put its key into {self.how.api_key_env}, or the name of its file into {self.how.api_key_env}_FILE"
-            return ModelUnavailable(f"{self._who(url)} does not let us in ({status})", hint=hint)
+            return EndpointDown(f"{self._who(url)} does not let us in ({status})", hint=hint)
         if status in (404, 405):
             path = url.removeprefix(self.how.url)
-            return ModelUnavailable(
+            return EndpointDown(
                 f"{self._who(url)} has no {path}, or no model {self.how.served_name!r} ({status}): {said}",
                 hint="the options path and served_name say otherwise",
             )
         if response.is_redirect:
-            return ModelUnavailable(f"{self._who(url)} points elsewhere ({status})", hint="give the final URL")
-        return ModelUnavailable(f"{self._who(url)} failed with {status}: {said}", hint="see the engine's own log")
+            return EndpointDown(f"{self._who(url)} points elsewhere ({status})", hint="give the final URL")
+        # A 500 may be an input's doing; that an engine is busy, starting or gone is not.
+        failure = EndpointDown if status in DOWN else ModelError
+        return failure(f"{self._who(url)} failed with {status}: {said}", hint="see the engine's own log")
 
     def _who(self, url: str) -> str:
         return f"model {self._model!r}: the endpoint {url}"
