@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -42,14 +44,17 @@ def data_uri(data: bytes, kind: str = "image/png") -> str:
 
 def video(
     frames: int = 30, rate: int = 10, size: tuple[int, int] = (64, 48), format: str = "mp4", codec: str = "mpeg4",
+    *, bright_top: bool = False, title: str = "",
 ) -> bytes:  # fmt: skip
     """A video whose n-th frame is gray, and brighter than the one before."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=format) as container:
+        container.metadata["title"] = title
         stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for number in range(frames):
             pixels = np.full((size[1], size[0], 3), 20 + number * 200 // frames, np.uint8)
+            pixels[: size[1] // 2] = 235 if bright_top else pixels[0, 0]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()
@@ -96,8 +101,8 @@ class Web:
 
 
 @contextmanager
-def web() -> Iterator[Web]:
-    """The server on 127.0.0.1, while the body runs."""
+def web(certificate: Path | None = None) -> Iterator[Web]:
+    """The server on 127.0.0.1, while the body runs; with a certificate it speaks HTTPS."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -114,6 +119,10 @@ def web() -> Iterator[Web]:
             pass  # clients that go away are what the tests are about
 
     server = Server(("127.0.0.1", 0), Handler)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     served = Web(server.server_address[1])
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,6 @@ from pgmeaning.types import Document, Target
 
 # Between columns when there is no template; a missing one leaves no gap.
 SEPARATOR = "\n\n"
-HEXADECIMAL = re.compile(r"([0-9a-f]{2})*")
 
 
 def render(target: Target, texts: Sequence[str | None]) -> str | None:
@@ -46,6 +44,9 @@ def _sourced(value: Any) -> Any:
     """An element of bytea[] came as hexadecimal text; a list within a list is a video of pictures."""
     if isinstance(value, list):
         return several(value)
-    if isinstance(value, str) and value.startswith("\\x") and HEXADECIMAL.fullmatch(value, 2):
-        return bytes.fromhex(value[2:])
+    if isinstance(value, str) and value.startswith("\\x"):
+        try:
+            return bytes.fromhex(value[2:])
+        except ValueError:
+            return value
     return value

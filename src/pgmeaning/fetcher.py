@@ -59,7 +59,7 @@ def fetch_media(document: Document, policy: Policy) -> Document:
     count = len(document.images) + len(document.videos)
     if count > MEDIA_PER_ROW:
         raise InputError(f"the row has {count} pictures and videos, more than the {MEDIA_PER_ROW} allowed")
-    images = tuple(fetch_image(image, policy) for image in document.images)
+    images: tuple[Any, ...] = tuple(fetch_image(image, policy) for image in document.images)
     videos: tuple[Any, ...] = tuple(fetch_video(video, policy) for video in document.videos)
     return replace(document, images=images, videos=videos)
 

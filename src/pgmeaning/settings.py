@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pgmeaning.media import Policy
+
+HOST = re.compile(r"[^\s/@?#]+")
 
 
 class Settings(BaseSettings):
@@ -57,6 +60,14 @@ class Settings(BaseSettings):
         relative = [folder for folder in _parts(value, ":") if not Path(folder).is_absolute()]
         if relative:
             raise ValueError(f"{relative[0]!r} is not an absolute path")
+        return value
+
+    @field_validator("media_hosts", "media_private_hosts")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        wrong = [host for host in _parts(value, ",") if not HOST.fullmatch(host)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no host: write pictures.example, *.example or pictures.example:8080")
         return value
 
     @property

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -26,6 +25,7 @@ from psycopg.rows import dict_row
 from pgmeaning import batching, sql, store
 from pgmeaning.channel import Channel
 from pgmeaning.connection import Connection, connect
+from pgmeaning.embedding import located
 from pgmeaning.errors import EndpointDown, ModelNotFound
 from pgmeaning.feeder import STOP_POLL, Feeder, Work
 from pgmeaning.fetcher import Fetcher
@@ -206,17 +206,18 @@ class Sidecar:
         if row is None:
             raise ModelNotFound(f"there is no model {name!r} in this database", hint="pgmeaning model list")
         row["modalities"] = tuple(row["modalities"])
-        own = Path(self.settings.location or "", name)
-        if self.settings.location and own.is_dir():
-            row["location"] = str(own)
-        return self._load(Model(**row))
+        return self._load(located(Model(**row), self.settings.location))
 
     # Fetch
 
     def _fetch_all(self) -> None:
         fetcher = Fetcher(self.settings.media, self.settings.media_threads, self.stopping)
         while (work := self._media.get()) is not None:
-            rows, errors = fetcher.fetch(work.rows)
+            try:
+                rows, errors = fetcher.fetch(work.rows)
+            except Exception as error:
+                log.exception("unexpected error", thread="fetch")
+                rows, errors = [], [(row, batching.describe(error)) for row in work.rows]
             if errors:
                 self._output.put(_output(work.target, [], errors))
             if rows:
@@ -289,15 +290,25 @@ def _join(threads: Sequence[threading.Thread], deadline: float) -> None:
 def _output(target: Target, rows: Sequence[Row], errors: Sequence[tuple[Row, str]]) -> Output:
     """Rows that need no vector, and rows that get none."""
     empty = np.empty((0, target.dimensions), np.float32)
-    return Output(target, tuple(rows), empty, tuple((row.claim, error) for row, error in errors))
+    return Output(target, _light(rows), empty, tuple((row.claim, error) for row, error in errors))
 
 
 def _spread(
     target: Target, rows_of: Sequence[Sequence[Row]], embedded: batching.Embedded, tokens: int, seconds: float
 ) -> Output:
     """Spread the vectors of distinct documents over the rows that have them."""
-    rows = tuple(row for place in embedded.places for row in rows_of[place])
+    rows = _light([row for place in embedded.places for row in rows_of[place]])
     spread = [index for index, place in enumerate(embedded.places) for _ in rows_of[place]]
     vectors = embedded.vectors if len(spread) == len(embedded.places) else embedded.vectors[spread]
     errors = tuple((row.claim, error) for place, error in embedded.errors.items() for row in rows_of[place])
     return Output(target, rows, vectors, errors, tokens, seconds)
+
+
+def _light(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows as they wait to be written: without their pictures, which would fill the memory."""
+    return tuple(
+        replace(row, document=Document())
+        if row.document is not None and (row.document.images or row.document.videos)
+        else row
+        for row in rows
+    )

@@ -49,8 +49,10 @@ def image_size(source: Any, policy: Policy = TRUSTED) -> tuple[int, int]:
     return (height, width) if _lies_on_its_side(image) else (width, height)
 
 
-def fetch_image(source: Any, policy: Policy = TRUSTED) -> bytes:
-    """The picture still encoded, once it was decoded without an error; raises InputError."""
+def fetch_image(source: Any, policy: Policy = TRUSTED) -> bytes | Image:
+    """The picture still encoded, once it was decoded without an error; a PIL image as `read_image` gives it."""
+    if isinstance(source, pillow().Image):
+        return read_image(source, policy)
     data = read_bytes(source, policy)
     image = _opened(data, policy)
     try:

@@ -46,11 +46,13 @@ def read_video(source: Any, policy: Policy = TRUSTED, fps: float = 1.0, max_fram
     return _from_animation(data, policy, fps, max_frames) or _from_container(data, policy, fps, max_frames)
 
 
-def fetch_video(source: Any, policy: Policy = TRUSTED) -> bytes | tuple[bytes, ...]:
+def fetch_video(source: Any, policy: Policy = TRUSTED) -> bytes | Video | tuple[bytes | Image, ...]:
     """The video still encoded, once its header was read and its size and length checked; raises InputError.
 
     A list of pictures is checked one by one.
     """
+    if isinstance(source, Video):
+        return source
     if isinstance(source, list | tuple):
         _check_count(source, policy)
         return tuple(fetch_image(picture, policy) for picture in source)
@@ -166,9 +168,8 @@ def _container(data: bytes) -> Iterator[Any]:
             "videos need PyAV, which is not installed", hint="pip install 'pgmeaning[media]'"
         ) from error
     try:
-        with av.open(
-            io.BytesIO(data), options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
-        ) as container:
+        options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
+        with av.open(io.BytesIO(data), options=options, metadata_errors="replace") as container:
             yield container
     except InputError:
         raise
@@ -184,6 +185,8 @@ def _measured(container: Any, policy: Policy) -> tuple[int, float]:
     if not container.streams.video:
         raise InputError("a video has no pictures in it, only sound or subtitles")
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise InputError("a video has a codec that is not known here")
     if not stream.width or not stream.height:
         raise InputError("a video has no pixels")
     if stream.width * stream.height > policy.max_pixels:

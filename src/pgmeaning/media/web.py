@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
+import threading
 import time
 from collections.abc import Iterable
+from functools import cache
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urljoin
 
@@ -43,6 +47,8 @@ def fetch(url: str, policy: Policy) -> bytes:
             found = _get(target, policy, deadline)
         except InputError:
             raise
+        except (httpcore.TimeoutException, TimeoutError):
+            raise too_slow() from None
         except Exception as error:  # httpcore's own, and what sockets and TLS raise
             raise InputError(f"{shown(url)} cannot be fetched: {str(error) or type(error).__name__}") from error
         if isinstance(found, bytes):
@@ -86,7 +92,7 @@ def _get(target: httpx.URL, policy: Policy, deadline: float) -> bytes | str:
     backend = _Guarded(_matches(target, policy.private_hosts), deadline)
     headers = {**HEADERS, "Host": target.netloc.decode()}
     with (
-        httpcore.ConnectionPool(ssl_context=httpx.create_ssl_context(trust_env=False), network_backend=backend) as pool,
+        httpcore.ConnectionPool(ssl_context=tls(), network_backend=backend) as pool,
         pool.stream("GET", str(target.copy_with(fragment=None)), headers=headers) as response,
     ):
         location = _headers(response).get(b"location")
@@ -127,7 +133,7 @@ class _Guarded(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:  # fmt: skip
         """To the first of the host's addresses that answers."""
         failure: Exception | None = None
-        for address in addresses(host, port, private=self._private):
+        for address in addresses(host, port, private=self._private, seconds=left(self._deadline)):
             try:
                 stream = self._inner.connect_tcp(address, port, left(self._deadline), local_address, socket_options)
                 return _Hurried(stream, self._deadline)
@@ -165,17 +171,24 @@ def left(deadline: float) -> float:
     """The seconds until the deadline; raises InputError when there are none."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
-        raise InputError("a URL took too long", hint="PGMEANING_MEDIA_TIMEOUT allows more seconds")
+        raise too_slow()
     return seconds
 
 
-def addresses(host: str, port: int, *, private: bool) -> list[str]:
+def too_slow() -> InputError:
+    """The error for a URL that is not there in time."""
+    return InputError("a URL took too long", hint="PGMEANING_MEDIA_TIMEOUT allows more seconds")
+
+
+@cache
+def tls() -> ssl.SSLContext:
+    """The certificates that are trusted; reading them takes longer than a small picture does."""
+    return httpx.create_ssl_context()
+
+
+def addresses(host: str, port: int, *, private: bool, seconds: float) -> list[str]:
     """All addresses of a name, if all of them may be asked; raises InputError if one may not."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise InputError(f"host {host!r} is not known: {error}") from None
-    numbers = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
+    numbers = _looked_up(host, port, seconds)
     for number in numbers:
         if not may_be_asked(number, private=private):
             raise InputError(
@@ -185,6 +198,26 @@ def addresses(host: str, port: int, *, private: bool) -> list[str]:
     return numbers
 
 
+def _looked_up(host: str, port: int, seconds: float) -> list[str]:
+    """In a thread of its own: the resolver knows no time-out but its own, of half a minute and more."""
+    answers: SimpleQueue[list[Any] | Exception] = SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            answers.put(error)
+
+    threading.Thread(target=look_up, name="pgmeaning look-up", daemon=True).start()
+    try:
+        found = answers.get(timeout=seconds)
+    except Empty:
+        raise too_slow() from None
+    if isinstance(found, Exception):
+        raise InputError(f"host {host!r} is not known: {found}")
+    return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
+
+
 def may_be_asked(number: str, *, private: bool) -> bool:
     """Whether an address is public, or private where such may be asked. Not link-local: clouds keep keys there."""
     address = ipaddress.ip_address(number)
@@ -192,9 +225,11 @@ def may_be_asked(number: str, *, private: bool) -> bool:
         inner = _carried(address)
         if inner is not None:
             return may_be_asked(str(inner), private=private)
-    if address.is_link_local or address.is_multicast or address.is_unspecified:
+    if address.is_loopback:
+        return private
+    if address.is_link_local or address.is_multicast or address.is_unspecified or address.is_reserved:
         return False
-    return address.is_global or (private and (address.is_private or address.is_loopback))
+    return private or (address.is_global and not getattr(address, "is_site_local", False))
 
 
 def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
