@@ -25,11 +25,11 @@ from psycopg.rows import dict_row
 from pgmeaning import batching, sql, store
 from pgmeaning.channel import Channel
 from pgmeaning.connection import Connection, connect
-from pgmeaning.embedding import located
 from pgmeaning.errors import EndpointDown, ModelNotFound
 from pgmeaning.feeder import STOP_POLL, Feeder, Work
 from pgmeaning.fetcher import Fetcher
 from pgmeaning.models.base import Embedder, load_embedder
+from pgmeaning.models.registry import located
 from pgmeaning.querylane import QueryLane
 from pgmeaning.queue import Queue
 from pgmeaning.settings import Settings
