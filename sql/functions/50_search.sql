@@ -77,73 +77,83 @@ AS $$
                 THEN 'exact' ELSE 'signature' END
 $$;
 
--- The rows of the source that may be found: all, or those that the filter lets through.
-CREATE OR REPLACE FUNCTION pgmeaning._source_rows(c pgmeaning.collection, filter text) RETURNS text
-LANGUAGE sql STABLE
-AS $$
-    SELECT CASE WHEN filter IS NULL THEN pgmeaning._relation_name(c.source)
-                ELSE format(E'(SELECT * FROM %s WHERE (%s\n))', pgmeaning._relation_name(c.source), filter) END
-$$;
-
--- Refuses a filter that is no condition by itself. One that closes our parenthesis and opens another is none, nor is one
--- that only fits without the parentheses: so both are tried. Nothing is read.
-CREATE OR REPLACE FUNCTION pgmeaning._check_filter(c pgmeaning.collection, filter text) RETURNS void
+-- The nearest candidates whose rows may be found, as row addresses: the first of two phases. Either so many vectors are
+-- looked at that enough of them should belong to rows that may be found, or the vectors of those rows alone.
+CREATE OR REPLACE FUNCTION pgmeaning._candidates(c pgmeaning.collection, t pgmeaning.target, query_vector vector, k int, wanted bigint,
+    condition text, others text) RETURNS tid[]
 LANGUAGE plpgsql STABLE
 AS $$
+DECLARE
+    vectors  text := pgmeaning._relation_name(t.vectors);
+    source   text := pgmeaning._source_rows(c, condition);
+    same     text := pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types);
+    nearness text := format('v.signature <~> binary_quantize($1)::bit(%s)', t.dimensions);
+    reach    bigint := pgmeaning._candidates_to_fetch(c, t, wanted, condition);
+    fetched  bigint;
+    places   tid[];
 BEGIN
-    IF filter IS NOT NULL THEN
-        EXECUTE format(E'SELECT FROM %s WHERE (%s\n) LIMIT 0', pgmeaning._relation_name(c.source), filter);
-        EXECUTE format(E'SELECT FROM %s WHERE %s\n LIMIT 0', pgmeaning._relation_name(c.source), filter);
+    IF reach IS NOT NULL THEN
+        EXECUTE format('SELECT count(*), coalesce(array_agg(v.at) FILTER (WHERE EXISTS (SELECT FROM %s AS s WHERE %s)), ''{}'') '
+            'FROM (SELECT *, v.ctid AS at FROM %s AS v WHERE true%s ORDER BY %s LIMIT $2) AS v', source, same, vectors, others, nearness)
+        INTO fetched, places USING query_vector, reach;
+        -- All of them; or enough, though some of their rows are gone.
+        IF fetched < reach OR cardinality(places) >= (CASE reach WHEN wanted THEN greatest(k, wanted / 2) ELSE wanted END) THEN
+            RETURN places[:least(wanted, cardinality(places))];
+        END IF;
     END IF;
-EXCEPTION WHEN syntax_error OR undefined_column OR undefined_function OR undefined_table OR undefined_object OR undefined_parameter
-               OR invalid_schema_name OR datatype_mismatch OR ambiguous_column OR grouping_error OR windowing_error OR wrong_object_type
-               OR invalid_text_representation OR indeterminate_datatype THEN
-    RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the filter is not a condition on the rows of %s: %s', pgmeaning._relation_name(c.source), SQLERRM),
-        DETAIL = format('It is %L.', left(filter, 1000)),
-        HINT = 'Write what could stand after WHERE, with names of other schemas qualified: filter => ''lang = en''.';
+    EXECUTE format('SELECT coalesce(array_agg(v.at), ''{}'') FROM (SELECT v.ctid AS at FROM %s AS v JOIN %s AS s ON %s WHERE true%s '
+        'ORDER BY %s LIMIT $2) AS v', vectors, source, same, others, nearness)
+    INTO places USING query_vector, wanted;
+    RETURN places;
+END
+$$;
+
+-- How many of the nearest vectors to fetch, so that enough belong to rows that may be found; null: so many that it is
+-- cheaper to look at the vectors of those rows alone.
+CREATE OR REPLACE FUNCTION pgmeaning._candidates_to_fetch(c pgmeaning.collection, t pgmeaning.target, wanted bigint, condition text)
+RETURNS bigint
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    may_be_found float8;
+    share        float8;
+BEGIN
+    IF condition IS NULL AND NOT row_security_active(c.source::oid) THEN
+        RETURN wanted;
+    END IF;
+    may_be_found := greatest(1, pgmeaning._rows_expected(c, condition));
+    share := least(1, may_be_found / greatest(pgmeaning._vectors_expected(t.vectors), 1));
+    RETURN CASE WHEN wanted * 1.25 / share <= may_be_found / 4 THEN ceil(wanted * 1.25 / share) END;
 END
 $$;
 
 -- The k nearest rows to a vector that fits. First phase: candidates, as row addresses; second: their exact distances.
 CREATE OR REPLACE FUNCTION pgmeaning._nearest(c pgmeaning.collection, t pgmeaning.target, query_vector vector, k int,
-    filter text, mode text, candidates int, leave_out jsonb)
+    condition text, mode text, candidates int, leave_out jsonb)
 RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    vectors text := pgmeaning._relation_name(t.vectors);
-    source  text := pgmeaning._source_rows(c, filter);
-    same    text := pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types);
     as_key  text := pgmeaning._key_json('v', c.vector_key_columns, c.key_columns);
     others  text := CASE WHEN leave_out IS NULL THEN '' ELSE format(' AND %s <> %L::jsonb', as_key, leave_out) END;
-    by_signature text := format('v.signature <~> binary_quantize($1)::bit(%s)', t.dimensions);
-    wanted  bigint := greatest(coalesce(candidates, CASE WHEN t.dimensions < 1024 THEN greatest(400, 20::bigint * k)
-                                                    ELSE greatest(200, 10::bigint * k) END), k);
-    fetched bigint := wanted;
-    places  tid[];
+    found   text := format(' JOIN %s AS s ON %s', pgmeaning._source_rows(c, condition),
+        pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types));
     picked  text := '';
+    wanted  bigint;
+    places  tid[];
 BEGIN
-    PERFORM pgmeaning._check_search(c, t, k, mode), pgmeaning._check_filter(c, filter);
     IF coalesce(mode, pgmeaning._search_mode(t)) = 'signature' THEN
-        IF filter IS NULL AND NOT row_security_active(c.source::oid) THEN
-            EXECUTE format('SELECT count(*), coalesce(array_agg(v.at) FILTER (WHERE EXISTS (SELECT FROM %s AS s WHERE %s)), ''{}'') '
-                'FROM (SELECT *, v.ctid AS at FROM %s AS v WHERE true%s ORDER BY %s LIMIT $2) AS v', source, same, vectors, others, by_signature)
-            INTO fetched, places USING query_vector, wanted;
-        END IF;
-        -- Filtered; or so many candidates' rows are gone that the rest would be too few.
-        IF places IS NULL OR fetched = wanted AND cardinality(places) < greatest(k, wanted / 2) THEN
-            EXECUTE format('SELECT coalesce(array_agg(v.at), ''{}'') FROM (SELECT v.ctid AS at FROM %s AS v JOIN %s AS s ON %s WHERE true%s '
-                'ORDER BY %s LIMIT $2) AS v', vectors, source, same, others, by_signature)
-            INTO places USING query_vector, wanted;
-        END IF;
+        wanted := greatest(coalesce(candidates, CASE WHEN t.dimensions < 1024 THEN greatest(400, 20::bigint * k)
+                                                ELSE greatest(200, 10::bigint * k) END), k);
+        places := pgmeaning._candidates(c, t, query_vector, k, wanted, condition, others);
+        found := '';
         picked := ' AND v.ctid = ANY ($3)';
     END IF;
     RETURN QUERY EXECUTE format(
         'SELECT n.key, n.chunk, n.chunk_text, n.distance, 1 - n.distance, n.model '
         'FROM (SELECT %s AS key, v.chunk, v.chunk_text, v.embedding <=> $1 AS distance, v.model FROM %s AS v%s '
         'WHERE true%s%s ORDER BY distance, %s, v.chunk LIMIT $2) AS n ORDER BY n.distance, n.key, n.chunk',
-        as_key, vectors, CASE WHEN picked = '' THEN format(' JOIN %s AS s ON %s', source, same) END, picked, others,
-        pgmeaning._column_list('v', c.vector_key_columns))
+        as_key, pgmeaning._relation_name(t.vectors), found, picked, others, pgmeaning._column_list('v', c.vector_key_columns))
     USING query_vector, k, places;
 END
 $$;
@@ -153,7 +163,7 @@ LANGUAGE sql STABLE
 AS $$ SELECT t FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.state = 'active' $$;
 
 CREATE OR REPLACE FUNCTION pgmeaning.nearest(name text, query_vector vector, k int DEFAULT 10, filter text DEFAULT NULL,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL)
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[])
 RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
 LANGUAGE plpgsql STABLE
 AS $$
@@ -161,31 +171,53 @@ DECLARE
     c pgmeaning.collection := pgmeaning._collection(name);
     t pgmeaning.target := pgmeaning._active_target(c);
 BEGIN
-    RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t, pgmeaning._fit(query_vector, t.dimensions), k, filter, mode, candidates, NULL);
+    PERFORM pgmeaning._check_search(c, t, k, mode);
+    RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t, pgmeaning._fit(query_vector, t.dimensions), k,
+        pgmeaning._condition(c, filter, filter_params::text[]), mode, candidates, NULL);
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.nearest IS 'The k rows of a collection nearest to a vector.';
 
-CREATE OR REPLACE FUNCTION pgmeaning.search(collection text, query text, k int DEFAULT 10, filter text DEFAULT NULL,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds')
-RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
+-- The k nearest rows to each of several queries, whose vectors are asked for together; query_index is a query's place in the array, from 1.
+CREATE OR REPLACE FUNCTION pgmeaning.search_many(name text, queries text[], k int DEFAULT 10, filter text DEFAULT NULL,
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
+    filter_params anycompatiblearray DEFAULT NULL::text[])
+RETURNS TABLE (query_index int, key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    c pgmeaning.collection := pgmeaning._collection(collection);
-    t pgmeaning.target := pgmeaning._active_target(c);
+    c         pgmeaning.collection := pgmeaning._collection(search_many.name);
+    t         pgmeaning.target := pgmeaning._active_target(c);
+    condition text;
+    vectors   vector[];
 BEGIN
     -- Before the model is asked: what is wrong with the call should not take a model to find out.
-    PERFORM pgmeaning._check_search(c, t, k, mode), pgmeaning._check_filter(c, filter);
-    RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t,
-        pgmeaning._fit(pgmeaning.embed(query, c.model, true, timeout), t.dimensions), k, filter, mode, candidates, NULL);
+    PERFORM pgmeaning._check_search(c, t, k, mode);
+    condition := pgmeaning._condition(c, filter, filter_params::text[]);
+    vectors := pgmeaning._vectors(c.model, queries, true, coalesce(timeout, '10 seconds'));
+    FOR place IN 1..coalesce(cardinality(queries), 0) LOOP
+        RETURN QUERY SELECT place, n.* FROM pgmeaning._nearest(c, t, pgmeaning._fit(vectors[place], t.dimensions), k,
+            condition, mode, candidates, NULL) AS n;
+    END LOOP;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.search (text, text, int, text, text, int, interval)
+COMMENT ON FUNCTION pgmeaning.search_many IS 'search() for several queries at the cost of one call of the model.';
+
+CREATE OR REPLACE FUNCTION pgmeaning.search(collection text, query text, k int DEFAULT 10, filter text DEFAULT NULL,
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
+    filter_params anycompatiblearray DEFAULT NULL::text[])
+RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
+LANGUAGE sql STABLE
+AS $$
+    SELECT m.key, m.chunk, m.chunk_text, m.distance, m.score, m.model
+    FROM pgmeaning.search_many(collection, ARRAY[query], k, filter, mode, candidates, timeout, filter_params) AS m
+$$;
+COMMENT ON FUNCTION pgmeaning.search (text, text, int, text, text, int, interval, anycompatiblearray)
     IS 'The k rows of a collection nearest in meaning to a text.';
 
--- The rows themselves, typed: search(NULL::docs, 'how to cook rice').
-CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, k int DEFAULT 10, filter text DEFAULT NULL,
+-- The rows themselves, typed: search(NULL::docs, 'how to cook rice'). Two functions, since PostgreSQL makes out the type of
+-- the result only where no argument of a polymorphic type is left out, as filter_params often is.
+CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, filter text, filter_params anycompatiblearray, k int DEFAULT 10,
     mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds')
 RETURNS TABLE (hit anyelement, distance float8, score float8)
 LANGUAGE plpgsql STABLE
@@ -204,18 +236,30 @@ BEGIN
     END IF;
     c := pgmeaning._collection(names[1]);
     RETURN QUERY EXECUTE format(
-        'SELECT s, f.distance, f.score FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7) AS f '
+        'SELECT s, f.distance, f.score FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7, $8) AS f '
         'CROSS JOIN LATERAL jsonb_to_record(f.key) AS k (%s) JOIN %s AS s ON %s ORDER BY f.distance, f.key, f.chunk',
         pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._relation_name(c.source),
         pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types))
-    USING c.name, query, k, filter, mode, candidates, timeout;
+    USING c.name, query, k, filter, mode, candidates, timeout, filter_params::text[];
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.search (anyelement, text, text, anycompatiblearray, int, text, int, interval)
+    IS 'The k rows of a table nearest in meaning to a text, as rows of that table; with parameters of the filter.';
+
+CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, k int DEFAULT 10, filter text DEFAULT NULL,
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds')
+RETURNS TABLE (hit anyelement, distance float8, score float8)
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM pgmeaning.search(source, query, filter, NULL::text[], k, mode, candidates, timeout);
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.search (anyelement, text, int, text, text, int, interval)
     IS 'The k rows of a table nearest in meaning to a text, as rows of that table.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.similar(name text, key jsonb, k int DEFAULT 10, filter text DEFAULT NULL,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL)
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[])
 RETURNS SETOF pgmeaning.found
 LANGUAGE plpgsql STABLE
 AS $$
@@ -225,8 +269,10 @@ DECLARE
     wanted jsonb := pgmeaning._full_key(c, $2);
     own    vector;
     itself jsonb;
+    condition text;
 BEGIN
     PERFORM pgmeaning._check_search(c, t, k, mode);
+    condition := pgmeaning._condition(c, filter, filter_params::text[]);
     EXECUTE format('SELECT v.embedding, %s FROM jsonb_to_record($1) AS k (%s) JOIN %s AS v ON %s '
                    'WHERE EXISTS (SELECT FROM %s AS s WHERE %s) ORDER BY v.chunk LIMIT 1',
         pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), pgmeaning._key_record(c.key_columns, c.key_types),
@@ -237,7 +283,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('collection %L has no vector for row %s', name, wanted),
             HINT = 'There is no such row, or nothing to embed in it, or it is still owed: CALL pgmeaning.wait_for(...).';
     END IF;
-    RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t, own, k, filter, mode, candidates, itself);
+    RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t, own, k, condition, mode, candidates, itself);
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.similar IS 'More like this row: the k nearest others.';

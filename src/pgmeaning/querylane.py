@@ -19,7 +19,7 @@ from pgmeaning.types import Document
 
 log = structlog.get_logger()
 
-REQUESTS_AT_ONCE = 32
+REQUESTS_AT_ONCE = 128
 
 
 class Request(NamedTuple):

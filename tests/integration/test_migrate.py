@@ -119,6 +119,18 @@ def test_changed_functions_are_due_and_are_put_right(db: Connection, dsn: str) -
     assert row == (True,)
 
 
+def test_an_upgrade_leaves_no_function_of_other_arguments_behind(db: Connection, dsn: str) -> None:
+    count = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'pgmeaning'::regnamespace AND proname IN ('search', 'similar')"
+    before = db.execute(count).fetchone()
+    db.execute(
+        "CREATE FUNCTION pgmeaning.search(collection text, query text, k int DEFAULT 10, filter text DEFAULT NULL, mode text DEFAULT NULL, "
+        "candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds') RETURNS int LANGUAGE sql AS 'SELECT 1'"
+    )
+    db.execute("UPDATE pgmeaning.installation SET functions_hash = 'of another version'")
+    migrate.upgrade(dsn)
+    assert db.execute(count).fetchone() == before
+
+
 def test_an_upgrade_keeps_collections_working(db: Connection, dsn: str) -> None:
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
     db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
