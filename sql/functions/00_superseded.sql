@@ -7,3 +7,5 @@ DROP FUNCTION IF EXISTS pgmeaning._nearest(pgmeaning.collection, pgmeaning.targe
 DROP FUNCTION IF EXISTS pgmeaning._check_filter(pgmeaning.collection, text);
 DROP FUNCTION IF EXISTS pgmeaning._ask_loopback(text, text, bool, interval);
 DROP PROCEDURE IF EXISTS pgmeaning._ask(text, text, bool, interval, text);
+DROP FUNCTION IF EXISTS pgmeaning._search_mode(pgmeaning.target);
+DROP FUNCTION IF EXISTS pgmeaning._source_rows(pgmeaning.collection, text);

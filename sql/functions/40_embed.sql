@@ -25,7 +25,7 @@ CREATE OR REPLACE FUNCTION pgmeaning._answer(request_id bigint, reply text) RETU
 LANGUAGE sql
 AS $$
     INSERT INTO pgmeaning.query_cache (model, as_query, input_hash, embedding)
-    SELECT r.model, r.as_query, pgmeaning._input_hash(r.input), reply::vector FROM pgmeaning.request AS r WHERE r.id = request_id
+    SELECT r.model, r.as_query, pgmeaning._input_hash(r.input), ($2)::vector FROM pgmeaning.request AS r WHERE r.id = request_id
     ON CONFLICT (model, as_query, input_hash) DO UPDATE SET created_at = now()
 $$;
 

@@ -35,8 +35,8 @@ BEGIN
     IF k IS NULL OR k < 1 THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('k is %s: how many rows to return must be at least 1', coalesce(k::text, 'NULL')),
             HINT = 'Leave it out for 10.';
-    ELSIF mode IS NOT NULL AND mode NOT IN ('exact', 'signature') THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no search mode %L', mode), HINT = 'Modes: exact, signature.';
+    ELSIF mode IS NOT NULL AND mode NOT IN ('exact', 'signature', 'index') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no search mode %L', mode), HINT = 'Modes: exact, signature, index.';
     ELSIF NOT has_table_privilege(t.vectors, 'SELECT') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not read the vectors of collection %L', current_user, c.name),
             HINT = format('GRANT SELECT ON %s TO %I; or say so at attach(..., grant_to => ...).', pgmeaning._relation_name(t.vectors), current_user);
@@ -68,49 +68,61 @@ BEGIN
 END
 $$;
 
--- How a search goes when it is not told: exact where vectors lie inline or are few; else by signature, whose candidates'
+-- How a search goes: 'exact', or by a kind of nearness that an index may have, and how many candidates that takes. When it
+-- is not told: by the index there is; else exact where vectors lie inline or are few; else by signature, whose candidates'
 -- vectors alone are fetched (4096 dimensions are 16 KB each, kept out of line).
-CREATE OR REPLACE FUNCTION pgmeaning._search_mode(t pgmeaning.target) RETURNS text
-LANGUAGE sql STABLE
-AS $$
-    SELECT CASE WHEN pg_relation_size(t.vectors) < CASE WHEN t.dimensions <= 480 THEN 64 * 1024 * 1024 ELSE 256 * 1024 END
-                THEN 'exact' ELSE 'signature' END
-$$;
-
--- The nearest candidates whose rows may be found, as row addresses: the first of two phases. Either so many vectors are
--- looked at that enough of them should belong to rows that may be found, or the vectors of those rows alone.
-CREATE OR REPLACE FUNCTION pgmeaning._candidates(c pgmeaning.collection, t pgmeaning.target, query_vector vector, k int, wanted bigint,
-    condition text, others text) RETURNS tid[]
+CREATE OR REPLACE FUNCTION pgmeaning._way(t pgmeaning.target, mode text, k int, asked int,
+    OUT kind text, OUT dimensions int, OUT indexed bool, OUT candidates bigint)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    vectors  text := pgmeaning._relation_name(t.vectors);
-    source   text := pgmeaning._source_rows(c, condition);
-    same     text := pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types);
-    nearness text := format('v.signature <~> binary_quantize($1)::bit(%s)', t.dimensions);
-    reach    bigint := pgmeaning._candidates_to_fetch(c, t, wanted, condition);
-    fetched  bigint;
-    places   tid[];
+    tested pgmeaning.vector_index;
 BEGIN
-    IF reach IS NOT NULL THEN
-        EXECUTE format('SELECT count(*), coalesce(array_agg(v.at) FILTER (WHERE EXISTS (SELECT FROM %s AS s WHERE %s)), ''{}'') '
-            'FROM (SELECT *, v.ctid AS at FROM %s AS v WHERE true%s ORDER BY %s LIMIT $2) AS v', source, same, vectors, others, nearness)
-        INTO fetched, places USING query_vector, reach;
-        -- All of them; or enough, though some of their rows are gone.
-        IF fetched < reach OR cardinality(places) >= (CASE reach WHEN wanted THEN greatest(k, wanted / 2) ELSE wanted END) THEN
-            RETURN places[:least(wanted, cardinality(places))];
-        END IF;
+    kind := mode;
+    IF mode IS NULL OR mode = 'index' THEN
+        SELECT u.kind, u.dimensions INTO kind, dimensions FROM pgmeaning._usable_index(t) AS u;
     END IF;
-    EXECUTE format('SELECT coalesce(array_agg(v.at), ''{}'') FROM (SELECT v.ctid AS at FROM %s AS v JOIN %s AS s ON %s WHERE true%s '
-        'ORDER BY %s LIMIT $2) AS v', vectors, source, same, others, nearness)
-    INTO places USING query_vector, wanted;
-    RETURN places;
+    IF kind IS NULL AND mode = 'index' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the vectors of model %L have no index', t.model),
+            HINT = 'SELECT * FROM pgmeaning.plan_index(...) says which they would get, and "pgmeaning index" builds it.';
+    ELSIF kind IS NULL THEN
+        kind := CASE WHEN pg_relation_size(t.vectors) < CASE WHEN t.dimensions <= 480 THEN 64 * 1024 * 1024 ELSE 256 * 1024 END
+                     THEN 'exact' ELSE 'signature' END;
+        indexed := false;
+    ELSE
+        indexed := kind = ANY (ARRAY(SELECT i.kind FROM pgmeaning._indexes(t.vectors) AS i WHERE i.valid));
+    END IF;
+    SELECT * INTO tested FROM pgmeaning.vector_index AS x WHERE x.collection_id = t.collection_id AND x.model = t.model
+        AND x.kind = CASE WHEN indexed THEN _way.kind ELSE 'scan' END AND x.candidates IS NOT NULL;
+    candidates := greatest(k, coalesce(asked, ceil(tested.candidates * greatest(1, k / 10.0)),
+        CASE WHEN kind <> 'direct' AND t.dimensions < 1024 THEN greatest(400, 20::bigint * k) ELSE greatest(200, 10::bigint * k) END));
+END
+$$;
+
+-- The nearest vectors by an index, as the key columns and row addresses of FROM (...) AS v, and how many of them may be found.
+-- The planner would often scan the table: it does not know that vectors are kept out of line, nor what a quantised one costs.
+CREATE OR REPLACE FUNCTION pgmeaning._places(statement text, query_vector vector, reach bigint, OUT fetched bigint, OUT places tid[])
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off
+AS $$
+DECLARE
+    dimensions int := vector_dims(query_vector);  -- loads pgvector, and with it its settings; a role may not pin them above
+    size       text := current_setting('hnsw.ef_search', true);
+    iterative  text := current_setting('hnsw.iterative_scan', true);  -- since pgvector 0.8
+    bound      text := current_setting('hnsw.max_scan_tuples', true);
+BEGIN
+    PERFORM set_config('hnsw.ef_search', least(reach, 1000)::text, true),
+            CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.iterative_scan', 'relaxed_order', true) END,
+            CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.max_scan_tuples', least(2 * reach + 20000, 2147483647)::text, true) END;
+    EXECUTE statement INTO fetched, places USING query_vector, reach;
+    PERFORM set_config('hnsw.ef_search', size, true),
+            CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.iterative_scan', iterative, true) END,
+            CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.max_scan_tuples', bound, true) END;
 END
 $$;
 
 -- How many of the nearest vectors to fetch, so that enough belong to rows that may be found; null: so many that it is
 -- cheaper to look at the vectors of those rows alone.
-CREATE OR REPLACE FUNCTION pgmeaning._candidates_to_fetch(c pgmeaning.collection, t pgmeaning.target, wanted bigint, condition text)
+CREATE OR REPLACE FUNCTION pgmeaning._reach(c pgmeaning.collection, t pgmeaning.target, wanted bigint, condition text)
 RETURNS bigint
 LANGUAGE plpgsql STABLE
 AS $$
@@ -127,33 +139,67 @@ BEGIN
 END
 $$;
 
--- The k nearest rows to a vector that fits. First phase: candidates, as row addresses; second: their exact distances.
+-- The first of two phases: the nearest candidates whose rows may be found, as row addresses. Either so many vectors are
+-- looked at that enough of them should belong to rows that may be found; or the vectors of those rows alone, of which
+-- there are too many to compare in full (null: there are not).
+CREATE OR REPLACE FUNCTION pgmeaning._candidates(c pgmeaning.collection, t pgmeaning.target, way record, query_vector vector, k int,
+    condition text, others text) RETURNS tid[]
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    vectors  text := pgmeaning._relation_name(t.vectors);
+    source   text := pgmeaning._source_rows(c, condition);
+    same     text := pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types);
+    reach    bigint := pgmeaning._reach(c, t, way.candidates, condition);
+    found    record;
+    places   tid[];
+BEGIN
+    IF reach IS NOT NULL THEN
+        found := pgmeaning._places(format(
+            'SELECT count(*), coalesce(array_agg(v.at) FILTER (WHERE EXISTS (SELECT FROM %s AS s WHERE %s)), ''{}'') '
+            'FROM (SELECT *, v.ctid AS at FROM %s AS v WHERE true%s ORDER BY %s LIMIT $2) AS v',
+            source, same, vectors, others, pgmeaning._nearness(way.kind, t.dimensions, way.dimensions)), query_vector, reach);
+        -- All of them; or enough, though some of their rows are gone.
+        IF found.fetched < reach AND NOT way.indexed
+           OR cardinality(found.places) >= (CASE reach WHEN way.candidates THEN greatest(k, reach / 2) ELSE way.candidates END) THEN
+            RETURN found.places[:least(way.candidates, cardinality(found.places))];
+        END IF;
+    END IF;
+    IF t.dimensions <= 480 THEN
+        RETURN NULL;
+    END IF;
+    -- An index must not be used for this order: it would end before rows enough were found. Hence the zero.
+    EXECUTE format('SELECT coalesce(array_agg(v.at), ''{}'') FROM (SELECT v.ctid AS at FROM %s AS v JOIN %s AS s ON %s WHERE true%s '
+        'ORDER BY (%s) + 0::float8 LIMIT $2) AS v', vectors, source, same, others, pgmeaning._nearness('signature', t.dimensions, NULL))
+    INTO places USING query_vector, greatest(way.candidates, CASE WHEN t.dimensions < 1024 THEN 400 ELSE 200 END);
+    RETURN places;
+END
+$$;
+
+-- The k nearest rows to a vector that fits. Second phase: the candidates' exact distances.
 CREATE OR REPLACE FUNCTION pgmeaning._nearest(c pgmeaning.collection, t pgmeaning.target, query_vector vector, k int,
     condition text, mode text, candidates int, leave_out jsonb)
 RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    as_key  text := pgmeaning._key_json('v', c.vector_key_columns, c.key_columns);
-    others  text := CASE WHEN leave_out IS NULL THEN '' ELSE format(' AND %s <> %L::jsonb', as_key, leave_out) END;
-    found   text := format(' JOIN %s AS s ON %s', pgmeaning._source_rows(c, condition),
-        pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types));
-    picked  text := '';
-    wanted  bigint;
-    places  tid[];
+    as_key text := pgmeaning._key_json('v', c.vector_key_columns, c.key_columns);
+    others text := CASE WHEN leave_out IS NULL THEN '' ELSE format(' AND %s <> %L::jsonb', as_key, leave_out) END;
+    way    record := pgmeaning._way(t, mode, k, candidates);
+    places tid[];
 BEGIN
-    IF coalesce(mode, pgmeaning._search_mode(t)) = 'signature' THEN
-        wanted := greatest(coalesce(candidates, CASE WHEN t.dimensions < 1024 THEN greatest(400, 20::bigint * k)
-                                                ELSE greatest(200, 10::bigint * k) END), k);
-        places := pgmeaning._candidates(c, t, query_vector, k, wanted, condition, others);
-        found := '';
-        picked := ' AND v.ctid = ANY ($3)';
+    IF way.kind <> 'exact' THEN
+        places := pgmeaning._candidates(c, t, way, query_vector, k, condition, others);
     END IF;
     RETURN QUERY EXECUTE format(
         'SELECT n.key, n.chunk, n.chunk_text, n.distance, 1 - n.distance, n.model '
-        'FROM (SELECT %s AS key, v.chunk, v.chunk_text, v.embedding <=> $1 AS distance, v.model FROM %s AS v%s '
-        'WHERE true%s%s ORDER BY distance, %s, v.chunk LIMIT $2) AS n ORDER BY n.distance, n.key, n.chunk',
-        as_key, pgmeaning._relation_name(t.vectors), found, picked, others, pgmeaning._column_list('v', c.vector_key_columns))
+        'FROM (SELECT %s AS key, v.chunk, v.chunk_text, (v.embedding <=> $1) + 0::float8 AS distance, v.model FROM %s AS v%s '
+        'WHERE true%s ORDER BY distance, %s, v.chunk LIMIT $2) AS n ORDER BY n.distance, n.key, n.chunk',
+        as_key, pgmeaning._relation_name(t.vectors),
+        CASE WHEN places IS NULL THEN format(' JOIN %s AS s ON %s', pgmeaning._source_rows(c, condition),
+            pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types)) END,
+        CASE WHEN places IS NULL THEN others ELSE ' AND v.ctid = ANY ($3)' END,
+        pgmeaning._column_list('v', c.vector_key_columns))
     USING query_vector, k, places;
 END
 $$;

@@ -30,6 +30,7 @@ from pgmeaning._cli_context import (
     table,
 )
 from pgmeaning._cli_groups import DataDir, Port, model_app, release_app, server_app
+from pgmeaning._cli_index import index
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -45,8 +46,20 @@ app = typer.Typer(
 app.add_typer(server_app, name="server")
 app.add_typer(model_app, name="model")
 app.add_typer(release_app, name="release")
+app.command()(index)
 
-STATUS_COLUMNS = ("collection", "source", "state", "model", "source_rows", "vectors", "owed", "failed", "problem")
+STATUS_COLUMNS = (
+    "collection",
+    "source",
+    "state",
+    "model",
+    "source_rows",
+    "vectors",
+    "owed",
+    "failed",
+    "index",
+    "problem",
+)
 SIDECAR_COLUMNS = ("host", "pid", "alive", "models", "rows_done", "claimed", "problems")
 
 

@@ -161,6 +161,18 @@ class Client:
         """The rows of pgmeaning.releases."""
         return self._dicts("releases", {})
 
+    def plan_index(self, name: str, kind: str | None = None, dimensions: int | None = None) -> list[dict[str, Any]]:
+        """What index the vectors have, which one would be built (or `kind`), and what it costs; a row a model."""
+        return self._dicts("plan_index", {"name": name, "kind": kind, "dimensions": dimensions})
+
+    def want_index(self, name: str, kind: str = "auto", dimensions: int | None = None) -> None:
+        """Settle the kind of index: auto, none, signature, prefix (of `dimensions`) or direct. A sidecar builds it."""
+        self._value("want_index", {"name": name, "kind": kind, "dimensions": dimensions})
+
+    def index_report(self, collection: str | None = None) -> list[dict[str, Any]]:
+        """The rows of pgmeaning.index_report."""
+        return self._dicts("index_report", {"collection": collection})
+
     def add_model(self, model: Model) -> None:
         """Add a model of your own to the registry, such as an endpoint; the same again changes nothing.
 

@@ -4,7 +4,7 @@ Each step is a thread that takes a value from the one before and hands a value t
 behind the model's; only the ends touch the database, and no transaction is open while a model runs. See `upkeep` for
 what it does besides.
 
-    Feeder --Work--> embed --Output--> Writer (x n)        QueryLane        Upkeep
+    Feeder --Work--> embed --Output--> Writer (x n)        QueryLane    Upkeep    Indexer
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pgmeaning.channel import Channel
 from pgmeaning.connection import Connection, connect
 from pgmeaning.errors import ModelNotFound
 from pgmeaning.feeder import STOP_POLL, Feeder, Work
+from pgmeaning.indexing import AS_ANYBODY, Indexer
 from pgmeaning.models.base import Embedder, load_embedder
 from pgmeaning.querylane import QueryLane
 from pgmeaning.queue import Queue
@@ -42,6 +43,7 @@ log = structlog.get_logger()
 # is owed again.
 PATIENCE = {"lock_timeout": "300ms", "synchronous_commit": "off"}
 WRITER_PATIENCE = {"lock_timeout": "2s", "synchronous_commit": "off"}
+PINNED = {"writer": WRITER_PATIENCE, "index": AS_ANYBODY}
 POSTPONED_SECONDS = 5.0
 # Unexpected errors in a row after which draining gives up; a sidecar that stays goes on trying.
 DRAIN_ERRORS = 5
@@ -99,6 +101,7 @@ class Sidecar:
         self.stopping = threading.Event()
         self.exit_status = 0
         self.shelf = Shelf(self._load_by_name)
+        self.indexer = Indexer(self.settings, self.stopping)
         self._load = load
         self._drain = False
         self._counting = threading.Lock()
@@ -150,6 +153,8 @@ class Sidecar:
             self._thread("queries", lambda: self._keep("queries", self._answer_queries, self.stopping)),
             self._thread("upkeep", lambda: self._keep("upkeep", upkeep.run, self.stopping)),
         ]
+        if not self._drain:  # it ends once nothing is owed, and does not wait for an index
+            makers.append(self._thread("index", lambda: self._keep("index", self.indexer.run, self.stopping)))
         return makers, [
             self._thread("writer", partial(self._keep, "writer", writer.run, self._over)) for writer in writers
         ]
@@ -165,7 +170,7 @@ class Sidecar:
         while not end.is_set():
             started = time.monotonic()
             try:
-                with connect(self.dsn, name, **(WRITER_PATIENCE if name == "writer" else PATIENCE)) as connection:
+                with connect(self.dsn, name, **PINNED.get(name, PATIENCE)) as connection:
                     return body(connection)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 errors = 1 if time.monotonic() - started > 5 else errors + 1
@@ -182,6 +187,7 @@ class Sidecar:
         """Writers flush what is embedded; claims whose embedding did not end in time are handed back."""
         deadline = time.monotonic() + self.settings.grace
         self._work.close()
+        self.indexer.cancel()
         _join(makers, deadline)
         self._output.end()
         _join(writers, max(deadline, time.monotonic() + FLUSH_SECONDS))

@@ -58,6 +58,7 @@ class Upkeep:
         while True:
             self._heartbeat(connection)
             self._extend(queue)
+            self._sidecar.indexer.give_way(connection)
             self._look_at_sources(connection)
             self._fail_crashed(queue)
             self._clean(connection)

@@ -27,8 +27,8 @@ ODD = "x') OR true --"
 def docs(db: Connection, drain: Drain) -> None:
     """Twenty rows with columns of many types; the query 'q' is in the cache."""
     db.execute(
-        "CREATE TABLE docs (id int PRIMARY KEY, body text, lang text, price numeric, day date, tags text[], data jsonb, "
-        '"Odd $1" text, raw bytea)'
+        "CREATE TABLE docs (id int PRIMARY KEY, body text, lang text, price numeric, day date, tags text[], "
+        'data jsonb, "Odd $1" text, raw bytea)'
     )
     db.execute(
         "INSERT INTO docs SELECT i, 'body ' || i, CASE WHEN i % 2 = 0 THEN 'en' END, i / 2.0, date '2024-01-01' + i, "
@@ -290,7 +290,7 @@ def test_few_matching_rows_are_scanned_and_many_are_fetched_beyond(many: None, d
     db.execute("ANALYZE docs")
     db.execute('ANALYZE pgmeaning_data."docs__synthetic-384"')
     to_fetch = (
-        "SELECT pgmeaning._candidates_to_fetch(c, t, 100, %s) FROM pgmeaning.collection AS c "
+        "SELECT pgmeaning._reach(c, t, 100, %s) FROM pgmeaning.collection AS c "
         "JOIN pgmeaning.target AS t ON t.collection_id = c.id"
     )
     fetched = [db.execute(to_fetch, (condition,)).fetchone()[0] for condition in ("part < 1", "part < 500", None)]  # type: ignore[index]

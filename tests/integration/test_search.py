@@ -200,7 +200,9 @@ def test_k_may_be_anything_from_one_up(docs: None, db: Connection) -> None:
 
 
 def test_a_wrong_mode_or_a_null_query_is_refused_before_the_model_is_asked(docs: None, db: Connection) -> None:
-    assert "Modes: exact, signature" in str(refused(db, "SELECT * FROM pgmeaning.search('docs', 'x', mode => 'fast')"))
+    assert "Modes: exact, signature, index" in str(
+        refused(db, "SELECT * FROM pgmeaning.search('docs', 'x', mode => 'fast')")
+    )
     assert refused(db, "SELECT * FROM pgmeaning.search('docs', NULL)").sqlstate == "PM014"
 
 
