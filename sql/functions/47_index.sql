@@ -205,6 +205,21 @@ END
 $$;
 COMMENT ON FUNCTION pgmeaning.want_index IS 'Settles which index a collection''s vectors get: auto, none, signature, prefix or direct.';
 
+-- Asks a sidecar for a test of recall.
+CREATE OR REPLACE FUNCTION pgmeaning.test_index(name text) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    c pgmeaning.collection := pgmeaning._collection(test_index.name);
+BEGIN
+    INSERT INTO pgmeaning.vector_index AS x (collection_id, model, test_requested)
+    SELECT t.collection_id, t.model, true FROM pgmeaning.target AS t WHERE t.collection_id = c.id
+    ON CONFLICT ON CONSTRAINT vector_index_pkey DO UPDATE SET test_requested = true;
+    PERFORM pgmeaning._wake();
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.test_index IS 'Asks a sidecar to measure what searches find and take; pgmeaning.index_report shows it.';
+
 -- An index as status shows it, and how far its building has come.
 -- SECURITY DEFINER: how far, the server tells only the role that builds.
 CREATE OR REPLACE FUNCTION pgmeaning._index_state(vectors regclass, OUT state text, OUT progress float8)

@@ -168,10 +168,11 @@ BEGIN
     IF t.dimensions <= 480 THEN
         RETURN NULL;
     END IF;
-    -- An index must not be used for this order: it would end before rows enough were found. Hence the zero.
+    -- More than of all vectors: a filter may shut out the neighbours, and signatures tell far ones apart less well. An index must
+    -- not be used for this order, as it would end before rows enough were found: hence the zero.
     EXECUTE format('SELECT coalesce(array_agg(v.at), ''{}'') FROM (SELECT v.ctid AS at FROM %s AS v JOIN %s AS s ON %s WHERE true%s '
         'ORDER BY (%s) + 0::float8 LIMIT $2) AS v', vectors, source, same, others, pgmeaning._nearness('signature', t.dimensions, NULL))
-    INTO places USING query_vector, greatest(way.candidates, CASE WHEN t.dimensions < 1024 THEN 400 ELSE 200 END);
+    INTO places USING query_vector, greatest(3 * way.candidates, 1000);
     RETURN places;
 END
 $$;
@@ -203,6 +204,21 @@ BEGIN
     USING query_vector, k, places;
 END
 $$;
+
+-- For the test of an index: a vector as text, as a session has it that does not know pgvector's types.
+CREATE OR REPLACE FUNCTION pgmeaning._nearest_to_text(c pgmeaning.collection, t pgmeaning.target, query_vector text, k int, mode text,
+    candidates int, leave_out text)
+RETURNS TABLE (distance float8)
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN QUERY SELECT n.distance FROM pgmeaning._nearest(c, t, query_vector::vector, k, NULL, mode, candidates, leave_out::jsonb) AS n;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._farthest(query_vector text, vectors vector[]) RETURNS float8
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT max((v <=> query_vector::vector) + 0::float8) FROM unnest(vectors) AS v $$;
 
 CREATE OR REPLACE FUNCTION pgmeaning._active_target(c pgmeaning.collection) RETURNS pgmeaning.target
 LANGUAGE sql STABLE

@@ -15,10 +15,13 @@ DO $$
 DECLARE
     vector_schema text := (SELECT quote_ident(n.nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
                            WHERE e.extname = 'vector');
+    vector_type   oid := (SELECT t.oid FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
+                          WHERE t.typname = 'vector' AND quote_ident(n.nspname) = vector_schema);
     routine       record;
 BEGIN
     FOR routine IN
-        SELECT p.oid::regprocedure AS signature, NOT p.prosecdef AND p.prosrc ~ '\mvector(_dims)?\M|<=>|<~>|quantize' AS of_vectors FROM pg_proc AS p
+        SELECT p.oid::regprocedure AS signature, NOT p.prosecdef AND (
+            p.prosrc ~ '\mvector(_dims)?\M|<=>|<~>|quantize' OR vector_type = ANY (p.proargtypes)) AS of_vectors FROM pg_proc AS p
         WHERE p.pronamespace = 'pgmeaning'::regnamespace AND p.prokind = 'f'
           AND NOT coalesce(p.proconfig::text LIKE '%search_path=%', false)
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid AND d.deptype = 'e')

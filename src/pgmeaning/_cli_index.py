@@ -28,34 +28,44 @@ def index(
     dimensions: Annotated[
         int | None, typer.Option("--dimensions", min=1, help="Of a prefix: how many dimensions it has.")
     ] = None,
+    test: Annotated[
+        bool, typer.Option("--test", help="Only measure what searches find, and how many candidates that takes.")
+    ] = False,
+    target: Annotated[
+        float | None,
+        typer.Option("--target", min=0.01, max=1, help="The recall to reach; else PGMEANING_RECALL_TARGET."),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would be built, and what it costs.")] = False,
     dsn: Dsn = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build the index of a collection's vectors now, while rows go on being written; prints the report."""
+    """Build the index of a collection's vectors now, while rows go on being written, and test it; prints the report."""
     with connected(dsn) as client:
         if plan:
             rows = client.plan_index(collection, kind, dimensions)
             print_rows(rows, PLAN_COLUMNS, as_json=as_json, nothing="nothing to plan")
             return
-        if kind is not None:
+        if kind is not None and not test:
             client.want_index(collection, kind, dimensions)
-        _bring_about(collection, address(dsn))
+        _bring_about(collection, address(dsn), target, only_test=test)
         rows = client.index_report(collection)
         print_rows(rows, REPORT_COLUMNS, as_json=as_json, nothing=f"there is no collection {collection!r}")
 
 
-def _bring_about(collection: str, dsn: str) -> None:
+def _bring_about(collection: str, dsn: str, target: float | None, *, only_test: bool) -> None:
     from pgmeaning import indexing
     from pgmeaning.client import translated_errors
 
+    chosen = settings() if target is None else settings().model_copy(update={"recall_target": target})
     with translated_errors(), indexing.connected(dsn) as connection:
-        for plan in indexing.plans(connection, settings(), collection):
+        for plan in indexing.plans(connection, chosen, collection):
             with indexing.only_builder(connection, plan) as held:
                 if not held:
                     raise _busy(plan)
-                if plan.due:
-                    indexing.build(connection, plan, settings())
+                if plan.due and not only_test:
+                    indexing.build(connection, plan, chosen)
+                if only_test or (plan.due and plan.kind != "none"):
+                    indexing.test(connection, plan, chosen)
 
 
 def _busy(plan: Plan) -> DatabaseError:

@@ -17,8 +17,9 @@ import structlog
 from psycopg import sql as compose
 from psycopg.rows import class_row
 
-from pgmeaning import sql
+from pgmeaning import recall, sql
 from pgmeaning.connection import Connection, connect
+from pgmeaning.errors import PgmeaningError
 from pgmeaning.settings import Settings
 
 log = structlog.get_logger()
@@ -54,8 +55,7 @@ class Plan:
     broken: list[str]  # what broken builds left behind, and prefixes of other dimensions; quoted
     others: list[str]  # our indexes of other kinds
     settled: bool  # whether all is embedded, but for what is always being written
-    test_requested: bool
-    tested: str | None
+    test_due: bool
 
     @property
     def due(self) -> bool:
@@ -103,6 +103,21 @@ def build(connection: Connection, plan: Plan, settings: Settings) -> None:
         _create(connection, plan, settings)
     for index in plan.others:
         _drop(connection, index)
+
+
+def test(connection: Connection, plan: Plan, settings: Settings) -> recall.Report:
+    """Measure what searches find, and keep it where they look. Raises CollectionError, psycopg.Error."""
+    report = recall.test(
+        connection, plan.collection_id, plan.model, sample=settings.recall_sample, target=settings.recall_target
+    )
+    recall.record(connection, plan.collection_id, plan.model, report)
+    log.info(
+        "index tested", collection=plan.collection, kind=report.kind, recall=round(report.recall, 4),
+        candidates=report.candidates, milliseconds=round(report.milliseconds, 2),
+    )  # fmt: skip
+    if report.recall < report.target:
+        log.warning("recall below its target", collection=plan.collection, recall=report.recall, target=report.target)
+    return report
 
 
 def _create(connection: Connection, plan: Plan, settings: Settings) -> None:
@@ -157,7 +172,7 @@ class Indexer:
                     self._attend(connection, plan)
 
     def _attend(self, connection: Connection, plan: Plan) -> None:
-        if not plan.due:
+        if not plan.due and not plan.test_due:
             return
         with only_builder(connection, plan) as held:
             if held:
@@ -166,14 +181,19 @@ class Indexer:
     def _try(self, connection: Connection, plan: Plan) -> None:
         self._building = plan
         try:
-            build(connection, plan, self._settings)
-        except psycopg.Error as error:
+            if plan.due:
+                build(connection, plan, self._settings)
+            else:
+                test(connection, plan, self._settings)
+        except (psycopg.Error, PgmeaningError) as error:
             self._postponed[plan.collection_id, plan.model] = time.monotonic() + RETRY_SECONDS
             if connection.closed:
                 raise
             if isinstance(error, psycopg.errors.QueryCanceled):
                 return  # it gave way, or the sidecar stops
-            log.warning("index not built", collection=plan.collection, kind=plan.kind, error=str(error).strip())
+            log.warning(
+                "index not built or tested", collection=plan.collection, kind=plan.kind, error=str(error).strip()
+            )
             record(connection, plan, "record_index_problem", problem=str(error).strip())
         finally:
             self._building = None
