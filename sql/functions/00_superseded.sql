@@ -9,3 +9,4 @@ DROP FUNCTION IF EXISTS pgmeaning._ask_loopback(text, text, bool, interval);
 DROP PROCEDURE IF EXISTS pgmeaning._ask(text, text, bool, interval, text);
 DROP FUNCTION IF EXISTS pgmeaning._search_mode(pgmeaning.target);
 DROP FUNCTION IF EXISTS pgmeaning._source_rows(pgmeaning.collection, text);
+DROP FUNCTION IF EXISTS pgmeaning._content_hash(text, name[]);

@@ -160,14 +160,40 @@ BEGIN
 END
 $$;
 
+-- What stands for a column of pictures or videos in the hash of its row: short for bytea, as a text of it may be too long for jsonb;
+-- null for a list of nothing.
+CREATE OR REPLACE FUNCTION pgmeaning._media_hash(alias text, source regclass, col name) RETURNS text
+LANGUAGE sql STABLE
+AS $$ SELECT format(
+        CASE coalesce((SELECT atttypid::regtype::text FROM pg_attribute WHERE attrelid = source AND attname = col), 'text')
+            WHEN 'bytea' THEN 'pg_catalog.encode(pg_catalog.sha256(%1$I.%2$I), ''hex'')'
+            WHEN 'text[]' THEN 'nullif(pg_catalog.array_remove(%1$I.%2$I, NULL)::text, ''{}'')'
+            WHEN 'bytea[]' THEN 'nullif(pg_catalog.array_remove(%1$I.%2$I, NULL)::text, ''{}'')'
+            WHEN 'jsonb' THEN 'nullif(nullif(%1$I.%2$I::text, ''[]''), ''null'')'
+            ELSE '%1$I.%2$I::text' END, alias, col) $$;
+
 -- A hash of all that is embedded of a source row; null when there is nothing to embed.
-CREATE OR REPLACE FUNCTION pgmeaning._content_hash(alias text, columns name[]) RETURNS text
-LANGUAGE sql IMMUTABLE
+CREATE OR REPLACE FUNCTION pgmeaning._content_hash(alias text, c pgmeaning.collection) RETURNS text
+LANGUAGE sql STABLE
 AS $$ SELECT format(
         'CASE WHEN pg_catalog.num_nonnulls(%1$s) = 0 THEN NULL '
         'ELSE pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array(%1$s)::text, ''UTF8'')) END',
-        string_agg(format('%I.%I::text', alias, c), ', ' ORDER BY i))
-      FROM unnest(columns) WITH ORDINALITY AS u (c, i) $$;
+        string_agg(part, ', ' ORDER BY place))
+      FROM (SELECT i AS place, format('%I.%I::text', alias, col) AS part FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)
+            UNION ALL
+            SELECT cardinality(c.columns) + i, pgmeaning._media_hash(alias, c.source, col)
+            FROM unnest(ARRAY[c.image, c.video]) WITH ORDINALITY AS u (col, i) WHERE col IS NOT NULL) AS parts $$;
+
+-- How a column of pictures or videos is read: bytea as it is, anything else as jsonb; what is too large, to just beyond the
+-- bound, so that it is refused without being held.
+CREATE OR REPLACE FUNCTION pgmeaning._media_content(alias text, source regclass, col name) RETURNS text
+LANGUAGE sql STABLE
+AS $$ SELECT format(
+        CASE coalesce((SELECT atttypid::regtype::text FROM pg_attribute WHERE attrelid = source AND attname = col), 'text')
+            WHEN 'bytea' THEN 'pg_catalog.substring(%1$I.%2$I, 1, bound.media_bytes)'
+            WHEN 'text' THEN 'pg_catalog.to_jsonb(pg_catalog."left"(%1$I.%2$I, bound.media_characters))'
+            WHEN 'character varying' THEN 'pg_catalog.to_jsonb(pg_catalog."left"(%1$I.%2$I, bound.media_characters))'
+            ELSE 'pg_catalog.to_jsonb(%1$I.%2$I)' END, alias, col) $$;
 
 -- All columns whose change changes the vector.
 CREATE OR REPLACE FUNCTION pgmeaning._embedded_columns(c pgmeaning.collection) RETURNS name[]

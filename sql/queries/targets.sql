@@ -3,7 +3,7 @@ SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions, c.sta
        coalesce(c.problem, CASE WHEN made.oid IS NULL THEN 'its vector table was dropped' END) AS problem,
        r.oid IS NOT NULL AS source_exists, t.scanning, t.scan_finished_at,
        pgmeaning._template_parts(c.template) AS template_parts, c.columns::text[] AS columns,
-       c.image IS NOT NULL AS has_image, c.video IS NOT NULL AS has_video,
+       c.image, c.video,
        cardinality(c.key_columns) AS key_width,
        CASE WHEN r.oid IS NULL THEN '{}' ELSE jsonb_build_object(
            'source', pgmeaning._relation_name(c.source),
@@ -19,11 +19,11 @@ SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions, c.sta
            'source_is_record', pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types),
            'vector_is_record', pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
            'vector_is_source', pgmeaning._key_match('v', c.vector_key_columns, 's', c.key_columns, c.key_types),
-           'content_hash', pgmeaning._content_hash('s', pgmeaning._embedded_columns(c)),
+           'content_hash', pgmeaning._content_hash('s', c),
            'contents', coalesce((SELECT string_agg(format('left(s.%%I::text, bound.characters)', col), ', ' ORDER BY i)
                                  FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), 'NULL')
-               || CASE WHEN c.image IS NULL THEN '' ELSE format(', to_jsonb(s.%%I)', c.image) END
-               || CASE WHEN c.video IS NULL THEN '' ELSE format(', to_jsonb(s.%%I)', c.video) END,
+               || CASE WHEN c.image IS NULL THEN '' ELSE ', ' || pgmeaning._media_content('s', c.source, c.image) END
+               || CASE WHEN c.video IS NULL THEN '' ELSE ', ' || pgmeaning._media_content('s', c.source, c.video) END,
            'vector_columns', (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
                               FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i))
        ) END AS parts

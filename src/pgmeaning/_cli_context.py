@@ -177,8 +177,9 @@ def configure_logging(form: str | None, level: str) -> None:
     import structlog
 
     plain = (form or ("text" if sys.stderr.isatty() else "json")) == "text"
+    # Tracebacks without the values of variables: a key or a user's text may be among them.
     last: list[Any] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [structlog.dev.ConsoleRenderer(sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if plain
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     )

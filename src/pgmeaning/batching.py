@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pgmeaning.errors import InputError, ModelError
+from pgmeaning.errors import EndpointDown, InputError, ModelError
 from pgmeaning.models.base import Embedder, Vectors, check_vectors, unit_length
 from pgmeaning.types import Document
 
@@ -48,12 +48,19 @@ def unique(documents: Sequence[Document]) -> tuple[list[Document], list[int]]:
     distinct: list[Document] = []
     places: list[int] = []
     for document in documents:
-        media = tuple(map(id, document.images)), tuple(map(id, document.videos))
+        media = _identity(document.images), _identity(document.videos)
         place = seen.setdefault((document.text, document.instruction, media), len(distinct))
         if place == len(distinct):
             distinct.append(document)
         places.append(place)
     return distinct, places
+
+
+def _identity(value: object) -> object:
+    """Equal for equal bytes and names, and for lists of such; else each object is its own."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_identity, value))
+    return value if isinstance(value, bytes | str) else id(value)
 
 
 def lengths(embedder: Embedder, documents: Sequence[Document]) -> list[int]:
@@ -66,7 +73,10 @@ def lengths(embedder: Embedder, documents: Sequence[Document]) -> list[int]:
 
 
 def embed(embedder: Embedder, documents: Sequence[Document], dimensions: int) -> Embedded:
-    """Embed a batch; where it fails, halve it until the poison stands alone. Raises nothing that an input causes."""
+    """Embed a batch; where it fails, halve it until the poison stands alone.
+
+    Raises nothing that an input causes: EndpointDown alone.
+    """
     found: list[tuple[int, Vectors]] = []
     errors: dict[int, str] = {}
     _embed(embedder, dimensions, documents, 0, found, errors)
@@ -81,6 +91,8 @@ def _embed(
 ) -> None:  # fmt: skip
     try:
         found.append((start, _vectors(embedder, documents, dimensions)))
+    except EndpointDown:
+        raise
     except Exception as error:  # whatever a model raises for an input must stay that input's
         if len(documents) == 1:
             errors[start] = describe(error)

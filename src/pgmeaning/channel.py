@@ -43,6 +43,12 @@ class Channel(Generic[T]):
         self._changed.notify_all()
         return item
 
+    @property
+    def full(self) -> bool:
+        """Whether `put` would wait just now."""
+        with self._changed:
+            return not self._ended and len(self._items) >= self._size
+
     def end(self) -> None:
         """Nothing more goes in; what is there may still be taken."""
         with self._changed:

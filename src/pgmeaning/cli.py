@@ -295,7 +295,13 @@ def failures(
 @app.command()
 def search(
     collection: Collection,
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for, in words.", show_default=False)],
+    query: Annotated[
+        str | None, typer.Argument(metavar="[QUERY]", help="What to look for, in words.", show_default=False)
+    ] = None,
+    image: Annotated[
+        list[str] | None, typer.Option("--image", metavar="FILE", help="A picture to look for; may be repeated.")
+    ] = None,
+    video: Annotated[str | None, typer.Option("--video", metavar="FILE", help="A video to look for.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many rows.")] = 10,
     rerank: Annotated[
         int | None, typer.Option("--rerank", min=1, help="Find so many, and let a reranker judge them.")
@@ -308,9 +314,14 @@ def search(
     dsn: Dsn = None,
     as_json: AsJson = False,
 ) -> None:
-    """The rows nearest in meaning to a text, the best first; needs a running sidecar."""
+    """The rows nearest in meaning to a text, a picture or a video, the best first; a text needs a running sidecar."""
+    if query is None and not image and video is None:
+        raise typer.BadParameter("give a QUERY, --image or --video")
     with connected(dsn) as client:
-        hits = client.search(collection, query, k, rerank=rerank, reranker=reranker, filter=filter, timeout=timeout)
+        hits = client.search(
+            collection, query, k, image=image or None, video=video, rerank=rerank, reranker=reranker, filter=filter,
+            timeout=timeout,
+        )  # fmt: skip
     rows = [_as_row(hit) for hit in hits]
     if as_json:
         print_json(rows)
@@ -333,6 +344,8 @@ def _flat_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _shortened(value: Any) -> Any:
+    if isinstance(value, bytes | memoryview):
+        return f"{len(value):,} bytes"
     return value[:199] + "…" if isinstance(value, str) and len(value) > 200 else value
 
 

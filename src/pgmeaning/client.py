@@ -20,12 +20,14 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from pgmeaning import sql, store
-from pgmeaning.documents import render
+from pgmeaning.documents import render, several
+from pgmeaning.embedding import check_modalities, embed_here, query_document
 from pgmeaning.errors import CollectionError, DatabaseError, InputError, ModelNotFound, SchemaOutdated, TimedOut
-from pgmeaning.models.base import Reranker
+from pgmeaning.fetcher import fetch_media
 from pgmeaning.models.registry import fingerprint
 from pgmeaning.reranking import loaded_reranker, rerank
-from pgmeaning.types import Hit, Model, Target
+from pgmeaning.settings import Settings
+from pgmeaning.types import Document, Hit, Model, Target
 
 # SQLSTATEs of class PM that have an exception of their own; the rest are a DatabaseError.
 COLLECTION_STATES = ("PM001", "PM002", "PM003", "PM004", "PM010", "PM016")
@@ -176,11 +178,13 @@ class Client:
     def add_model(self, model: Model) -> None:
         """Add a model of your own to the registry, such as an endpoint; the same again changes nothing.
 
-        Raises DatabaseError where another model has its name, InputError where its location holds a password.
+        Raises DatabaseError where another model has its name, InputError where its URL or options hold a password.
         """
-        if "@" in urlsplit(model.location or "").netloc:
+        urls = (model.location, model.options.get("url"))
+        secret = "api_key" in model.options or any("@" in urlsplit(str(url or "")).netloc for url in urls)
+        if secret:
             raise InputError(
-                f"the location of model {model.name!r} holds a user or password, which the database must not",
+                f"the location or options of model {model.name!r} hold a password, which the database must not",
                 hint="put the key into PGMEANING_API_KEY",
             )
         self._value("add_model", {"model": Jsonb({**asdict(model), "fingerprint": fingerprint(model)})})
@@ -201,19 +205,29 @@ class Client:
         self._value("deprecate_model", {"name": name})
 
     def embed(
-        self, text: str, *, model: str | None = None, as_query: bool = True, timeout: float = 10
-    ) -> NDArray[np.float32]:
-        """The vector of a text, float32 [d], as a sidecar makes it; raises TimedOut when none answers."""
+        self, text: str | None = None, *, image: Any = None, video: Any = None, model: str | None = None,
+        as_query: bool = True, timeout: float = 10,
+    ) -> NDArray[np.float32]:  # fmt: skip
+        """The vector of a text, float32 [d], as a sidecar makes it; raises TimedOut when none answers.
+
+        With a picture or a video (or several), alone or with a text, this process loads the model and makes it.
+        """
+        wanted = query_document(text, image, video)
+        if wanted.images or wanted.videos:
+            return embed_here(self.model(model or self._value("default_embedder", {})), wanted, as_query=as_query)
         arguments = {"input": text, "model": model, "as_query": as_query, "timeout": timedelta(seconds=timeout)}
         vector: Vector | NDArray[np.float32] = self._value("embed", arguments)
         return np.asarray(vector.to_numpy() if isinstance(vector, Vector) else vector, np.float32)
 
     def search(
-        self, collection: str, query: str, k: int = 10, *, rerank: int | None = None, reranker: str | None = None,
-        filter: Filter = None, filter_params: Sequence[object] | None = None, mode: str | None = None,
-        candidates: int | None = None, timeout: float = 10,
+        self, collection: str, query: str | None = None, k: int = 10, *, image: Any = None, video: Any = None,
+        rerank: int | None = None, reranker: str | None = None, filter: Filter = None,
+        filter_params: Sequence[object] | None = None, mode: str | None = None, candidates: int | None = None,
+        timeout: float = 10,
     ) -> list[Hit]:  # fmt: skip
-        """The k rows nearest in meaning to a text, the best first.
+        """The k rows nearest in meaning to a text, the best first; or to a picture or video, alone or with a text.
+
+        A picture is a path, bytes, a data URI or a PIL image; this process loads the collection's model for it.
 
         With `rerank`, so many are found first and a reranker (None: the database's default) judges them; `score` is
         then its score, 0..1, instead of the cosine similarity. `filter` is an SQL condition on the source's columns,
@@ -221,12 +235,15 @@ class Client:
         """
         if rerank is not None and min(k, rerank) < 1:
             raise InputError(f"k is {k} and rerank {rerank}", hint="both must be at least 1")
-        arguments = {
+        wanted = query_document(query, image, video)
+        arguments: dict[str, Any] = {
             "collection": collection, "query": query, "k": max(k, rerank or k), **_filtered(filter, filter_params),
             "mode": mode, "candidates": candidates, "timeout": timedelta(seconds=timeout),
         }  # fmt: skip
-        hits = self._hits("search", arguments, collection)
-        return hits[:k] if rerank is None else self._rerank(collection, query, hits, reranker)[:k]
+        if wanted.images or wanted.videos:
+            arguments["vector"] = Vector(self._vector(collection, wanted))
+        hits = self._hits("nearest" if "vector" in arguments else "search", arguments, collection)
+        return hits[:k] if rerank is None else self._rerank(collection, wanted, hits, reranker)[:k]
 
     def search_many(
         self, collection: str, queries: Sequence[str], k: int = 10, *, filter: Filter = None,
@@ -278,18 +295,27 @@ class Client:
         }
         return self._hits("similar", arguments, collection)
 
-    def _rerank(self, collection: str, query: str, hits: Sequence[Hit], name: str | None) -> list[Hit]:
-        target = self._target(collection)
-        name = name or self._value("default_reranker", {})
-        judge = self._reranker(name)
-        ranked = rerank(query, list(hits), text=lambda hit: _text_of(target, hit), reranker=judge)
-        return [replace(result.row, score=result.score) for result in ranked]
+    def _vector(self, collection: str, query: Document) -> NDArray[np.float32]:
+        """The vector of a query that has a picture, as the collection's model makes it."""
+        row = self._execute("collection_model", {"collection": collection}).fetchone()
+        if row is None:
+            raise CollectionError(f"there is no collection {collection!r}", hint="attach() makes one of a table")
+        name, dimensions = row
+        return embed_here(self.model(name), query, as_query=True, dimensions=dimensions)
 
-    def _reranker(self, name: str) -> Reranker:
+    def _rerank(self, collection: str, query: Document, hits: Sequence[Hit], name: str | None) -> list[Hit]:
+        target = self._target(collection)
+        model = self._reranker(name or self._value("default_reranker", {}))
+        check_modalities(model, query)
+        documents = [_document_of(target, hit, model.modalities) for hit in hits]
+        ranked = rerank(query, documents, reranker=loaded_reranker(model))
+        return [replace(hits[result.index], score=result.score) for result in ranked]
+
+    def _reranker(self, name: str) -> Model:
         rows = self._dicts("model", {"name": name})
         if not rows or rows[0]["kind"] != "reranker":
             raise ModelNotFound(f"this database has no reranker {name!r}", hint="pgmeaning model list")
-        return loaded_reranker(Model(**{**rows[0], "modalities": tuple(rows[0]["modalities"])}))
+        return Model(**{**rows[0], "modalities": tuple(rows[0]["modalities"])})
 
     def _hits(self, name: str, arguments: Mapping[str, Any], collection: str) -> list[Hit]:
         found = self._execute(name, arguments).fetchall()
@@ -344,6 +370,17 @@ def _as_text(value: object) -> str | None:
 def _hit(columns: Sequence[Any], row: dict[str, Any]) -> Hit:
     key, chunk, chunk_text, distance, score, model = columns
     return Hit(json.loads(key), row, distance, score, chunk, chunk_text, model)
+
+
+def _document_of(target: Target, hit: Hit, modalities: Sequence[str]) -> Document:
+    """What was embedded of the row, as far as the reranker takes it; by its text alone where a picture is gone."""
+    text = Document(text=_text_of(target, hit))
+    images = several(hit.row.get(target.image)) if target.image and "image" in modalities else ()
+    videos = several(hit.row.get(target.video)) if target.video and "video" in modalities else ()
+    try:
+        return fetch_media(Document(text.text or None, images, videos), Settings().media) if images or videos else text
+    except InputError:
+        return text
 
 
 def _text_of(target: Target, hit: Hit) -> str:

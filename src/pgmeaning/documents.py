@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pgmeaning.types import Document, Target
 
@@ -25,7 +26,27 @@ def render(target: Target, texts: Sequence[str | None]) -> str | None:
     )
 
 
-def document(target: Target, texts: Sequence[str | None]) -> Document | None:
-    """The document of a row, or None when there is nothing to embed."""
+def document(
+    target: Target, texts: Sequence[str | None], images: tuple[Any, ...] = (), videos: tuple[Any, ...] = ()
+) -> Document | None:
+    """The document of a row, or None when there is nothing to embed. Media are still what the row names."""
     text = render(target, texts)
-    return None if text is None else Document(text=text)
+    return Document(text, images, videos) if text is not None or images or videos else None
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """The pictures or videos of a column's value: one, or a list of them; what is missing is left out."""
+    values = value if isinstance(value, list | tuple) else (value,)
+    return tuple(_sourced(element) for element in values if element is not None)
+
+
+def _sourced(value: Any) -> Any:
+    """An element of bytea[] came as hexadecimal text; a list within a list is a video of pictures."""
+    if isinstance(value, list):
+        return several(value)
+    if isinstance(value, str) and value.startswith("\\x"):
+        try:
+            return bytes.fromhex(value[2:])
+        except ValueError:
+            return value
+    return value

@@ -5,6 +5,7 @@ PgmeaningError
 ├── ModelError             a model is unknown, cannot be loaded here, or cannot do what was asked
 │   ├── ModelNotFound      no model of that name
 │   ├── ModelUnavailable   known, but it cannot run here (an extra, a checkpoint or a backend is missing)
+│   │   └── EndpointDown   its endpoint does not answer, or does not let us in, whatever the input
 │   └── BadVector          the model returned NaN, infinity, zeros or a wrong length
 ├── InputError             this one input cannot be embedded; others can
 ├── CollectionError        a collection is unknown, broken, paused or already there
@@ -43,6 +44,10 @@ class ModelNotFound(ModelError):
 
 class ModelUnavailable(ModelError):
     """The model is known, but cannot run here."""
+
+
+class EndpointDown(ModelUnavailable):
+    """The model's endpoint does not answer, or does not let us in, whatever the input: no row is to blame."""
 
 
 class BadVector(ModelError):

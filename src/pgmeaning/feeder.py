@@ -16,7 +16,7 @@ from pgmeaning.channel import Channel
 from pgmeaning.connection import Connection, is_passing
 from pgmeaning.errors import ModelError
 from pgmeaning.models.base import Embedder
-from pgmeaning.queue import KEY_BYTES, Queue
+from pgmeaning.queue import FOLD_LIMIT, KEY_BYTES, Folded, Queue
 from pgmeaning.reconcile import PAGE_MAX, scan_page
 from pgmeaning.types import Claim, Row, Target
 
@@ -28,6 +28,10 @@ log = structlog.get_logger()
 # An awake feeder looks this often; after so long without work it sleeps until it is woken.
 AWAKE_POLL = 0.005
 AWAKE_FOR = 0.05
+# While the queue holds more than this sidecar claims, changes are taken out of the inbox so often, and so many for each
+# row of a claim: enough to let a fresh change pass a backfill. All else would cost the writers now what it can later.
+FOLD_SECONDS = 0.5
+FOLD_CLAIMS = 2
 # The source no longer has the shape, or grants the rights, that attach() found.
 BROKEN = (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege)
 # The registry is read again after so long, or as soon as something points to a change of it.
@@ -67,17 +71,20 @@ class Work:
 class Feeder:
     """Keeps the pipeline fed, until there is nothing left."""
 
-    def __init__(self, sidecar: Sidecar, work: Channel[Work], *, drain: bool) -> None:
+    def __init__(self, sidecar: Sidecar, work: Channel[Work], media: Channel[Work], *, drain: bool) -> None:
         self._sidecar = sidecar
         self._settings = sidecar.settings
         self._work = work
+        self._media = media
         self._drain = drain
-        self._paces: dict[str, Pace] = defaultdict(Pace)
+        self._paces: dict[tuple[str, bool], Pace] = defaultdict(Pace)  # a picture is not a text
         self._pages: dict[tuple[int, str], int] = {}
         self._targets: list[Target] = []
         self._targets_read = 0.0
         self._awake = False
         self._woke_others = 0.0
+        self._folded_at = 0.0
+        self._plenty: dict[tuple[str, bool], bool] = {}  # by lane: whether its last claim was as large as it may be
         self._quarantine = False  # a suspect is in the pipeline: alone, so that it takes no others with it
 
     def run(self, connection: Connection) -> None:
@@ -104,15 +111,30 @@ class Feeder:
         """One round over the inbox and all models; returns whether there was anything to do."""
         if not self._awake:
             self._awake = queue.stay_awake()
-        folded = queue.fold()
-        if folded.oversized:
-            log.error("rows left out: their key is too long for the queue", rows=folded.oversized, most_bytes=KEY_BYTES)
-        self._read_registry(connection, now=folded.notes > 0)
+        folded = self._fold(queue)
+        later = folded is None  # then there is another round to come
+        if folded is not None:
+            self._read_registry(connection, now=folded.notes > 0)
+            later = folded.taken > 0
         self._quarantine = self._quarantine and len(self._sidecar.held) > 0
         if self._quarantine:
-            return folded.taken > 0
-        fed = [self._feed_model(connection, queue, model) for model in self._models()]
-        return folded.taken > 0 or any(fed)
+            return later
+        lanes = self._lanes()
+        self._plenty = {lane: plenty for lane, plenty in self._plenty.items() if lane in lanes}
+        fed = [self._feed_model(connection, queue, model, media) for model, media in lanes]
+        return later or any(fed)
+
+    def _fold(self, queue: Queue) -> Folded | None:
+        """A portion of the inbox into the queue; None, and nothing done, while that holds plenty for every lane."""
+        lanes = self._lanes()
+        plenty = bool(lanes) and all(self._plenty.get(lane) for lane in lanes)
+        if plenty and time.monotonic() - self._folded_at < FOLD_SECONDS:
+            return None
+        self._folded_at = time.monotonic()
+        folded = queue.fold(FOLD_CLAIMS * self._settings.claim_rows if plenty else FOLD_LIMIT)
+        if folded.oversized:
+            log.error("rows left out: their key is too long for the queue", rows=folded.oversized, most_bytes=KEY_BYTES)
+        return folded
 
     def _read_registry(self, connection: Connection, *, now: bool = False) -> None:
         if now or time.monotonic() - self._targets_read > REGISTRY_AGE:
@@ -122,18 +144,20 @@ class Feeder:
     def _is_mine(self, target: Target) -> bool:
         return self._sidecar.models is None or target.model in self._sidecar.models
 
-    def _models(self) -> list[str]:
-        return sorted({t.model for t in self._targets if t.workable and self._is_mine(t)})
+    def _lanes(self) -> list[tuple[str, bool]]:
+        """(model, whether its rows have pictures or videos): slow files and URLs hold up no texts."""
+        lanes = sorted({(t.model, t.has_media) for t in self._targets if t.workable and self._is_mine(t)})
+        return [(model, media) for model, media in lanes if not (media and self._media.full)]
 
-    def _feed_model(self, connection: Connection, queue: Queue, model: str) -> bool:
+    def _feed_model(self, connection: Connection, queue: Queue, model: str, media: bool) -> bool:
         embedder = self._embedder(model)
         if embedder is None:
             return False
-        targets = self._ready(model)
-        limit = self._paces[model].rows_in(
-            self._settings.claim_seconds, self._settings.batch_rows, self._settings.claim_rows
-        )
+        targets = self._ready(model, media)
+        most = min(self._settings.claim_rows, self._settings.media_rows) if media else self._settings.claim_rows
+        limit = self._paces[model, media].rows_in(self._settings.claim_seconds, self._settings.batch_rows, most)
         claims = self._claim(queue, model, list(targets), limit)
+        self._plenty[model, media] = len(claims) == limit
         for collection_id, group in _by_collection(claims).items():
             self._hand_on(connection, queue, targets[collection_id], group, embedder)
         if len(claims) == limit and self._awake:
@@ -150,12 +174,12 @@ class Feeder:
         except ModelError:
             return None  # the shelf has logged it, the heartbeat shows it
 
-    def _ready(self, model: str) -> dict[int, Target]:
-        """Targets of the model that may be worked on just now, by collection."""
+    def _ready(self, model: str, media: bool) -> dict[int, Target]:
+        """Targets of the lane that may be worked on just now, by collection."""
         return {
             t.collection_id: t
             for t in self._targets
-            if t.model == model and t.workable and not self._sidecar.is_postponed(t)
+            if t.model == model and t.has_media == media and t.workable and not self._sidecar.is_postponed(t)
         }
 
     def _claim(self, queue: Queue, model: str, collections: Sequence[int], limit: int) -> list[Claim]:
@@ -205,13 +229,14 @@ class Feeder:
             self._sidecar.held.drop(claims)  # so that they count as lost, and are handed back over the next connection
             raise
         if rows:
-            self._work.put(Work(target, tuple(rows), embedder, self._paces[target.model]))
+            work = Work(target, tuple(rows), embedder, self._paces[target.model, target.has_media])
+            (self._media if target.has_media else self._work).put(work)
 
     def _read(
         self, connection: Connection, queue: Queue, target: Target, claims: Sequence[Claim], characters: int
     ) -> list[Row]:
         try:
-            return store.read_rows(connection, target, claims, characters)
+            return store.read_rows(connection, target, claims, characters, self._settings.media_max_bytes)
         except psycopg.Error as error:
             if self._cannot_read(connection, queue, target, claims, error):
                 return []

@@ -48,20 +48,20 @@ class Queue:
         self._lease = timedelta(seconds=settings.lease)
         self._wary_until = 0.0
 
-    def fold(self) -> Folded:
-        """Move a portion of the inbox into the queue; nothing when another sidecar is at it."""
+    def fold(self, limit: int = FOLD_LIMIT) -> Folded:
+        """Move so much of the inbox into the queue; nothing when another sidecar is at it."""
         if time.monotonic() < self._wary_until:
-            return retrying(lambda: self._fold("fold_portion_unlocked"))
+            return retrying(lambda: self._fold("fold_portion_unlocked", limit))
         try:
-            return retrying(lambda: self._fold("fold_portion"))
+            return retrying(lambda: self._fold("fold_portion", limit))
         except psycopg.errors.LockNotAvailable:
             self._wary_until = time.monotonic() + WARY_SECONDS
             return Folded()
 
-    def _fold(self, portion: str) -> Folded:
+    def _fold(self, portion: str, limit: int) -> Folded:
         """In one statement, so in one round trip."""
         statement = sql.composed("fold", {"portion": sql.query(portion)}, parameters=False)
-        row = self._connection.execute(statement, {"limit": FOLD_LIMIT, "key_bytes": KEY_BYTES}).fetchone()
+        row = self._connection.execute(statement, {"limit": limit, "key_bytes": KEY_BYTES}).fetchone()
         return Folded(*row) if row else Folded()
 
     def claim(self, model: str, collections: Sequence[int], limit: int) -> list[Claim]:

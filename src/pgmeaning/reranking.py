@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pgmeaning.documents import SEPARATOR
+from pgmeaning.documents import SEPARATOR, several
 from pgmeaning.errors import InputError, ModelUnavailable
 from pgmeaning.models.base import Input, Reranker, Vectors, as_document, load_reranker
 from pgmeaning.models.registry import builtin_model, current_release, fingerprint
@@ -71,7 +71,9 @@ def default_reranker() -> str:
 def loaded_reranker(model: Model | str | None = None, **options: Any) -> SharedReranker:
     """The reranker, loaded on first use and kept for the process; any thread may use it."""
     wanted = model if isinstance(model, Model) else builtin_model(model or default_reranker())
-    key = (wanted.name, wanted.backend, fingerprint(wanted), repr(sorted(options.items())))
+    # The fingerprint leaves out how an endpoint is spoken to, such as its URL.
+    said = repr(sorted({**wanted.options, **options}.items()))
+    key = (wanted.name, wanted.backend, fingerprint(wanted), said)
     with _guard:
         shared = _kept.setdefault(key, SharedReranker(wanted, options))
     shared.load()
@@ -125,7 +127,7 @@ def _document(place: int, row: Any, text: Field | None, image: Field | None) -> 
     written = _own_text(place, row, image is not None) if text is None else _joined(_values(place, row, text))
     pictures: list[Any] = []
     for value in _values(place, row, image) if image is not None else ():
-        pictures.extend(value if isinstance(value, list | tuple) else () if value is None else (value,))
+        pictures.extend(several(value))
     return Document(text=written, images=tuple(pictures))
 
 

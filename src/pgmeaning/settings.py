@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
+from pathlib import Path
+
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pgmeaning.media import Policy
+
+HOST = re.compile(r"[^\s/@?#]+")
 
 
 class Settings(BaseSettings):
@@ -39,3 +46,50 @@ class Settings(BaseSettings):
     location: str | None = Field(
         default=None, description="a folder with models in folders of their names; looked into before the hub"
     )
+
+    media_folders: str = Field(
+        default="", description="folders, with a colon between, below which rows may name files; empty: no files"
+    )
+    media_hosts: str = Field(
+        default="", description="hosts, with a comma between, that rows may name in URLs: `name`, `*.name`, `name:port`"
+    )
+    media_private_hosts: str = Field(default="", description="the same for hosts with private or loopback addresses")
+    media_max_bytes: int = Field(default=64 << 20, ge=1, description="the largest picture or video, encoded")
+    media_max_pixels: int = Field(default=64_000_000, ge=1, description="the largest picture or frame, width x height")
+    media_max_seconds: float = Field(default=600, gt=0, description="the longest video")
+    media_timeout: float = Field(default=20, gt=0, description="how long a URL may take, from first to last byte")
+    media_rows: int = Field(default=32, ge=1, description="the most rows with pictures or videos claimed at once")
+    media_threads: int = Field(default=4, ge=1, le=64, description="how many files and URLs are read at once")
+
+    @field_validator("media_folders")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        relative = [folder for folder in _parts(value, ":") if not Path(folder).is_absolute()]
+        if relative:
+            raise ValueError(f"{relative[0]!r} is not an absolute path")
+        return value
+
+    @field_validator("media_hosts", "media_private_hosts")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        wrong = [host for host in _parts(value, ",") if not HOST.fullmatch(host)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no host: write pictures.example, *.example or pictures.example:8080")
+        return value
+
+    @property
+    def media(self) -> Policy:
+        """What may be read for rows that name files and URLs."""
+        return Policy(
+            folders=tuple(map(Path, _parts(self.media_folders, ":"))),
+            hosts=_parts(self.media_hosts, ","),
+            private_hosts=_parts(self.media_private_hosts, ","),
+            max_bytes=self.media_max_bytes,
+            max_pixels=self.media_max_pixels,
+            max_seconds=self.media_max_seconds,
+            timeout=self.media_timeout,
+        )
+
+
+def _parts(value: str, separator: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(separator) if part.strip())

@@ -14,6 +14,8 @@ from pgmeaning.models.base import Embedder
 
 log = structlog.get_logger()
 
+# While an endpoint is down, how often it is tried.
+DOWN_SECONDS = 5.0
 # After a failure to load, how long until it is tried again: a mount or a download may come.
 RETRY_SECONDS = 60.0
 
@@ -31,11 +33,23 @@ class Shelf:
     def get(self, name: str) -> Embedder:
         """The embedder of that name; raises ModelError where it cannot run here, at once if that is known."""
         with self._loading:
-            if name in self._loaded:
-                return self._loaded[name]
             if name in self._failed and time.monotonic() < self._failed[name][0]:
                 raise self._failed[name][1]
+            if name in self._loaded:
+                self._failed.pop(name, None)
+                return self._loaded[name]
             return self._try(name)
+
+    def suspend(self, name: str, error: ModelError) -> None:
+        """Let a loaded model be for a while: its endpoint is down."""
+        with self._loading:
+            self._failed[name] = (time.monotonic() + DOWN_SECONDS, error)
+        log.warning("model suspended", model=name, seconds=DOWN_SECONDS, error=str(error))
+
+    def is_suspended(self, name: str) -> bool:
+        """Whether it is to be let be for now."""
+        with self._loading:
+            return name in self._failed and time.monotonic() < self._failed[name][0]
 
     def _try(self, name: str) -> Embedder:
         started = time.monotonic()

@@ -5,6 +5,7 @@ behind the model's; only the ends touch the database, and no transaction is open
 what it does besides.
 
     Feeder --Work--> embed --Output--> Writer (x n)        QueryLane    Upkeep    Indexer
+        '---Work--> fetch --^      rows with pictures or videos
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -24,15 +25,17 @@ from psycopg.rows import dict_row
 from pgmeaning import batching, sql, store
 from pgmeaning.channel import Channel
 from pgmeaning.connection import Connection, connect
-from pgmeaning.errors import ModelNotFound
+from pgmeaning.embedding import located
+from pgmeaning.errors import EndpointDown, ModelNotFound
 from pgmeaning.feeder import STOP_POLL, Feeder, Work
+from pgmeaning.fetcher import Fetcher
 from pgmeaning.indexing import AS_ANYBODY, Indexer
 from pgmeaning.models.base import Embedder, load_embedder
 from pgmeaning.querylane import QueryLane
 from pgmeaning.queue import Queue
 from pgmeaning.settings import Settings
 from pgmeaning.shelf import Shelf
-from pgmeaning.types import Claim, Model, Row, Target
+from pgmeaning.types import Claim, Document, Model, Row, Target
 from pgmeaning.upkeep import Upkeep
 from pgmeaning.writer import Output, Writer
 
@@ -107,6 +110,7 @@ class Sidecar:
         self._counting = threading.Lock()
         self._postponed: dict[tuple[int, str], float] = {}
         self._work: Channel[Work] = Channel(2)
+        self._media: Channel[Work] = Channel(1)
         self._output: Channel[Output] = Channel(4)
         self._over = threading.Event()
 
@@ -145,10 +149,11 @@ class Sidecar:
 
     def _start(self, upkeep: Upkeep) -> tuple[list[threading.Thread], list[threading.Thread]]:
         """All threads: those that make work or vectors, and the writers."""
-        feeder = Feeder(self, self._work, drain=self._drain)
+        feeder = Feeder(self, self._work, self._media, drain=self._drain)
         writers = [Writer(self, self._output) for _ in range(self.settings.writers)]
         makers = [
             self._thread("feeder", lambda: self._keep("feeder", feeder.run, self.stopping)),
+            self._thread("fetch", self._fetch_all),
             self._thread("embed", self._embed_all),
             self._thread("queries", lambda: self._keep("queries", self._answer_queries, self.stopping)),
             self._thread("upkeep", lambda: self._keep("upkeep", upkeep.run, self.stopping)),
@@ -186,6 +191,7 @@ class Sidecar:
     def _shut_down(self, makers: Sequence[threading.Thread], writers: Sequence[threading.Thread]) -> None:
         """Writers flush what is embedded; claims whose embedding did not end in time are handed back."""
         deadline = time.monotonic() + self.settings.grace
+        self._media.close()
         self._work.close()
         self.indexer.cancel()
         _join(makers, deadline)
@@ -206,10 +212,22 @@ class Sidecar:
         if row is None:
             raise ModelNotFound(f"there is no model {name!r} in this database", hint="pgmeaning model list")
         row["modalities"] = tuple(row["modalities"])
-        own = Path(self.settings.location or "", name)
-        if self.settings.location and own.is_dir():
-            row["location"] = str(own)
-        return self._load(Model(**row))
+        return self._load(located(Model(**row), self.settings.location))
+
+    # Fetch
+
+    def _fetch_all(self) -> None:
+        fetcher = Fetcher(self.settings.media, self.settings.media_threads, self.stopping)
+        while (work := self._media.get()) is not None:
+            try:
+                rows, errors = fetcher.fetch(work.rows)
+            except Exception as error:
+                log.exception("unexpected error", thread="fetch")
+                rows, errors = [], [(row, batching.describe(error)) for row in work.rows]
+            if errors:
+                self._output.put(_output(work.target, [], errors))
+            if rows:
+                self._work.put(replace(work, rows=tuple(rows)))
 
     # Embed
 
@@ -232,19 +250,32 @@ class Sidecar:
         for row, place in zip(wanting, places, strict=True):
             rows_of[place].append(row)
         lengths = batching.lengths(work.embedder, distinct)
-        for batch in batching.batches(lengths, self.settings.batch_tokens, self.settings.batch_rows):
+        batches = list(batching.batches(lengths, self.settings.batch_tokens, self.settings.batch_rows))
+        for number, batch in enumerate(batches):
             if self.stopping.is_set():
                 return
-            started = time.monotonic()
+            if self.shelf.is_suspended(work.target.model) or not self._embed_batch(work, distinct, rows_of, batch):
+                left = [row for later in batches[number:] for place in later.places for row in rows_of[place]]
+                self._output.put(replace(_output(work.target, [], []), handed_back=tuple(row.claim for row in left)))
+                return
+
+    def _embed_batch(
+        self, work: Work, distinct: Sequence[Document], rows_of: Sequence[Sequence[Row]], batch: batching.Batch
+    ) -> bool:
+        """Embed a batch of distinct documents and hand it on with all rows that have them; False: nobody answers."""
+        started = time.monotonic()
+        try:
             with self.shelf.turn.bulk():
-                embedded = batching.embed(
-                    work.embedder, [distinct[place] for place in batch.places], work.target.dimensions
-                )
-            seconds = time.monotonic() - started
-            work.pace.record(len(batch.places), seconds)
-            self._output.put(
-                _spread(work.target, [rows_of[place] for place in batch.places], embedded, batch.tokens, seconds)
-            )
+                documents = [distinct[place] for place in batch.places]
+                embedded = batching.embed(work.embedder, documents, work.target.dimensions)
+        except EndpointDown as error:
+            self.shelf.suspend(work.target.model, error)
+            return False
+        seconds = time.monotonic() - started
+        work.pace.record(len(batch.places), seconds)
+        rows = [rows_of[place] for place in batch.places]
+        self._output.put(_spread(work.target, rows, embedded, batch.tokens, seconds))
+        return True
 
     # Queries
 
@@ -265,15 +296,25 @@ def _join(threads: Sequence[threading.Thread], deadline: float) -> None:
 def _output(target: Target, rows: Sequence[Row], errors: Sequence[tuple[Row, str]]) -> Output:
     """Rows that need no vector, and rows that get none."""
     empty = np.empty((0, target.dimensions), np.float32)
-    return Output(target, tuple(rows), empty, tuple((row.claim, error) for row, error in errors))
+    return Output(target, _light(rows), empty, tuple((row.claim, error) for row, error in errors))
 
 
 def _spread(
     target: Target, rows_of: Sequence[Sequence[Row]], embedded: batching.Embedded, tokens: int, seconds: float
 ) -> Output:
     """Spread the vectors of distinct documents over the rows that have them."""
-    rows = tuple(row for place in embedded.places for row in rows_of[place])
+    rows = _light([row for place in embedded.places for row in rows_of[place]])
     spread = [index for index, place in enumerate(embedded.places) for _ in rows_of[place]]
     vectors = embedded.vectors if len(spread) == len(embedded.places) else embedded.vectors[spread]
     errors = tuple((row.claim, error) for place, error in embedded.errors.items() for row in rows_of[place])
     return Output(target, rows, vectors, errors, tokens, seconds)
+
+
+def _light(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows as they wait to be written: without their pictures, which would fill the memory."""
+    return tuple(
+        replace(row, document=Document())
+        if row.document is not None and (row.document.images or row.document.videos)
+        else row
+        for row in rows
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from psycopg.rows import dict_row
 
 from pgmeaning import sql
 from pgmeaning.connection import Connection, retrying
-from pgmeaning.documents import document
+from pgmeaning.documents import document, several
 from pgmeaning.models.base import Vectors
 from pgmeaning.queue import Queue
 from pgmeaning.types import Claim, Row, Target
@@ -19,6 +20,7 @@ from pgmeaning.types import Claim, Row, Target
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 COPY_TRAILER = struct.pack("!h", -1)
 NULL = struct.pack("!i", -1)
+BYTEA = 17  # its type's oid
 CHUNK_ZERO = struct.pack("!ii", 4, 0)
 
 
@@ -36,17 +38,22 @@ def _target(row: dict[str, Any]) -> Target:
     return Target(**row)
 
 
-def read_rows(connection: Connection, target: Target, claims: Sequence[Claim], characters: int) -> list[Row]:
+def read_rows(
+    connection: Connection, target: Target, claims: Sequence[Claim], characters: int, media_bytes: int = 1 << 26
+) -> list[Row]:
     """The claimed rows as they are now, in the claims' order; a row that is gone has no document.
 
-    `characters` bounds each column, so that a text of a megabyte costs no more than the model can take.
+    `characters` bounds each column, so that a text of a megabyte costs no more than the model can take; `media_bytes`
+    bounds a picture or video likewise, and one that is longer is read to just beyond.
     """
     statement = sql.composed("read_rows", target.parts)
     with connection.cursor(binary=True) as cursor:
-        cursor.execute(statement, {"keys": [claim.key for claim in claims], "characters": characters})
+        bounds = {"characters": characters, **_media_bounds(media_bytes)}
+        cursor.execute(statement, {"keys": [claim.key for claim in claims], **bounds})
         fields = [[_value(cursor, i, j) for j in range(cursor.pgresult.nfields)] for i in range(cursor.rowcount)]  # type: ignore[union-attr]
+        media = _media_readers(target, cursor)
     found = {int.from_bytes(row[0] or b""): row for row in fields}
-    return [_row(target, claim, found.get(place)) for place, claim in enumerate(claims, start=1)]
+    return [_row(target, claim, found.get(place), media) for place, claim in enumerate(claims, start=1)]
 
 
 def _value(cursor: Any, row: int, column: int) -> bytes | None:
@@ -54,7 +61,32 @@ def _value(cursor: Any, row: int, column: int) -> bytes | None:
     return value
 
 
-def _row(target: Target, claim: Claim, fields: Sequence[bytes | None] | None) -> Row:
+def _media_bounds(media_bytes: int) -> dict[str, int]:
+    """The bytes of bytea, and the characters of a data URI that holds as many."""
+    return {
+        "media_bytes": min(media_bytes + 1, 0x7FFFFFFF),
+        "media_characters": min(media_bytes // 3 * 4 + 1024, 0x7FFFFFFF),
+    }
+
+
+def _media_readers(target: Target, cursor: Any) -> list[Callable[[bytes], Any]]:
+    """What makes a value of the columns of pictures and of videos, which come last: bytes, or what jsonb holds."""
+    columns = (target.image is not None) + (target.video is not None)
+    types = [cursor.pgresult.ftype(cursor.pgresult.nfields - columns + place) for place in range(columns)]
+    return [_as_bytes if oid == BYTEA else _from_jsonb for oid in types]
+
+
+def _as_bytes(value: bytes) -> Any:
+    return value
+
+
+def _from_jsonb(value: bytes) -> Any:
+    return json.loads(value[1:])  # after the version of the format
+
+
+def _row(
+    target: Target, claim: Claim, fields: Sequence[bytes | None] | None, media: Sequence[Callable[[bytes], Any]]
+) -> Row:
     if fields is None:
         return Row(claim)
     content_hash, known_hash = fields[1], fields[2]
@@ -62,9 +94,18 @@ def _row(target: Target, claim: Claim, fields: Sequence[bytes | None] | None) ->
     texts = [
         None if content is None else content.decode(errors="replace") for content in contents[: len(target.columns)]
     ]
-    return Row(
-        claim, document(target, texts), key_bytes, content_hash, content_hash is not None and content_hash == known_hash
-    )
+    unchanged = content_hash is not None and content_hash == known_hash
+    return Row(claim, document(target, texts, *_media(target, contents, media)), key_bytes, content_hash, unchanged)
+
+
+def _media(
+    target: Target, contents: Sequence[bytes | None], readers: Sequence[Callable[[bytes], Any]]
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The pictures and the videos of a row, as it names them."""
+    values = contents[len(contents) - len(readers) :]
+    found = [() if value is None else several(read(value)) for value, read in zip(values, readers, strict=True)]
+    images = found.pop(0) if target.image is not None else ()
+    return images, found.pop(0) if target.video is not None else ()
 
 
 def write(connection: Connection, queue: Queue, target: Target, rows: Sequence[Row], vectors: Vectors) -> int:

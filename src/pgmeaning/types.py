@@ -68,10 +68,15 @@ class Target:
     scanning: bool
     columns: tuple[str, ...]
     template_parts: tuple[tuple[str, str | None], ...] | None
-    has_image: bool
-    has_video: bool
+    image: str | None  # the column of pictures
+    video: str | None
     key_width: int
     parts: Mapping[str, str]
+
+    @property
+    def has_media(self) -> bool:
+        """Whether its rows have pictures or videos."""
+        return self.image is not None or self.video is not None
 
     @property
     def workable(self) -> bool:

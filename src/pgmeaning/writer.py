@@ -29,7 +29,7 @@ WRITE_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Rows whose fate is known: vectors (float32 [n, d]) of those that need one, in order; or errors."""
+    """Rows whose fate is known: vectors (float32 [n, d]) of those that need one, in order; errors; or none yet."""
 
     target: Target
     rows: tuple[Row, ...]
@@ -37,11 +37,12 @@ class Output:
     errors: tuple[tuple[Claim, str], ...] = ()
     tokens: int = 0
     seconds: float = 0.0
+    handed_back: tuple[Claim, ...] = ()  # untried: nothing is wrong with these rows
 
     @property
     def claims(self) -> list[Claim]:
         """All claims whose fate this is."""
-        return [row.claim for row in self.rows] + [claim for claim, _ in self.errors]
+        return [row.claim for row in self.rows] + [claim for claim, _ in self.errors] + list(self.handed_back)
 
 
 class Writer:
@@ -99,6 +100,7 @@ class Writer:
             log.warning(
                 "rows failed", collection=target.collection, model=target.model, rows=len(errors), error=errors[0][1]
             )
+        queue.release([claim for output in outputs for claim in output.handed_back])
         self._sidecar.count_rows(written)
         log.info(
             "batch", collection=target.collection, model=target.model, rows=len(rows), written=written,

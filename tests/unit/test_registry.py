@@ -38,6 +38,8 @@ PUBLISHED = {
     "nomic-embed-text-v1.5": (768, 64, 8192, "deprecated"),
     "all-MiniLM-L6-v2": (384, None, 256, "supported"),
     "all-MiniLM-L6-v2-late-interaction": (0, None, 256, "supported"),
+    "bge-reranker-v2-m3": (0, None, 1024, "supported"),
+    "ms-marco-MiniLM-L6-v2": (0, None, 512, "supported"),
     "clip-vit-large-patch14": (768, None, 77, "deprecated"),
     "jina-clip-v2": (1024, 64, 8192, "deprecated"),
     "gme-Qwen2-VL-2B-Instruct": (1536, None, 32768, "deprecated"),

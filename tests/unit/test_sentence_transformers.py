@@ -23,7 +23,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 library = pytest.importorskip("sentence_transformers")
 
-from pgmeaning.models import sentence_transformers as backend  # noqa: E402  only where the library is
+from pgmeaning.models import checkpoints  # noqa: E402  only where the library is
+from pgmeaning.models import sentence_transformers as backend  # noqa: E402
 
 pytestmark = pytest.mark.local_model
 
@@ -37,7 +38,7 @@ def minilm() -> LoadedEmbedder:
 
 @cache
 def minilm_library() -> Any:
-    folder = backend.find_weights(builtin_model("all-MiniLM-L6-v2"))
+    folder = checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"))
     return library.SentenceTransformer(str(folder), local_files_only=True, device="cpu")
 
 
@@ -185,7 +186,7 @@ def test_half_precision_still_gives_float32_vectors() -> None:
 
 
 def test_weights_that_are_nowhere_are_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_hub_has", lambda name, revision: False)
+    monkeypatch.setattr(backend, "hub_has", lambda name, revision: False)
     with pytest.raises(ModelUnavailable, match=r"'bge-m3'.*BAAI/bge-m3.*option location") as failure:
         load_embedder("bge-m3")
     assert failure.value.__cause__ is None
@@ -207,13 +208,13 @@ def test_an_unknown_dtype_is_refused() -> None:
 
 
 def test_the_packaged_weights_are_found_by_hub_name() -> None:
-    found = backend.find_weights(builtin_model("all-MiniLM-L6-v2"))
+    found = checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"))
     assert isinstance(found, Path)
     assert (found / "model.safetensors").is_file()
 
 
 def test_a_location_comes_before_the_packaged_weights(tmp_path: Path) -> None:
-    assert backend.find_weights(builtin_model("all-MiniLM-L6-v2"), tmp_path) == tmp_path
+    assert checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"), tmp_path) == tmp_path
 
 
 # ---------------------------------------------------------------- what the registry says, on tiny random weights
@@ -340,7 +341,7 @@ def test_many_texts_go_through_in_parts_of_similar_length(folder: str) -> None:
     texts = ["a b c d e f g h i j", "a"] * 200
     parts = list(encoder.run(texts))
     assert sorted(place for places, _ in parts for place in places) == list(range(400))
-    assert all(features["input_ids"].numel() <= backend.TOKENS_ON_CPU for _, features in parts)
+    assert all(features["input_ids"].numel() <= checkpoints.TOKENS_ON_CPU for _, features in parts)
     assert [features["input_ids"].shape[1] for _, features in parts] == [12, 12, 12, 3]
 
 
@@ -356,7 +357,7 @@ def test_the_hub_is_asked_once_and_not_for_every_file(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(backend, "SentenceTransformer", construct)
     for reachable in (True, False):
-        monkeypatch.setattr(backend, "_hub_has", lambda name, revision, answer=reachable: answer)
+        monkeypatch.setattr(backend, "hub_has", lambda name, revision, answer=reachable: answer)
         with pytest.raises(ModelUnavailable, match="stop here"):
             load_embedder("bge-m3")
     assert seen == [False, True]

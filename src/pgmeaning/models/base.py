@@ -19,6 +19,9 @@ Input = Document | Mapping[str, Any] | str
 EMBEDDERS = "pgmeaning.embedders"
 RERANKERS = "pgmeaning.rerankers"
 
+# What installs a backend's packages; `local` does for all others of ours.
+EXTRAS = {"qwen3_vl": "qwen", "http": "http"}
+
 
 class Embedder(Protocol):
     """Turns documents and queries into vectors that can be compared.
@@ -166,6 +169,15 @@ def check_scores(scores: Vectors, count: int) -> Vectors:
     return scores
 
 
+def finished(vectors: Vectors, model: Model, dimensions: int) -> Vectors:
+    """Vectors as a model makes them, cut to the length that is wanted and normalised, as the registry says."""
+    if vectors.shape[1] > dimensions:
+        if model.options.get("layer_norm_before_cut"):
+            vectors = (vectors - vectors.mean(axis=1, keepdims=True)) / vectors.std(axis=1, keepdims=True)
+        vectors = vectors[:, :dimensions]
+    return unit_length(vectors) if model.normalize else vectors
+
+
 def unit_length(vectors: Vectors) -> Vectors:
     """Rows divided by their Euclidean norm; a row of zeros stays as it is, for `check_vectors` to refuse."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -213,5 +225,5 @@ def _factory(group: str, model: Model) -> Any:
     except ImportError as error:
         raise ModelUnavailable(
             f"model {model.name!r} cannot run here: {error}",
-            hint="install its packages: pip install 'pgmeaning[local]'",
+            hint=f"install its packages: pip install 'pgmeaning[{EXTRAS.get(model.backend, 'local')}]'",
         ) from error

@@ -28,7 +28,8 @@ from torch.nn.functional import normalize
 
 from pgmeaning.errors import InputError
 from pgmeaning.models.base import Vectors
-from pgmeaning.models.sentence_transformers import Encoder, checked_text, load_encoder
+from pgmeaning.models.sentence_transformers import Encoder, load_encoder
+from pgmeaning.models.text import checked_text
 from pgmeaning.types import Document, Model
 
 Features = dict[str, Tensor]

@@ -17,6 +17,12 @@ from pgmeaning.types import Model, Release
 # Where one does not agree (other image preprocessing), that is a fault for a probe to find, not another model.
 CHECKPOINT_BACKENDS = frozenset({"qwen3_vl", "sentence_transformers", "http"})
 
+# Options of the http backend that say how an endpoint is spoken to, and change no vector.
+SERVING_OPTIONS = frozenset({
+    "url", "served_name", "path", "concurrency", "timeout", "retries", "batch_rows", "api_key_env", "send_dimensions",
+    "rerank_field", "sigmoid", "extra_body",
+})  # fmt: skip
+
 
 def builtin_models() -> dict[str, Model]:
     """Every built-in model by name, in the registry's order; the dictionary is the caller's own."""
@@ -53,7 +59,9 @@ def fingerprint(model: Model) -> str:
     matter. In it: location, revision, dimensions, max_tokens, pooling, normalize, both prompts, the template's own text
     (not its name), the modalities as a set, the options, and the backend's family: all that run one checkpoint as it
     was published are one family, any other backend is its own. Left out, since they change no vector: name, kind,
-    status and min_dimensions. For vectors shorter than the model's own: `fingerprint(replace(model, dimensions=...))`.
+    status, min_dimensions and how an endpoint is spoken to (SERVING_OPTIONS; but where its URL is the location, the
+    name that is asked for there counts). For vectors shorter than the model's own:
+    `fingerprint(replace(model, dimensions=...))`.
     Raises ValueError or TypeError for options that JSON cannot hold.
     """
     relevant = {
@@ -68,10 +76,18 @@ def fingerprint(model: Model) -> str:
         "query_prompt": model.query_prompt,
         "document_prompt": model.document_prompt,
         "modalities": sorted(set(model.modalities)),
-        "options": dict(model.options),
+        "options": _vector_options(model),
     }
     canonical = json.dumps(relevant, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def _vector_options(model: Model) -> dict[str, Any]:
+    if model.backend != "http":
+        return dict(model.options)
+    named_by_url = (model.location or "").startswith(("http://", "https://"))
+    left_out = SERVING_OPTIONS - ({"served_name"} if named_by_url else set())
+    return {name: value for name, value in model.options.items() if name not in left_out}
 
 
 @cache

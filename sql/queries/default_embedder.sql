@@ -1,0 +1,1 @@
+SELECT name FROM pgmeaning.model WHERE kind = 'embedder' AND status = 'default'

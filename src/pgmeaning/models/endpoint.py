@@ -1,0 +1,275 @@
+"""One HTTP endpoint: requests with retries and a key, answers as JSON, and errors that name it and say what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+
+from pgmeaning.errors import BadVector, EndpointDown, InputError, ModelError, ModelUnavailable, TimedOut
+from pgmeaning.models.registry import SERVING_OPTIONS
+from pgmeaning.types import Model
+
+KEY_VARIABLE = "PGMEANING_API_KEY"
+
+# Statuses that a second try may turn into an answer, and those that blame the input.
+PASSING = frozenset({408, 429, 500, 502, 503, 504, 529})
+REFUSED = frozenset({400, 413, 422})
+DOWN = frozenset({429, 502, 503, 504, 529})
+
+LONGEST_WAIT = 30.0  # whatever Retry-After says
+SHOWN = 300  # characters of what the endpoint said
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How an endpoint is spoken to; none of it changes a vector."""
+
+    url: str = ""
+    served_name: str = ""  # what a request calls the model
+    path: str = ""  # where the engine's is not the usual one
+    concurrency: int = 8  # requests under way at once
+    timeout: float = 60.0  # seconds without a byte
+    retries: int = 4
+    batch_rows: int = 32  # inputs in one request
+    api_key_env: str = KEY_VARIABLE
+    send_dimensions: bool = True  # False: vectors are cut here
+    rerank_field: str = "documents"  # what the request calls them: TEI says 'texts'
+    sigmoid: bool = False  # the endpoint gives logits
+    extra_body: Mapping[str, Any] = field(default_factory=dict)  # goes into every request as it is
+
+
+def serving(model: Model, location: object = None, **options: Any) -> Serving:
+    """The registry's options with those of the caller; raises ModelUnavailable for one that is unknown or wrong."""
+    unknown = options.keys() - SERVING_OPTIONS
+    if unknown:
+        raise ModelUnavailable(
+            f"model {model.name!r}: the http backend has no option {min(unknown)!r}",
+            hint=f"it has location and {', '.join(sorted(SERVING_OPTIONS))}",
+        )
+    kept = {name: value for name, value in model.options.items() if name in SERVING_OPTIONS}
+    said = {**kept, **options, **({} if location is None else {"url": str(location)})}
+    is_url = _is_url(model.location)
+    said.setdefault("url", model.location if is_url else "")
+    said.setdefault("served_name", model.name if is_url else model.location or model.name)
+    for option in fields(Serving):
+        if option.name in said:
+            said[option.name] = _typed(model, option.name, option.type, said[option.name])
+    return Serving(**{**said, "url": _base_url(model, said["url"])})
+
+
+def _is_url(location: str | None) -> bool:
+    return (location or "").startswith(("http://", "https://"))
+
+
+def _typed(model: Model, name: str, kind: Any, value: Any) -> Any:
+    wanted: dict[str, tuple[type, ...]] = {
+        "str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "Mapping[str, Any]": (dict,)
+    }  # fmt: skip
+    wrong = not isinstance(value, wanted[kind]) or (isinstance(value, bool) and kind != "bool")
+    if wrong or (kind in ("int", "float") and value < (0 if name == "retries" else 1e-9)):
+        raise ModelUnavailable(f"model {model.name!r}: its option {name} cannot be {value!r}", hint=f"give a {kind}")
+    return value
+
+
+def _base_url(model: Model, url: str) -> str:
+    if not _is_url(url):
+        raise ModelUnavailable(
+            f"model {model.name!r} has no endpoint" if not url else f"model {model.name!r}: {url!r} is no URL",
+            hint="give the engine's base URL as its location or its option url, such as http://127.0.0.1:8000",
+        )
+    if "@" in urlsplit(url).netloc:
+        raise ModelUnavailable(
+            f"model {model.name!r}: its URL holds a user or password", hint=f"put the key into {KEY_VARIABLE}"
+        )
+    return url.rstrip("/").removesuffix("/v1")
+
+
+class Endpoint:
+    """Posts JSON and returns JSON. Any thread may use it; connections are kept and shared."""
+
+    def __init__(self, model: Model, how: Serving, wait: Callable[[float], None] = time.sleep) -> None:
+        self.how = how
+        self._model = model.name
+        self._wait = wait
+        api_key(how.api_key_env)  # a wrong one is an error now
+        limits = httpx.Limits(max_connections=how.concurrency, max_keepalive_connections=how.concurrency)
+        self._client = httpx.Client(timeout=httpx.Timeout(how.timeout, pool=None), limits=limits)
+        weakref.finalize(self, self._client.close)
+
+    def post(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+        """What `read` makes of the answer to a body.
+
+        Raises InputError where the endpoint refuses the input, BadVector where `read` does, EndpointDown
+        where no input would do, ModelError, TimedOut.
+        """
+        url = self.how.url + path
+        content = json.dumps(
+            {**self.how.extra_body, "model": self.how.served_name, **body}, ensure_ascii=False, allow_nan=False
+        ).encode()
+        answer = self._answer(url, self._respond(url, content))
+        try:
+            return read(answer)
+        except BadVector as error:
+            raise BadVector(f"{self._who(url)} {Exception.__str__(error)}", hint=error.hint) from None
+
+    def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """What `work` makes of each item, in their order, with several under way at once; raises the first error."""
+        return each(work, items, self.how.concurrency)
+
+    def _respond(self, url: str, content: bytes) -> httpx.Response:
+        attempt = 0
+        while True:
+            last = attempt == self.how.retries
+            response = self._try(url, content, last=last)
+            if response is not None and (last or response.status_code not in PASSING):
+                return response
+            self._wait(_seconds(response, attempt))
+            attempt += 1
+
+    def _try(self, url: str, content: bytes, *, last: bool) -> httpx.Response | None:
+        """An answer, or None where there was none and another try may bring one."""
+        try:
+            return self._client.post(url, content=content, headers=_headers(self.how.api_key_env))
+        except (httpx.ReadTimeout, httpx.WriteTimeout):
+            # Not tried again: it would stall again, and an engine goes on with what nobody waits for.
+            raise TimedOut(
+                f"{self._who(url)} did not answer within {self.how.timeout:g} seconds",
+                hint="give a larger option timeout, or smaller batches (batch_rows)",
+            ) from None
+        except httpx.TransportError as error:
+            if not last:
+                return None
+            raise self._unreached(url, error) from None
+
+    def _unreached(self, url: str, error: httpx.TransportError) -> ModelError:
+        reason = str(error).strip() or type(error).__name__
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol | httpx.ProxyError):
+            return EndpointDown(f"{self._who(url)} cannot be reached: {reason}", hint="is the engine running there?")
+        # An input may have killed the engine, so the input is not cleared of blame.
+        return ModelError(f"{self._who(url)} broke off: {reason}", hint="see the engine's own log")
+
+    def _answer(self, url: str, response: httpx.Response) -> Any:
+        if response.status_code != 200:
+            raise self._failure(url, response)
+        try:
+            return response.json()
+        except ValueError:
+            kind = response.headers.get("content-type", "unknown type")
+            raise EndpointDown(
+                f"{self._who(url)} answered with something that is no whole JSON ({kind}): {self._said(response)}",
+                hint="is this the engine's own address, and not that of a page or proxy?",
+            ) from None
+
+    def _failure(self, url: str, response: httpx.Response) -> Exception:
+        status, said = response.status_code, self._said(response)
+        if status in REFUSED:
+            return InputError(f"{self._who(url)} refused the input with {status}: {said}")
+        if status in (401, 403):
+            hint = f"put its key into {self.how.api_key_env}, or the name of its file into {self.how.api_key_env}_FILE"
+            return EndpointDown(f"{self._who(url)} does not let us in ({status})", hint=hint)
+        if status in (404, 405):
+            path = url.removeprefix(self.how.url)
+            return EndpointDown(
+                f"{self._who(url)} has no {path}, or no model {self.how.served_name!r} ({status}): {said}",
+                hint="the options path and served_name say otherwise",
+            )
+        if response.is_redirect:
+            return EndpointDown(f"{self._who(url)} points elsewhere ({status})", hint="give the final URL")
+        # A 500 may be an input's doing; that an engine is busy, starting or gone is not.
+        failure = EndpointDown if status in DOWN else ModelError
+        return failure(f"{self._who(url)} failed with {status}: {said}", hint="see the engine's own log")
+
+    def _who(self, url: str) -> str:
+        return f"model {self._model!r}: the endpoint {url}"
+
+    def _said(self, response: httpx.Response) -> str:
+        """What the endpoint said, on one line, without the key that it may repeat."""
+        said, key = response.text, api_key(self.how.api_key_env)
+        said = " ".join((said.replace(key, "***") if key else said).split())
+        return said[:SHOWN] + "…" if len(said) > SHOWN else said
+
+
+def each(work: Callable[[T], R], items: Sequence[T], concurrency: int) -> list[R]:
+    """What `work` makes of each item, in their order, at most `concurrency` at once; raises the first error.
+
+    Not an executor: its threads would hold up the end of the process while an endpoint stalls.
+    """
+    if len(items) < 2 or concurrency < 2:
+        return [work(item) for item in items]
+    found: dict[int, R] = {}
+    errors: list[BaseException] = []
+    places = iter(range(len(items)))
+    taking = threading.Lock()
+
+    def _take() -> Iterator[int]:
+        while not errors:
+            with taking:
+                place = next(places, None)
+            if place is None:
+                return
+            yield place
+
+    def _run() -> None:
+        try:
+            for place in _take():
+                found[place] = work(items[place])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=_run, name="pgmeaning http", daemon=True) for _ in range(min(concurrency, len(items)))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [found[place] for place in range(len(items))]
+
+
+def api_key(variable: str = KEY_VARIABLE) -> str | None:
+    """The key in that variable, or in the file that the variable with _FILE names; read anew each time.
+
+    Only variables that begin with PGMEANING_API_KEY: whoever may add a model could else send any other to a server of
+    their own. Raises ModelUnavailable, never with the key in it.
+    """
+    if not variable.startswith(KEY_VARIABLE):
+        raise ModelUnavailable(f"api_key_env is {variable!r}", hint=f"it must begin with {KEY_VARIABLE}")
+    key, file = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
+    if not key and file:
+        try:
+            key = Path(file).read_text()
+        except (OSError, ValueError):
+            raise ModelUnavailable(f"{variable}_FILE names {file!r}, which cannot be read") from None
+    key = (key or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ModelUnavailable(f"{variable} holds characters that no key has", hint="it is one line of ASCII")
+    return key or None
+
+
+def _headers(variable: str) -> dict[str, str]:
+    key = api_key(variable)
+    return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+
+
+def _seconds(response: httpx.Response | None, attempt: int) -> float:
+    """How long to wait before the next try: as the endpoint says, or twice as long as before."""
+    said = "" if response is None else str(response.headers.get("retry-after", ""))
+    if said.replace(".", "", 1).isdigit():  # else there is none, or it is a date
+        return min(float(said), LONGEST_WAIT)
+    return min(0.5 * 2.0**attempt, LONGEST_WAIT) * random.uniform(0.5, 1)

@@ -1,0 +1,43 @@
+"""What is done to a text before a model reads it. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from pgmeaning.errors import InputError
+from pgmeaning.types import Document, Model
+
+# Text beyond this many characters for each token that the model can read is not even tokenised. A token has 4 or 5, so
+# it only matters for text that is nearly all blanks. Tokenising a megabyte to keep 256 tokens of it takes seconds.
+CHARACTERS_PER_TOKEN = 32
+
+
+def checked_text(text: str) -> str:
+    """The text, or InputError where it holds half of a surrogate pair, which no tokenizer takes."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"the text is no valid Unicode at character {error.start}: {error.reason}") from None
+    return text
+
+
+def shortened(text: str, max_tokens: int | None) -> str:
+    """The text as far as the model could possibly read it."""
+    return text if max_tokens is None else text[: max_tokens * CHARACTERS_PER_TOKEN]
+
+
+def prompted(model: Model, document: Document, prompt: str | None) -> str:
+    """The text of a document with a prompt round it; the document's own instruction replaces the model's."""
+    text = checked_text(shortened(document.text or "", model.max_tokens))
+    if prompt is None:
+        return text
+    before, _, after = prompt.partition("{text}")
+    task = document.instruction or model.options.get("query_instruction", "")
+    return checked_text(before.replace("{instruction}", task)) + text + after
+
+
+def instruction(wanted: str | None, default: str) -> str:
+    """Stripped, and with a full stop unless it ends with punctuation; blank is the default. As the reference does."""
+    text = (wanted or "").strip() or default.strip()
+    return text if not text or unicodedata.category(text[-1]).startswith("P") else text + "."

@@ -1,0 +1,43 @@
+"""Settings that are more than a number: lists in one variable, and what becomes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pgmeaning.media import Policy
+from pgmeaning.settings import Settings
+
+
+def test_by_default_no_file_and_no_url_may_be_read() -> None:
+    assert Settings().media == Policy()
+
+
+def test_lists_stand_in_one_variable_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGMEANING_MEDIA_FOLDERS", "/srv/pictures:/srv/more")
+    monkeypatch.setenv("PGMEANING_MEDIA_HOSTS", "pictures.example, *.cdn.example,")
+    monkeypatch.setenv("PGMEANING_MEDIA_PRIVATE_HOSTS", "minio:9000")
+    monkeypatch.setenv("PGMEANING_MEDIA_MAX_BYTES", "1000")
+    policy = Settings().media
+    assert policy.folders == (Path("/srv/pictures"), Path("/srv/more"))
+    assert policy.hosts == ("pictures.example", "*.cdn.example")
+    assert policy.private_hosts == ("minio:9000",)
+    assert policy.max_bytes == 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MEDIA_FOLDERS", "pictures"),
+        ("MEDIA_FOLDERS", "/srv/pictures:more"),
+        ("MEDIA_HOSTS", "https://pictures.example"),
+        ("MEDIA_PRIVATE_HOSTS", "minio/bucket"),
+        ("MEDIA_MAX_BYTES", "0"),
+    ],
+)
+def test_what_would_never_match_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"PGMEANING_{name}", value)
+    with pytest.raises(ValidationError):
+        Settings()
