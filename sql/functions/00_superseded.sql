@@ -10,3 +10,8 @@ DROP PROCEDURE IF EXISTS pgmeaning._ask(text, text, bool, interval, text);
 DROP FUNCTION IF EXISTS pgmeaning._search_mode(pgmeaning.target);
 DROP FUNCTION IF EXISTS pgmeaning._source_rows(pgmeaning.collection, text);
 DROP FUNCTION IF EXISTS pgmeaning._content_hash(text, name[]);
+DROP FUNCTION IF EXISTS pgmeaning._request(text, text, bool, interval);
+DROP FUNCTION IF EXISTS pgmeaning._ask_loopback(text, text[], bool, interval);
+DROP PROCEDURE IF EXISTS pgmeaning._ask(text, text[], bool, interval, text[]);
+DROP FUNCTION IF EXISTS pgmeaning.search(anyelement, text, int, text, text, int, interval);
+DROP FUNCTION IF EXISTS pgmeaning.attach(regclass, text[], text, text, name, name, text, int, jsonb, name[], bool);

@@ -12,15 +12,16 @@ AS $$ SELECT q.embedding FROM pgmeaning.query_cache AS q
       WHERE q.model = $1 AND q.as_query = $3 AND q.input_hash = pgmeaning._input_hash($2) $$;
 
 -- Puts a request where sidecars see it. SECURITY DEFINER: callers have no right to the table, only to ask.
-CREATE OR REPLACE FUNCTION pgmeaning._request(model text, input text, as_query bool, patience interval) RETURNS bigint
+CREATE OR REPLACE FUNCTION pgmeaning._request(model text, input text, as_query bool, patience interval, documents text[] DEFAULT NULL)
+RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
 AS $$
     SELECT pg_notify('pgmeaning_query', '') WHERE current_setting('max_prepared_transactions') = '0';
-    INSERT INTO pgmeaning.request (model, input, as_query, expires_at)
-    VALUES ($1, $2, $3, clock_timestamp() + $4) RETURNING id;
+    INSERT INTO pgmeaning.request (model, input, as_query, expires_at, documents)
+    VALUES ($1, $2, $3, clock_timestamp() + $4, $5) RETURNING id;
 $$;
 
--- A sidecar's reply to a request.
+-- A sidecar's reply to a request for a vector.
 CREATE OR REPLACE FUNCTION pgmeaning._answer(request_id bigint, reply text) RETURNS void
 LANGUAGE sql
 AS $$
@@ -42,9 +43,9 @@ DECLARE
     slot  int := request_id % 2147483647;
 BEGIN
     LOOP
-        reply := pgmeaning._cached(model, input, as_query);
         SELECT * INTO asked FROM pgmeaning.request AS r
         WHERE r.id = request_id AND r.model = _await_reply.model AND r.input = _await_reply.input;
+        reply := coalesce(asked.reply, pgmeaning._cached(model, input, as_query)::text);
         problem := CASE WHEN reply IS NULL THEN asked.error END;
         EXIT WHEN reply IS NOT NULL OR problem IS NOT NULL OR asked IS NULL OR clock_timestamp() >= deadline;
         IF asked.claimed_by IS NULL THEN
@@ -62,7 +63,7 @@ BEGIN
         -- The lock is free and there is no reply: that sidecar died, so let another have it.
         IF pgmeaning._cached(model, input, as_query) IS NULL THEN
             UPDATE pgmeaning.request AS r SET claimed_by = NULL
-            WHERE r.id = request_id AND r.claimed_by = asked.claimed_by AND r.error IS NULL;
+            WHERE r.id = request_id AND r.claimed_by = asked.claimed_by AND r.error IS NULL AND r.reply IS NULL;
             IF FOUND THEN
                 PERFORM pg_notify('pgmeaning_query', '') WHERE current_setting('max_prepared_transactions') = '0';
                 again := true;
@@ -86,12 +87,13 @@ $$;
 
 -- Asks, commits, waits: what the loopback calls, and prepare(). It commits, so it can neither pin its path nor be a
 -- SECURITY DEFINER: it qualifies every name, and the functions that it calls have the rights. Null: time is up.
-CREATE OR REPLACE PROCEDURE pgmeaning._ask(model text, inputs text[], as_query bool, patience interval, INOUT replies text[] DEFAULT NULL)
+CREATE OR REPLACE PROCEDURE pgmeaning._ask(model text, inputs text[], as_query bool, patience interval,
+    documents text[] DEFAULT NULL, INOUT replies text[] DEFAULT NULL)
 LANGUAGE plpgsql
 AS $$
 DECLARE
     deadline timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) patience;
-    requests bigint[] := ARRAY(SELECT pgmeaning._request(model, i.input, as_query, patience)
+    requests bigint[] := ARRAY(SELECT pgmeaning._request(model, i.input, as_query, patience, documents)
                                FROM pg_catalog.unnest(inputs) WITH ORDINALITY AS i (input, place) ORDER BY i.place);
     answer   record;
 BEGIN
@@ -105,7 +107,8 @@ BEGIN
         END LOOP;
         IF answer.problem IS NOT NULL THEN
             COMMIT;
-            RAISE EXCEPTION USING ERRCODE = 'PM008', MESSAGE = pg_catalog.format('model %L could not embed the query', model),
+            RAISE EXCEPTION USING ERRCODE = 'PM008', 
+                MESSAGE = pg_catalog.format('model %L could not %s', model, CASE WHEN documents IS NULL THEN 'embed the query' ELSE 'rerank' END),
                 DETAIL = answer.problem, HINT = 'pgmeaning.sidecars shows what each sidecar can run.';
         ELSIF answer.reply IS NULL THEN
             replies := NULL;
@@ -125,13 +128,13 @@ AS $$ SELECT format('%I.dblink', n.nspname) FROM pg_extension AS e JOIN pg_names
 -- Sends a question through the session's loopback connection, opened on first use, and waits so that a cancel or a
 -- statement_timeout ends the wait at once. A problem: why there is no loopback. It logs in as a role that may do nothing but ask.
 -- SECURITY DEFINER: the user mapping belongs to this function's owner alone.
-CREATE OR REPLACE FUNCTION pgmeaning._ask_loopback(model text, inputs text[], as_query bool, patience interval,
+CREATE OR REPLACE FUNCTION pgmeaning._ask_loopback(model text, inputs text[], as_query bool, patience interval, documents text[],
     OUT problem text, OUT replies text[])
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 AS $$
 DECLARE
     dblink   text := pgmeaning._dblink();
-    question text := format('CALL pgmeaning._ask(%L, %L, %L, %L)', model, inputs, as_query, patience);
+    question text := format('CALL pgmeaning._ask(%L, %L, %L, %L, %L)', model, inputs, as_query, patience, documents);
     give_up  timestamptz := clock_timestamp() + patience + interval '1 second';
     flag     int;
     reason   text;
@@ -193,7 +196,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM013', MESSAGE = 'the query''s vector is not cached, and a standby cannot ask a sidecar for it',
             HINT = 'On the primary: CALL pgmeaning.prepare(...), or search there.';
     END IF;
-    asked := pgmeaning._ask_loopback(model, inputs, as_query, patience);
+    asked := pgmeaning._ask_loopback(model, inputs, as_query, patience, NULL);
     IF asked.problem IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'PM009', MESSAGE = 'the query''s vector is not cached, and this database has no dblink loopback to ask for it',
             DETAIL = asked.problem,
@@ -280,7 +283,7 @@ BEGIN
     PERFORM pgmeaning._refuse_block(probe, 'prepare');
     embedder := pgmeaning._embedder(model);
     IF query IS NOT NULL AND pgmeaning._cached(embedder.name, query, true) IS NULL THEN
-        CALL pgmeaning._ask(embedder.name, ARRAY[query], true, patience, replies);
+        CALL pgmeaning._ask(embedder.name, ARRAY[query], true, patience, NULL, replies);
         IF replies IS NULL THEN
             PERFORM pgmeaning._no_answer(embedder.name, patience);
         END IF;

@@ -36,7 +36,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('k is %s: how many rows to return must be at least 1', coalesce(k::text, 'NULL')),
             HINT = 'Leave it out for 10.';
     ELSIF mode IS NOT NULL AND mode NOT IN ('exact', 'signature', 'index') THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no search mode %L', mode), HINT = 'Modes: exact, signature, index.';
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no search mode %L', mode), HINT = 'Modes: exact, signature, index; for a text also hybrid.';
     ELSIF NOT has_table_privilege(t.vectors, 'SELECT') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not read the vectors of collection %L', current_user, c.name),
             HINT = format('GRANT SELECT ON %s TO %I; or say so at attach(..., grant_to => ...).', pgmeaning._relation_name(t.vectors), current_user);
@@ -243,8 +243,8 @@ COMMENT ON FUNCTION pgmeaning.nearest IS 'The k rows of a collection nearest to 
 -- The k nearest rows to each of several queries, whose vectors are asked for together; query_index is a query's place in the array, from 1.
 CREATE OR REPLACE FUNCTION pgmeaning.search_many(name text, queries text[], k int DEFAULT 10, filter text DEFAULT NULL,
     mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
-    filter_params anycompatiblearray DEFAULT NULL::text[])
-RETURNS TABLE (query_index int, key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
+    filter_params anycompatiblearray DEFAULT NULL::text[], weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
+RETURNS TABLE (query_index int, key jsonb, chunk int, chunk_text text, distance float8, score float8, model text, vector_rank int, text_rank int)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -254,33 +254,62 @@ DECLARE
     vectors   vector[];
 BEGIN
     -- Before the model is asked: what is wrong with the call should not take a model to find out.
-    PERFORM pgmeaning._check_search(c, t, k, mode);
+    PERFORM pgmeaning._check_search(c, t, k, nullif(mode, 'hybrid'));
+    PERFORM pgmeaning._check_hybrid(c, weights, rank_constant) WHERE mode = 'hybrid';
     condition := pgmeaning._condition(c, filter, filter_params::text[]);
     vectors := pgmeaning._vectors(c.model, queries, true, coalesce(timeout, '10 seconds'));
     FOR place IN 1..coalesce(cardinality(queries), 0) LOOP
-        RETURN QUERY SELECT place, n.* FROM pgmeaning._nearest(c, t, pgmeaning._fit(vectors[place], t.dimensions), k,
-            condition, mode, candidates, NULL) AS n;
+        IF mode = 'hybrid' THEN
+            RETURN QUERY SELECT place, h.* FROM pgmeaning._hybrid(c, t, queries[place], pgmeaning._fit(vectors[place], t.dimensions), k,
+                condition, candidates, weights, rank_constant) AS h;
+        ELSE
+            RETURN QUERY SELECT place, n.*, (row_number() OVER ())::int, NULL::int
+            FROM pgmeaning._nearest(c, t, pgmeaning._fit(vectors[place], t.dimensions), k, condition, mode, candidates, NULL) AS n;
+        END IF;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.search_many IS 'search() for several queries at the cost of one call of the model.';
 
+-- rerank: so many are found, and a reranker judges them; the score is then its own.
 CREATE OR REPLACE FUNCTION pgmeaning.search(collection text, query text, k int DEFAULT 10, filter text DEFAULT NULL,
     mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
-    filter_params anycompatiblearray DEFAULT NULL::text[])
-RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
-LANGUAGE sql STABLE
+    filter_params anycompatiblearray DEFAULT NULL::text[], rerank int DEFAULT NULL, reranker text DEFAULT NULL,
+    weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
+RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text, vector_rank int, text_rank int)
+LANGUAGE plpgsql STABLE
 AS $$
-    SELECT m.key, m.chunk, m.chunk_text, m.distance, m.score, m.model
-    FROM pgmeaning.search_many(collection, ARRAY[query], k, filter, mode, candidates, timeout, filter_params) AS m
+DECLARE
+    deadline timestamptz := clock_timestamp() + coalesce(timeout, '10 seconds');
+    judge    text;
+    hits     pgmeaning.ranked[];
+BEGIN
+    IF rerank IS NULL THEN
+        RETURN QUERY SELECT m.key, m.chunk, m.chunk_text, m.distance, m.score, m.model, m.vector_rank, m.text_rank
+        FROM pgmeaning.search_many(collection, ARRAY[query], k, filter, mode, candidates, timeout, filter_params, weights, rank_constant) AS m;
+        RETURN;
+    ELSIF rerank < 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('rerank is %s: how many rows to judge must be at least 1', rerank),
+            HINT = 'Leave it out to judge none.';
+    END IF;
+    judge := pgmeaning._reranker(reranker);
+    hits := ARRAY(SELECT ROW(m.key, m.chunk, m.chunk_text, m.distance, m.score, m.model, m.vector_rank, m.text_rank)::pgmeaning.ranked
+        FROM pgmeaning.search_many(collection, ARRAY[query], greatest(k, rerank), filter, mode, candidates, timeout, filter_params,
+                                   weights, rank_constant) AS m);
+    RETURN QUERY SELECT h.key, h.chunk, h.chunk_text, h.distance, r.score, h.model, h.vector_rank, h.text_rank
+    FROM pgmeaning.rerank(query, pgmeaning._texts(pgmeaning._collection(collection), ARRAY(SELECT x.key FROM unnest(hits) AS x),
+                          ARRAY(SELECT x.chunk_text FROM unnest(hits) AS x)), judge, greatest(deadline - clock_timestamp(), '1 millisecond')) AS r
+    CROSS JOIN LATERAL (SELECT (hits[r.index]).*) AS h ORDER BY r.score DESC, r.index LIMIT k;
+END
 $$;
-COMMENT ON FUNCTION pgmeaning.search (text, text, int, text, text, int, interval, anycompatiblearray)
+COMMENT ON FUNCTION pgmeaning.search (text, text, int, text, text, int, interval, anycompatiblearray, int, text, float8[], float8)
     IS 'The k rows of a collection nearest in meaning to a text.';
 
 -- The rows themselves, typed: search(NULL::docs, 'how to cook rice'). Two functions, since PostgreSQL makes out the type of
 -- the result only where no argument of a polymorphic type is left out, as filter_params often is.
 CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, filter text, filter_params anycompatiblearray, k int DEFAULT 10,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds')
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
+    rerank int DEFAULT NULL, reranker text DEFAULT NULL, weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
 RETURNS TABLE (hit anyelement, distance float8, score float8)
 LANGUAGE plpgsql STABLE
 AS $$
@@ -298,26 +327,29 @@ BEGIN
     END IF;
     c := pgmeaning._collection(names[1]);
     RETURN QUERY EXECUTE format(
-        'SELECT s, f.distance, f.score FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7, $8) AS f '
-        'CROSS JOIN LATERAL jsonb_to_record(f.key) AS k (%s) JOIN %s AS s ON %s ORDER BY f.distance, f.key, f.chunk',
+        'SELECT s, f.distance, f.score FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) WITH ORDINALITY AS f '
+        'CROSS JOIN LATERAL jsonb_to_record(f.key) AS k (%s) JOIN %s AS s ON %s ORDER BY f.ordinality',
         pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._relation_name(c.source),
         pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types))
-    USING c.name, query, k, filter, mode, candidates, timeout, filter_params::text[];
+    USING c.name, query, k, filter, mode, candidates, timeout, filter_params::text[],
+        rerank, reranker, weights, rank_constant;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.search (anyelement, text, text, anycompatiblearray, int, text, int, interval)
+COMMENT ON FUNCTION pgmeaning.search (anyelement, text, text, anycompatiblearray, int, text, int, interval, int, text, float8[], float8)
     IS 'The k rows of a table nearest in meaning to a text, as rows of that table; with parameters of the filter.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, k int DEFAULT 10, filter text DEFAULT NULL,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds')
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
+    rerank int DEFAULT NULL, reranker text DEFAULT NULL, weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
 RETURNS TABLE (hit anyelement, distance float8, score float8)
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
-    RETURN QUERY SELECT * FROM pgmeaning.search(source, query, filter, NULL::text[], k, mode, candidates, timeout);
+    RETURN QUERY SELECT * FROM pgmeaning.search(source, query, filter, NULL::text[], k, mode, candidates, timeout,
+        rerank, reranker, weights, rank_constant);
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.search (anyelement, text, int, text, text, int, interval)
+COMMENT ON FUNCTION pgmeaning.search (anyelement, text, int, text, text, int, interval, int, text, float8[], float8)
     IS 'The k rows of a table nearest in meaning to a text, as rows of that table.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.similar(name text, key jsonb, k int DEFAULT 10, filter text DEFAULT NULL,

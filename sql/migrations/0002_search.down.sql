@@ -4,3 +4,4 @@ DROP VIEW IF EXISTS pgmeaning.status;
 DROP TABLE pgmeaning.vector_index;
 ALTER TABLE pgmeaning.request DROP COLUMN documents, DROP COLUMN reply;
 ALTER TABLE pgmeaning.collection DROP COLUMN language;
+DROP TYPE pgmeaning.ranked CASCADE;

@@ -29,3 +29,6 @@ ALTER TABLE pgmeaning.request ADD COLUMN documents text[], ADD COLUMN reply text
 
 -- A text search configuration's name: the vector table has a column of words, for hybrid search. Null: it has none.
 ALTER TABLE pgmeaning.collection ADD COLUMN language text;
+
+-- What search() returns.
+CREATE TYPE pgmeaning.ranked AS (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text, vector_rank int, text_rank int);

@@ -143,6 +143,9 @@ def attach(
     grant_to: Annotated[
         list[str] | None, typer.Option("--grant-to", metavar="ROLE", help="Who may search; may be repeated.")
     ] = None,
+    language: Annotated[
+        str | None, typer.Option("--language", help="Keep the words too, for hybrid search: 'english', 'simple', ...")
+    ] = None,
     allow_deprecated: Annotated[
         bool, typer.Option("--allow-deprecated", help="Take a deprecated model all the same.")
     ] = False,
@@ -152,7 +155,7 @@ def attach(
     with connected(dsn) as client:
         attached = client.attach(
             source, column or None, template, name, image=image, video=video, model=model, dimensions=dimensions,
-            grant_to=grant_to or None, allow_deprecated=allow_deprecated,
+            grant_to=grant_to or None, allow_deprecated=allow_deprecated, language=language,
         )  # fmt: skip
     typer.echo(attached)
 

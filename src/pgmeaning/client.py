@@ -104,9 +104,11 @@ class Client:
         self, source: str, columns: Sequence[str] | None = None, template: str | None = None,
         name: str | None = None, *, image: str | None = None, video: str | None = None, model: str | None = None,
         dimensions: int | None = None, chunking: Mapping[str, Any] | None = None,
-        grant_to: Sequence[str] | None = None, allow_deprecated: bool = False,
+        grant_to: Sequence[str] | None = None, allow_deprecated: bool = False, language: str | None = None,
     ) -> str:  # fmt: skip
         """Embed columns of a table from now on; returns the collection's name. `source` is quoted as in SQL.
+
+        `language`, such as 'english', keeps the words of each row beside its vector, for search(mode="hybrid").
 
         Raises CollectionError for a table, column or name that will not do, ModelNotFound, DatabaseError.
         """
@@ -115,6 +117,7 @@ class Client:
             "image": image, "video": video, "model": model, "dimensions": dimensions,
             "chunking": None if chunking is None else Jsonb(dict(chunking)),
             "grant_to": None if grant_to is None else list(grant_to), "allow_deprecated": allow_deprecated,
+            "language": language,
         }  # fmt: skip
         return str(self._value("attach", arguments))
 
@@ -231,7 +234,8 @@ class Client:
 
         With `rerank`, so many are found first and a reranker (None: the database's default) judges them; `score` is
         then its score, 0..1, instead of the cosine similarity. `filter` is an SQL condition on the source's columns,
-        with $1, $2, ... for `filter_params`; or a mapping of columns to the values that they must equal.
+        with $1, $2, ... for `filter_params`; or a mapping of columns to the values that they must equal. `mode`
+        "hybrid" looks for the words too.
         """
         if rerank is not None and min(k, rerank) < 1:
             raise InputError(f"k is {k} and rerank {rerank}", hint="both must be at least 1")
@@ -368,8 +372,8 @@ def _as_text(value: object) -> str | None:
 
 
 def _hit(columns: Sequence[Any], row: dict[str, Any]) -> Hit:
-    key, chunk, chunk_text, distance, score, model = columns
-    return Hit(json.loads(key), row, distance, score, chunk, chunk_text, model)
+    key, chunk, chunk_text, distance, score, model, *ranks = columns
+    return Hit(json.loads(key), row, distance, score, chunk, chunk_text, model, *ranks)
 
 
 def _document_of(target: Target, hit: Hit, modalities: Sequence[str]) -> Document:

@@ -30,8 +30,8 @@ from pgmeaning.errors import EndpointDown, ModelNotFound
 from pgmeaning.feeder import STOP_POLL, Feeder, Work
 from pgmeaning.fetcher import Fetcher
 from pgmeaning.indexing import AS_ANYBODY, Indexer
-from pgmeaning.models.base import Embedder, load_embedder
-from pgmeaning.querylane import QueryLane
+from pgmeaning.models.base import Embedder, Reranker, load_embedder, load_reranker
+from pgmeaning.querylane import Lane, QueryLane, RerankLane
 from pgmeaning.queue import Queue
 from pgmeaning.settings import Settings
 from pgmeaning.shelf import Shelf
@@ -94,6 +94,7 @@ class Sidecar:
     def __init__(
         self, dsn: str, settings: Settings | None = None, models: Sequence[str] | None = None,
         load: Callable[[Model], Embedder] = load_embedder,
+        load_judge: Callable[[Model], Reranker] = load_reranker,
     ) -> None:  # fmt: skip
         self.id: UUID = uuid4()
         self.dsn = dsn
@@ -103,9 +104,9 @@ class Sidecar:
         self.rows_done = 0
         self.stopping = threading.Event()
         self.exit_status = 0
-        self.shelf = Shelf(self._load_by_name)
+        self.shelf = Shelf(lambda name: load(self._model(name)))
+        self.judges = Shelf(lambda name: load_judge(self._model(name)), self.shelf.turn)
         self.indexer = Indexer(self.settings, self.stopping)
-        self._load = load
         self._drain = False
         self._counting = threading.Lock()
         self._postponed: dict[tuple[int, str], float] = {}
@@ -156,6 +157,7 @@ class Sidecar:
             self._thread("fetch", self._fetch_all),
             self._thread("embed", self._embed_all),
             self._thread("queries", lambda: self._keep("queries", self._answer_queries, self.stopping)),
+            self._thread("rerank", lambda: self._keep("rerank", self._rerank, self.stopping)),
             self._thread("upkeep", lambda: self._keep("upkeep", upkeep.run, self.stopping)),
         ]
         if not self._drain:  # it ends once nothing is owed, and does not wait for an index
@@ -206,13 +208,13 @@ class Sidecar:
         except psycopg.Error as error:
             log.warning("claims not handed back: they lapse with their lease", error=str(error).strip())
 
-    def _load_by_name(self, name: str) -> Embedder:
+    def _model(self, name: str) -> Model:
         with connect(self.dsn, "models") as connection, connection.cursor(row_factory=dict_row) as cursor:
             row = cursor.execute(sql.query("model"), {"name": name}).fetchone()
         if row is None:
             raise ModelNotFound(f"there is no model {name!r} in this database", hint="pgmeaning model list")
         row["modalities"] = tuple(row["modalities"])
-        return self._load(located(Model(**row), self.settings.location))
+        return located(Model(**row), self.settings.location)
 
     # Fetch
 
@@ -280,7 +282,12 @@ class Sidecar:
     # Queries
 
     def _answer_queries(self, connection: Connection) -> None:
-        lane = QueryLane(connection, self.id, self.shelf, self.models)
+        self._answer(QueryLane(connection, self.id, self.shelf, self.models))
+
+    def _rerank(self, connection: Connection) -> None:
+        self._answer(RerankLane(connection, self.id, self.judges, self.models))
+
+    def _answer(self, lane: Lane) -> None:
         while not self.stopping.is_set():
             if not lane.answer():
                 end = time.monotonic() + min(self.settings.poll, 0.5)

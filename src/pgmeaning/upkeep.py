@@ -70,7 +70,8 @@ class Upkeep:
 
         arguments = {
             "id": self._sidecar.id, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__,
-            "models": self._sidecar.shelf.names, "problems": Jsonb(self._sidecar.shelf.problems),
+            "models": self._sidecar.shelf.names + self._sidecar.judges.names,
+            "problems": Jsonb(self._sidecar.shelf.problems | self._sidecar.judges.problems),
             "rows_done": self._sidecar.rows_done,
         }  # fmt: skip
         connection.execute(sql.query("heartbeat"), arguments)
