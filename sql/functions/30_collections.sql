@@ -183,6 +183,9 @@ BEGIN
     EXECUTE format('CREATE POLICY source_rows ON %s FOR SELECT USING ((SELECT pgmeaning_data.%I()) OR pgmeaning_data.%I(%s))',
         relation, 'unrestricted_' || c.id, 'visible_' || c.id,
         (SELECT string_agg(quote_ident(k), ', ' ORDER BY i) FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)));
+    IF c.language IS NOT NULL THEN
+        PERFORM pgmeaning._add_words(c, relation);
+    END IF;
     FOREACH role IN ARRAY c.grant_to LOOP
         EXECUTE format('GRANT SELECT ON %s TO %s', relation, pgmeaning._grantee(role));
     END LOOP;
@@ -279,7 +282,8 @@ $$;
 CREATE OR REPLACE FUNCTION pgmeaning.attach(
     source regclass, columns text[] DEFAULT NULL, template text DEFAULT NULL, name text DEFAULT NULL,
     image name DEFAULT NULL, video name DEFAULT NULL, model text DEFAULT NULL, dimensions int DEFAULT NULL,
-    chunking jsonb DEFAULT NULL, grant_to name[] DEFAULT NULL, allow_deprecated bool DEFAULT false
+    chunking jsonb DEFAULT NULL, grant_to name[] DEFAULT NULL, allow_deprecated bool DEFAULT false,
+    language text DEFAULT NULL
 ) RETURNS text
 LANGUAGE plpgsql
 AS $$
@@ -309,11 +313,12 @@ BEGIN
             HINT = 'Leave chunking out: a text longer than the model takes is cut at its end.';
     END IF;
 
+    c.language := pgmeaning._language(attach.language);
     c.name := coalesce(attach.name, (SELECT relname FROM pg_class WHERE oid = source));
     c.view_schema := (SELECT n.nspname FROM pg_class AS r JOIN pg_namespace AS n ON n.oid = r.relnamespace WHERE r.oid = source);
     PERFORM pgmeaning._check_name(c.name, c.view_schema);
     SELECT array_agg(a.attname ORDER BY u.i), array_agg(pgmeaning._key_type(a.atttypid) ORDER BY u.i),
-           array_agg(CASE WHEN a.attname IN ('chunk', 'chunk_text', 'model', 'embedding', 'signature', 'content_hash', 'embedded_at')
+           array_agg(CASE WHEN a.attname IN ('chunk', 'chunk_text', 'model', 'embedding', 'signature', 'content_hash', 'embedded_at', 'words')
                           THEN repeat('key_', 1 + (SELECT count(*)::int FROM pg_attribute AS other WHERE other.attrelid = source
                                                    AND other.attname ~ ('^(key_)+' || a.attname || '$')))
                           ELSE '' END || a.attname ORDER BY u.i)
@@ -325,9 +330,9 @@ BEGIN
     patience := pgmeaning._bound_patience();
     BEGIN
         INSERT INTO pgmeaning.collection (name, source, source_name, view_schema, key_columns, key_types, vector_key_columns,
-            columns, template, image, video, chunking, grant_to, model)
+            columns, template, image, video, chunking, grant_to, model, language)
         VALUES (c.name, source, pgmeaning._relation_name(source), c.view_schema, c.key_columns, c.key_types, c.vector_key_columns,
-            embedded, attach.template, attach.image, attach.video, attach.chunking, roles, embedder.name)
+            embedded, attach.template, attach.image, attach.video, attach.chunking, roles, embedder.name, c.language)
         RETURNING * INTO c;
     EXCEPTION WHEN unique_violation OR lock_not_available THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('collection %L is being made by somebody else', c.name),
@@ -373,6 +378,7 @@ BEGIN
     FOR item IN SELECT t.vectors FROM pgmeaning.target AS t JOIN pg_class AS r ON r.oid = t.vectors WHERE t.collection_id = c.id LOOP
         IF keep_vectors THEN
             EXECUTE format('DROP POLICY IF EXISTS source_rows ON %s', pgmeaning._relation_name(item.vectors));
+            EXECUTE format('DROP TRIGGER IF EXISTS words ON %s', pgmeaning._relation_name(item.vectors));
         ELSE
             PERFORM pgmeaning._drop_view(c, item.vectors);
             EXECUTE format('DROP TABLE %s', pgmeaning._relation_name(item.vectors));
@@ -380,7 +386,7 @@ BEGIN
     END LOOP;
     FOR item IN SELECT p.oid::regprocedure AS signature FROM pg_proc AS p
                 WHERE p.pronamespace = 'pgmeaning_data'::regnamespace
-                  AND p.proname IN ('on_change_' || c.id, 'visible_' || c.id, 'unrestricted_' || c.id) LOOP
+                  AND p.proname IN ('on_change_' || c.id, 'visible_' || c.id, 'unrestricted_' || c.id, 'words_' || c.id) LOOP
         EXECUTE format('DROP FUNCTION %s', item.signature);
     END LOOP;
     DELETE FROM pgmeaning.collection WHERE id = c.id;

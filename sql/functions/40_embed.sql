@@ -12,20 +12,21 @@ AS $$ SELECT q.embedding FROM pgmeaning.query_cache AS q
       WHERE q.model = $1 AND q.as_query = $3 AND q.input_hash = pgmeaning._input_hash($2) $$;
 
 -- Puts a request where sidecars see it. SECURITY DEFINER: callers have no right to the table, only to ask.
-CREATE OR REPLACE FUNCTION pgmeaning._request(model text, input text, as_query bool, patience interval) RETURNS bigint
+CREATE OR REPLACE FUNCTION pgmeaning._request(model text, input text, as_query bool, patience interval, documents text[] DEFAULT NULL)
+RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
 AS $$
     SELECT pg_notify('pgmeaning_query', '') WHERE current_setting('max_prepared_transactions') = '0';
-    INSERT INTO pgmeaning.request (model, input, as_query, expires_at)
-    VALUES ($1, $2, $3, clock_timestamp() + $4) RETURNING id;
+    INSERT INTO pgmeaning.request (model, input, as_query, expires_at, documents)
+    VALUES ($1, $2, $3, clock_timestamp() + $4, $5) RETURNING id;
 $$;
 
--- A sidecar's reply to a request.
+-- A sidecar's reply to a request for a vector.
 CREATE OR REPLACE FUNCTION pgmeaning._answer(request_id bigint, reply text) RETURNS void
 LANGUAGE sql
 AS $$
     INSERT INTO pgmeaning.query_cache (model, as_query, input_hash, embedding)
-    SELECT r.model, r.as_query, pgmeaning._input_hash(r.input), reply::vector FROM pgmeaning.request AS r WHERE r.id = request_id
+    SELECT r.model, r.as_query, pgmeaning._input_hash(r.input), ($2)::vector FROM pgmeaning.request AS r WHERE r.id = request_id
     ON CONFLICT (model, as_query, input_hash) DO UPDATE SET created_at = now()
 $$;
 
@@ -42,9 +43,9 @@ DECLARE
     slot  int := request_id % 2147483647;
 BEGIN
     LOOP
-        reply := pgmeaning._cached(model, input, as_query);
         SELECT * INTO asked FROM pgmeaning.request AS r
         WHERE r.id = request_id AND r.model = _await_reply.model AND r.input = _await_reply.input;
+        reply := coalesce(asked.reply, pgmeaning._cached(model, input, as_query)::text);
         problem := CASE WHEN reply IS NULL THEN asked.error END;
         EXIT WHEN reply IS NOT NULL OR problem IS NOT NULL OR asked IS NULL OR clock_timestamp() >= deadline;
         IF asked.claimed_by IS NULL THEN
@@ -62,7 +63,7 @@ BEGIN
         -- The lock is free and there is no reply: that sidecar died, so let another have it.
         IF pgmeaning._cached(model, input, as_query) IS NULL THEN
             UPDATE pgmeaning.request AS r SET claimed_by = NULL
-            WHERE r.id = request_id AND r.claimed_by = asked.claimed_by AND r.error IS NULL;
+            WHERE r.id = request_id AND r.claimed_by = asked.claimed_by AND r.error IS NULL AND r.reply IS NULL;
             IF FOUND THEN
                 PERFORM pg_notify('pgmeaning_query', '') WHERE current_setting('max_prepared_transactions') = '0';
                 again := true;
@@ -85,28 +86,36 @@ END
 $$;
 
 -- Asks, commits, waits: what the loopback calls, and prepare(). It commits, so it can neither pin its path nor be a
--- SECURITY DEFINER: it qualifies every name, and the functions that it calls have the rights.
-CREATE OR REPLACE PROCEDURE pgmeaning._ask(model text, input text, as_query bool, patience interval, INOUT reply text DEFAULT NULL)
+-- SECURITY DEFINER: it qualifies every name, and the functions that it calls have the rights. Null: time is up.
+CREATE OR REPLACE PROCEDURE pgmeaning._ask(model text, inputs text[], as_query bool, patience interval,
+    documents text[] DEFAULT NULL, INOUT replies text[] DEFAULT NULL)
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    deadline   timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) patience;
-    request_id bigint := pgmeaning._request(model, input, as_query, patience);
-    problem    text;
-    again      bool;
+    deadline timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) patience;
+    requests bigint[] := ARRAY(SELECT pgmeaning._request(model, i.input, as_query, patience, documents)
+                               FROM pg_catalog.unnest(inputs) WITH ORDINALITY AS i (input, place) ORDER BY i.place);
+    answer   record;
 BEGIN
-    LOOP
-        COMMIT;
-        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-        SELECT r.reply, r.problem, r.again INTO reply, problem, again
-        FROM pgmeaning._await_reply(request_id, model, input, as_query, deadline) AS r;
-        EXIT WHEN again IS NULL;
+    replies := '{}';
+    FOR place IN 1..pg_catalog.cardinality(inputs) LOOP
+        LOOP
+            COMMIT;
+            SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+            SELECT r.* INTO answer FROM pgmeaning._await_reply(requests[place], model, inputs[place], as_query, deadline) AS r;
+            EXIT WHEN answer.again IS NULL;
+        END LOOP;
+        IF answer.problem IS NOT NULL THEN
+            COMMIT;
+            RAISE EXCEPTION USING ERRCODE = 'PM008', 
+                MESSAGE = pg_catalog.format('model %L could not %s', model, CASE WHEN documents IS NULL THEN 'embed the query' ELSE 'rerank' END),
+                DETAIL = answer.problem, HINT = 'pgmeaning.sidecars shows what each sidecar can run.';
+        ELSIF answer.reply IS NULL THEN
+            replies := NULL;
+            RETURN;
+        END IF;
+        replies := pg_catalog.array_append(replies, answer.reply);
     END LOOP;
-    IF problem IS NOT NULL THEN
-        COMMIT;
-        RAISE EXCEPTION USING ERRCODE = 'PM008', MESSAGE = pg_catalog.format('model %L could not embed the query', model),
-            DETAIL = problem, HINT = 'pgmeaning.sidecars shows what each sidecar can run.';
-    END IF;
 END
 $$;
 
@@ -119,12 +128,13 @@ AS $$ SELECT format('%I.dblink', n.nspname) FROM pg_extension AS e JOIN pg_names
 -- Sends a question through the session's loopback connection, opened on first use, and waits so that a cancel or a
 -- statement_timeout ends the wait at once. A problem: why there is no loopback. It logs in as a role that may do nothing but ask.
 -- SECURITY DEFINER: the user mapping belongs to this function's owner alone.
-CREATE OR REPLACE FUNCTION pgmeaning._ask_loopback(model text, input text, as_query bool, patience interval, OUT problem text, OUT reply text)
+CREATE OR REPLACE FUNCTION pgmeaning._ask_loopback(model text, inputs text[], as_query bool, patience interval, documents text[],
+    OUT problem text, OUT replies text[])
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 AS $$
 DECLARE
     dblink   text := pgmeaning._dblink();
-    question text := format('CALL pgmeaning._ask(%L, %L, %L, %L)', model, input, as_query, patience);
+    question text := format('CALL pgmeaning._ask(%L, %L, %L, %L, %L)', model, inputs, as_query, patience, documents);
     give_up  timestamptz := clock_timestamp() + patience + interval '1 second';
     flag     int;
     reason   text;
@@ -164,8 +174,8 @@ BEGIN
         END LOOP;
         EXIT WHEN flag <> 0;
         BEGIN
-            EXECUTE format('SELECT r.reply FROM %s_get_result(''pgmeaning'') AS r (reply text)', dblink) INTO reply;
-            EXECUTE format('SELECT count(*) FROM %s_get_result(''pgmeaning'') AS r (reply text)', dblink) INTO flag;
+            EXECUTE format('SELECT r.replies FROM %s_get_result(''pgmeaning'') AS r (replies text[])', dblink) INTO replies;
+            EXECUTE format('SELECT count(*) FROM %s_get_result(''pgmeaning'') AS r (replies text[])', dblink) INTO flag;
             EXIT;
         EXCEPTION WHEN connection_exception OR connection_failure OR connection_does_not_exist OR admin_shutdown OR crash_shutdown OR idle_session_timeout THEN
             -- The connection had been closed from the other side.
@@ -175,36 +185,61 @@ BEGIN
 END
 $$;
 
+-- A sidecar's vectors, as text, for inputs that differ; all that are asked for at once can go through the model at once.
+CREATE OR REPLACE FUNCTION pgmeaning._ask_sidecar(model text, inputs text[], as_query bool, patience interval) RETURNS text[]
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    asked record;
+BEGIN
+    IF pg_is_in_recovery() THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM013', MESSAGE = 'the query''s vector is not cached, and a standby cannot ask a sidecar for it',
+            HINT = 'On the primary: CALL pgmeaning.prepare(...), or search there.';
+    END IF;
+    asked := pgmeaning._ask_loopback(model, inputs, as_query, patience, NULL);
+    IF asked.problem IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM009', MESSAGE = 'the query''s vector is not cached, and this database has no dblink loopback to ask for it',
+            DETAIL = asked.problem,
+            HINT = format('Outside a transaction block: CALL pgmeaning.prepare(%L) first. Or let a superuser CREATE EXTENSION dblink and run "pgmeaning migrate".',
+                          left(inputs[1], 100));
+    ELSIF asked.replies IS NULL THEN
+        PERFORM pgmeaning._no_answer(model, patience);
+    END IF;
+    RETURN asked.replies;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION pgmeaning.embed(input text, model text DEFAULT NULL, as_query bool DEFAULT true,
     timeout interval DEFAULT '10 seconds') RETURNS vector
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     embedder pgmeaning.model := pgmeaning._embedder(embed.model);
-    query    bool := coalesce(as_query, true);
-    patience interval := coalesce(timeout, '10 seconds');
-    asked    record;
-    reply    vector := pgmeaning._cached(embedder.name, input, query);
 BEGIN
-    IF reply IS NOT NULL OR input IS NULL THEN
-        RETURN reply;
-    ELSIF pg_is_in_recovery() THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM013', MESSAGE = 'the query''s vector is not cached, and a standby cannot ask a sidecar for it',
-            HINT = 'On the primary: CALL pgmeaning.prepare(...), or search there.';
-    END IF;
-    asked := pgmeaning._ask_loopback(embedder.name, input, query, patience);
-    IF asked.problem IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM009', MESSAGE = 'the query''s vector is not cached, and this database has no dblink loopback to ask for it',
-            DETAIL = asked.problem,
-            HINT = format('Outside a transaction block: CALL pgmeaning.prepare(%L) first. Or let a superuser CREATE EXTENSION dblink and run "pgmeaning migrate".',
-                          left(input, 100));
-    ELSIF asked.reply IS NULL THEN
-        PERFORM pgmeaning._no_answer(embedder.name, patience);
-    END IF;
-    RETURN asked.reply::vector;
+    RETURN (pgmeaning._vectors(embedder.name, ARRAY[input], coalesce(as_query, true), coalesce(timeout, '10 seconds')))[1];
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.embed IS 'The vector of a text. In ORDER BY write (SELECT pgmeaning.embed(''...'')): bare, it runs once a row.';
+
+-- The vectors of several inputs, null for null: from the cache, and the others from a sidecar, asked for together.
+CREATE OR REPLACE FUNCTION pgmeaning._vectors(model text, inputs text[], as_query bool, patience interval) RETURNS vector[]
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    vectors vector[] := ARRAY(SELECT pgmeaning._cached(model, i.input, as_query)
+                              FROM unnest(inputs) WITH ORDINALITY AS i (input, place) ORDER BY i.place);
+    missing text[] := ARRAY(SELECT DISTINCT inputs[place] FROM generate_subscripts(inputs, 1) AS place
+                            WHERE vectors[place] IS NULL AND inputs[place] IS NOT NULL);
+    replies text[];
+BEGIN
+    IF missing <> '{}' THEN
+        replies := pgmeaning._ask_sidecar(model, missing, as_query, patience);
+        vectors := ARRAY(SELECT coalesce(vectors[place], (replies[array_position(missing, inputs[place])])::vector)
+                         FROM generate_subscripts(inputs, 1) AS place ORDER BY place);
+    END IF;
+    RETURN vectors;
+END
+$$;
 
 -- The server's own words for COMMIT in an atomic context, in its own language.
 CREATE OR REPLACE FUNCTION pgmeaning._words_for_commit_in_a_block() RETURNS text
@@ -237,7 +272,7 @@ AS $$
 DECLARE
     embedder pgmeaning.model;
     patience interval := coalesce(timeout, '30 seconds');
-    reply    text;
+    replies  text[];
     probe    text;
 BEGIN
     BEGIN
@@ -248,8 +283,8 @@ BEGIN
     PERFORM pgmeaning._refuse_block(probe, 'prepare');
     embedder := pgmeaning._embedder(model);
     IF query IS NOT NULL AND pgmeaning._cached(embedder.name, query, true) IS NULL THEN
-        CALL pgmeaning._ask(embedder.name, query, true, patience, reply);
-        IF reply IS NULL THEN
+        CALL pgmeaning._ask(embedder.name, ARRAY[query], true, patience, NULL, replies);
+        IF replies IS NULL THEN
             PERFORM pgmeaning._no_answer(embedder.name, patience);
         END IF;
     END IF;

@@ -35,8 +35,8 @@ BEGIN
     IF k IS NULL OR k < 1 THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('k is %s: how many rows to return must be at least 1', coalesce(k::text, 'NULL')),
             HINT = 'Leave it out for 10.';
-    ELSIF mode IS NOT NULL AND mode NOT IN ('exact', 'signature') THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no search mode %L', mode), HINT = 'Modes: exact, signature.';
+    ELSIF mode IS NOT NULL AND mode NOT IN ('exact', 'signature', 'index') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no search mode %L', mode), HINT = 'Modes: exact, signature, index; for a text also hybrid.';
     ELSIF NOT has_table_privilege(t.vectors, 'SELECT') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not read the vectors of collection %L', current_user, c.name),
             HINT = format('GRANT SELECT ON %s TO %I; or say so at attach(..., grant_to => ...).', pgmeaning._relation_name(t.vectors), current_user);
@@ -68,92 +68,164 @@ BEGIN
 END
 $$;
 
--- How a search goes when it is not told: exact where vectors lie inline or are few; else by signature, whose candidates'
+-- How a search goes: 'exact', or by a kind of nearness that an index may have, and how many candidates that takes. When it
+-- is not told: by the index there is; else exact where vectors lie inline or are few; else by signature, whose candidates'
 -- vectors alone are fetched (4096 dimensions are 16 KB each, kept out of line).
-CREATE OR REPLACE FUNCTION pgmeaning._search_mode(t pgmeaning.target) RETURNS text
-LANGUAGE sql STABLE
-AS $$
-    SELECT CASE WHEN pg_relation_size(t.vectors) < CASE WHEN t.dimensions <= 480 THEN 64 * 1024 * 1024 ELSE 256 * 1024 END
-                THEN 'exact' ELSE 'signature' END
-$$;
-
--- The rows of the source that may be found: all, or those that the filter lets through.
-CREATE OR REPLACE FUNCTION pgmeaning._source_rows(c pgmeaning.collection, filter text) RETURNS text
-LANGUAGE sql STABLE
-AS $$
-    SELECT CASE WHEN filter IS NULL THEN pgmeaning._relation_name(c.source)
-                ELSE format(E'(SELECT * FROM %s WHERE (%s\n))', pgmeaning._relation_name(c.source), filter) END
-$$;
-
--- Refuses a filter that is no condition by itself. One that closes our parenthesis and opens another is none, nor is one
--- that only fits without the parentheses: so both are tried. Nothing is read.
-CREATE OR REPLACE FUNCTION pgmeaning._check_filter(c pgmeaning.collection, filter text) RETURNS void
+CREATE OR REPLACE FUNCTION pgmeaning._way(t pgmeaning.target, mode text, k int, asked int,
+    OUT kind text, OUT dimensions int, OUT indexed bool, OUT candidates bigint)
 LANGUAGE plpgsql STABLE
 AS $$
+DECLARE
+    tested pgmeaning.vector_index;
 BEGIN
-    IF filter IS NOT NULL THEN
-        EXECUTE format(E'SELECT FROM %s WHERE (%s\n) LIMIT 0', pgmeaning._relation_name(c.source), filter);
-        EXECUTE format(E'SELECT FROM %s WHERE %s\n LIMIT 0', pgmeaning._relation_name(c.source), filter);
+    kind := mode;
+    IF mode IS NULL OR mode = 'index' THEN
+        SELECT u.kind, u.dimensions INTO kind, dimensions FROM pgmeaning._usable_index(t) AS u;
     END IF;
-EXCEPTION WHEN syntax_error OR undefined_column OR undefined_function OR undefined_table OR undefined_object OR undefined_parameter
-               OR invalid_schema_name OR datatype_mismatch OR ambiguous_column OR grouping_error OR windowing_error OR wrong_object_type
-               OR invalid_text_representation OR indeterminate_datatype THEN
-    RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the filter is not a condition on the rows of %s: %s', pgmeaning._relation_name(c.source), SQLERRM),
-        DETAIL = format('It is %L.', left(filter, 1000)),
-        HINT = 'Write what could stand after WHERE, with names of other schemas qualified: filter => ''lang = en''.';
+    IF kind IS NULL AND mode = 'index' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the vectors of model %L have no index', t.model),
+            HINT = 'SELECT * FROM pgmeaning.plan_index(...) says which they would get, and "pgmeaning index" builds it.';
+    ELSIF kind IS NULL THEN
+        kind := CASE WHEN pg_relation_size(t.vectors) < CASE WHEN t.dimensions <= 480 THEN 64 * 1024 * 1024 ELSE 256 * 1024 END
+                     THEN 'exact' ELSE 'signature' END;
+        indexed := false;
+    ELSE
+        indexed := kind = ANY (ARRAY(SELECT i.kind FROM pgmeaning._indexes(t.vectors) AS i WHERE i.valid));
+    END IF;
+    SELECT * INTO tested FROM pgmeaning.vector_index AS x WHERE x.collection_id = t.collection_id AND x.model = t.model
+        AND x.kind = CASE WHEN indexed THEN _way.kind ELSE 'scan' END AND x.candidates IS NOT NULL;
+    candidates := greatest(k, coalesce(asked, ceil(tested.candidates * greatest(1, k / 10.0)),
+        CASE WHEN kind <> 'direct' AND t.dimensions < 1024 THEN greatest(400, 20::bigint * k) ELSE greatest(200, 10::bigint * k) END));
 END
 $$;
 
--- The k nearest rows to a vector that fits. First phase: candidates, as row addresses; second: their exact distances.
+-- The nearest vectors by an index, as the key columns and row addresses of FROM (...) AS v, and how many of them may be found.
+-- The planner would often scan the table: it does not know that vectors are kept out of line, nor what a quantised one costs.
+CREATE OR REPLACE FUNCTION pgmeaning._places(statement text, query_vector vector, reach bigint, OUT fetched bigint, OUT places tid[])
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off
+AS $$
+DECLARE
+    dimensions int := vector_dims(query_vector);  -- loads pgvector, and with it its settings; a role may not pin them above
+    size       text := current_setting('hnsw.ef_search', true);
+    iterative  text := current_setting('hnsw.iterative_scan', true);  -- since pgvector 0.8
+    bound      text := current_setting('hnsw.max_scan_tuples', true);
+BEGIN
+    PERFORM set_config('hnsw.ef_search', least(reach, 1000)::text, true),
+            CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.iterative_scan', 'relaxed_order', true) END,
+            CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.max_scan_tuples', least(2 * reach + 20000, 2147483647)::text, true) END;
+    EXECUTE statement INTO fetched, places USING query_vector, reach;
+    PERFORM set_config('hnsw.ef_search', size, true),
+            CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.iterative_scan', iterative, true) END,
+            CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.max_scan_tuples', bound, true) END;
+END
+$$;
+
+-- How many of the nearest vectors to fetch, so that enough belong to rows that may be found; null: so many that it is
+-- cheaper to look at the vectors of those rows alone.
+CREATE OR REPLACE FUNCTION pgmeaning._reach(c pgmeaning.collection, t pgmeaning.target, wanted bigint, condition text)
+RETURNS bigint
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    may_be_found float8;
+    share        float8;
+BEGIN
+    IF condition IS NULL AND NOT row_security_active(c.source::oid) THEN
+        RETURN wanted;
+    END IF;
+    may_be_found := greatest(1, pgmeaning._rows_expected(c, condition));
+    share := least(1, may_be_found / greatest(pgmeaning._vectors_expected(t.vectors), 1));
+    RETURN CASE WHEN wanted * 1.25 / share <= may_be_found / 4 THEN ceil(wanted * 1.25 / share) END;
+END
+$$;
+
+-- The first of two phases: the nearest candidates whose rows may be found, as row addresses. Either so many vectors are
+-- looked at that enough of them should belong to rows that may be found; or the vectors of those rows alone, of which
+-- there are too many to compare in full (null: there are not).
+CREATE OR REPLACE FUNCTION pgmeaning._candidates(c pgmeaning.collection, t pgmeaning.target, way record, query_vector vector, k int,
+    condition text, others text) RETURNS tid[]
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    vectors  text := pgmeaning._relation_name(t.vectors);
+    source   text := pgmeaning._source_rows(c, condition);
+    same     text := pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types);
+    reach    bigint := pgmeaning._reach(c, t, way.candidates, condition);
+    found    record;
+    places   tid[];
+BEGIN
+    IF reach IS NOT NULL THEN
+        found := pgmeaning._places(format(
+            'SELECT count(*), coalesce(array_agg(v.at) FILTER (WHERE EXISTS (SELECT FROM %s AS s WHERE %s)), ''{}'') '
+            'FROM (SELECT *, v.ctid AS at FROM %s AS v WHERE true%s ORDER BY %s LIMIT $2) AS v',
+            source, same, vectors, others, pgmeaning._nearness(way.kind, t.dimensions, way.dimensions)), query_vector, reach);
+        -- All of them; or enough, though some of their rows are gone.
+        IF found.fetched < reach AND NOT way.indexed
+           OR cardinality(found.places) >= (CASE reach WHEN way.candidates THEN greatest(k, reach / 2) ELSE way.candidates END) THEN
+            RETURN found.places[:least(way.candidates, cardinality(found.places))];
+        END IF;
+    END IF;
+    IF t.dimensions <= 480 THEN
+        RETURN NULL;
+    END IF;
+    -- More than of all vectors: a filter may shut out the neighbours, and signatures tell far ones apart less well. An index must
+    -- not be used for this order, as it would end before rows enough were found: hence the zero.
+    EXECUTE format('SELECT coalesce(array_agg(v.at), ''{}'') FROM (SELECT v.ctid AS at FROM %s AS v JOIN %s AS s ON %s WHERE true%s '
+        'ORDER BY (%s) + 0::float8 LIMIT $2) AS v', vectors, source, same, others, pgmeaning._nearness('signature', t.dimensions, NULL))
+    INTO places USING query_vector, greatest(3 * way.candidates, 1000);
+    RETURN places;
+END
+$$;
+
+-- The k nearest rows to a vector that fits. Second phase: the candidates' exact distances.
 CREATE OR REPLACE FUNCTION pgmeaning._nearest(c pgmeaning.collection, t pgmeaning.target, query_vector vector, k int,
-    filter text, mode text, candidates int, leave_out jsonb)
+    condition text, mode text, candidates int, leave_out jsonb)
 RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    vectors text := pgmeaning._relation_name(t.vectors);
-    source  text := pgmeaning._source_rows(c, filter);
-    same    text := pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types);
-    as_key  text := pgmeaning._key_json('v', c.vector_key_columns, c.key_columns);
-    others  text := CASE WHEN leave_out IS NULL THEN '' ELSE format(' AND %s <> %L::jsonb', as_key, leave_out) END;
-    by_signature text := format('v.signature <~> binary_quantize($1)::bit(%s)', t.dimensions);
-    wanted  bigint := greatest(coalesce(candidates, CASE WHEN t.dimensions < 1024 THEN greatest(400, 20::bigint * k)
-                                                    ELSE greatest(200, 10::bigint * k) END), k);
-    fetched bigint := wanted;
-    places  tid[];
-    picked  text := '';
+    as_key text := pgmeaning._key_json('v', c.vector_key_columns, c.key_columns);
+    others text := CASE WHEN leave_out IS NULL THEN '' ELSE format(' AND %s <> %L::jsonb', as_key, leave_out) END;
+    way    record := pgmeaning._way(t, mode, k, candidates);
+    places tid[];
 BEGIN
-    PERFORM pgmeaning._check_search(c, t, k, mode), pgmeaning._check_filter(c, filter);
-    IF coalesce(mode, pgmeaning._search_mode(t)) = 'signature' THEN
-        IF filter IS NULL AND NOT row_security_active(c.source::oid) THEN
-            EXECUTE format('SELECT count(*), coalesce(array_agg(v.at) FILTER (WHERE EXISTS (SELECT FROM %s AS s WHERE %s)), ''{}'') '
-                'FROM (SELECT *, v.ctid AS at FROM %s AS v WHERE true%s ORDER BY %s LIMIT $2) AS v', source, same, vectors, others, by_signature)
-            INTO fetched, places USING query_vector, wanted;
-        END IF;
-        -- Filtered; or so many candidates' rows are gone that the rest would be too few.
-        IF places IS NULL OR fetched = wanted AND cardinality(places) < greatest(k, wanted / 2) THEN
-            EXECUTE format('SELECT coalesce(array_agg(v.at), ''{}'') FROM (SELECT v.ctid AS at FROM %s AS v JOIN %s AS s ON %s WHERE true%s '
-                'ORDER BY %s LIMIT $2) AS v', vectors, source, same, others, by_signature)
-            INTO places USING query_vector, wanted;
-        END IF;
-        picked := ' AND v.ctid = ANY ($3)';
+    IF way.kind <> 'exact' THEN
+        places := pgmeaning._candidates(c, t, way, query_vector, k, condition, others);
     END IF;
     RETURN QUERY EXECUTE format(
         'SELECT n.key, n.chunk, n.chunk_text, n.distance, 1 - n.distance, n.model '
-        'FROM (SELECT %s AS key, v.chunk, v.chunk_text, v.embedding <=> $1 AS distance, v.model FROM %s AS v%s '
-        'WHERE true%s%s ORDER BY distance, %s, v.chunk LIMIT $2) AS n ORDER BY n.distance, n.key, n.chunk',
-        as_key, vectors, CASE WHEN picked = '' THEN format(' JOIN %s AS s ON %s', source, same) END, picked, others,
+        'FROM (SELECT %s AS key, v.chunk, v.chunk_text, (v.embedding <=> $1) + 0::float8 AS distance, v.model FROM %s AS v%s '
+        'WHERE true%s ORDER BY distance, %s, v.chunk LIMIT $2) AS n ORDER BY n.distance, n.key, n.chunk',
+        as_key, pgmeaning._relation_name(t.vectors),
+        CASE WHEN places IS NULL THEN format(' JOIN %s AS s ON %s', pgmeaning._source_rows(c, condition),
+            pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types)) END,
+        CASE WHEN places IS NULL THEN others ELSE ' AND v.ctid = ANY ($3)' END,
         pgmeaning._column_list('v', c.vector_key_columns))
     USING query_vector, k, places;
 END
 $$;
+
+-- For the test of an index: a vector as text, as a session has it that does not know pgvector's types.
+CREATE OR REPLACE FUNCTION pgmeaning._nearest_to_text(c pgmeaning.collection, t pgmeaning.target, query_vector text, k int, mode text,
+    candidates int, leave_out text)
+RETURNS TABLE (distance float8)
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN QUERY SELECT n.distance FROM pgmeaning._nearest(c, t, query_vector::vector, k, NULL, mode, candidates, leave_out::jsonb) AS n;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._farthest(query_vector text, vectors vector[]) RETURNS float8
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT max((v <=> query_vector::vector) + 0::float8) FROM unnest(vectors) AS v $$;
 
 CREATE OR REPLACE FUNCTION pgmeaning._active_target(c pgmeaning.collection) RETURNS pgmeaning.target
 LANGUAGE sql STABLE
 AS $$ SELECT t FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.state = 'active' $$;
 
 CREATE OR REPLACE FUNCTION pgmeaning.nearest(name text, query_vector vector, k int DEFAULT 10, filter text DEFAULT NULL,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL)
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[])
 RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
 LANGUAGE plpgsql STABLE
 AS $$
@@ -161,32 +233,83 @@ DECLARE
     c pgmeaning.collection := pgmeaning._collection(name);
     t pgmeaning.target := pgmeaning._active_target(c);
 BEGIN
-    RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t, pgmeaning._fit(query_vector, t.dimensions), k, filter, mode, candidates, NULL);
+    PERFORM pgmeaning._check_search(c, t, k, mode);
+    RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t, pgmeaning._fit(query_vector, t.dimensions), k,
+        pgmeaning._condition(c, filter, filter_params::text[]), mode, candidates, NULL);
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.nearest IS 'The k rows of a collection nearest to a vector.';
 
-CREATE OR REPLACE FUNCTION pgmeaning.search(collection text, query text, k int DEFAULT 10, filter text DEFAULT NULL,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds')
-RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
+-- The k nearest rows to each of several queries, whose vectors are asked for together; query_index is a query's place in the array, from 1.
+CREATE OR REPLACE FUNCTION pgmeaning.search_many(name text, queries text[], k int DEFAULT 10, filter text DEFAULT NULL,
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
+    filter_params anycompatiblearray DEFAULT NULL::text[], weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
+RETURNS TABLE (query_index int, key jsonb, chunk int, chunk_text text, distance float8, score float8, model text, vector_rank int, text_rank int)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    c pgmeaning.collection := pgmeaning._collection(collection);
-    t pgmeaning.target := pgmeaning._active_target(c);
+    c         pgmeaning.collection := pgmeaning._collection(search_many.name);
+    t         pgmeaning.target := pgmeaning._active_target(c);
+    condition text;
+    vectors   vector[];
 BEGIN
     -- Before the model is asked: what is wrong with the call should not take a model to find out.
-    PERFORM pgmeaning._check_search(c, t, k, mode), pgmeaning._check_filter(c, filter);
-    RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t,
-        pgmeaning._fit(pgmeaning.embed(query, c.model, true, timeout), t.dimensions), k, filter, mode, candidates, NULL);
+    PERFORM pgmeaning._check_search(c, t, k, nullif(mode, 'hybrid'));
+    PERFORM pgmeaning._check_hybrid(c, weights, rank_constant) WHERE mode = 'hybrid';
+    condition := pgmeaning._condition(c, filter, filter_params::text[]);
+    vectors := pgmeaning._vectors(c.model, queries, true, coalesce(timeout, '10 seconds'));
+    FOR place IN 1..coalesce(cardinality(queries), 0) LOOP
+        IF mode = 'hybrid' THEN
+            RETURN QUERY SELECT place, h.* FROM pgmeaning._hybrid(c, t, queries[place], pgmeaning._fit(vectors[place], t.dimensions), k,
+                condition, candidates, weights, rank_constant) AS h;
+        ELSE
+            RETURN QUERY SELECT place, n.*, (row_number() OVER ())::int, NULL::int
+            FROM pgmeaning._nearest(c, t, pgmeaning._fit(vectors[place], t.dimensions), k, condition, mode, candidates, NULL) AS n;
+        END IF;
+    END LOOP;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.search (text, text, int, text, text, int, interval)
+COMMENT ON FUNCTION pgmeaning.search_many IS 'search() for several queries at the cost of one call of the model.';
+
+-- rerank: so many are found, and a reranker judges them; the score is then its own.
+CREATE OR REPLACE FUNCTION pgmeaning.search(collection text, query text, k int DEFAULT 10, filter text DEFAULT NULL,
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
+    filter_params anycompatiblearray DEFAULT NULL::text[], rerank int DEFAULT NULL, reranker text DEFAULT NULL,
+    weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
+RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text, vector_rank int, text_rank int)
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    deadline timestamptz := clock_timestamp() + coalesce(timeout, '10 seconds');
+    judge    text;
+    hits     pgmeaning.ranked[];
+BEGIN
+    IF rerank IS NULL THEN
+        RETURN QUERY SELECT m.key, m.chunk, m.chunk_text, m.distance, m.score, m.model, m.vector_rank, m.text_rank
+        FROM pgmeaning.search_many(collection, ARRAY[query], k, filter, mode, candidates, timeout, filter_params, weights, rank_constant) AS m;
+        RETURN;
+    ELSIF rerank < 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('rerank is %s: how many rows to judge must be at least 1', rerank),
+            HINT = 'Leave it out to judge none.';
+    END IF;
+    judge := pgmeaning._reranker(reranker);
+    hits := ARRAY(SELECT ROW(m.key, m.chunk, m.chunk_text, m.distance, m.score, m.model, m.vector_rank, m.text_rank)::pgmeaning.ranked
+        FROM pgmeaning.search_many(collection, ARRAY[query], greatest(k, rerank), filter, mode, candidates, timeout, filter_params,
+                                   weights, rank_constant) AS m);
+    RETURN QUERY SELECT h.key, h.chunk, h.chunk_text, h.distance, r.score, h.model, h.vector_rank, h.text_rank
+    FROM pgmeaning.rerank(query, pgmeaning._texts(pgmeaning._collection(collection), ARRAY(SELECT x.key FROM unnest(hits) AS x),
+                          ARRAY(SELECT x.chunk_text FROM unnest(hits) AS x)), judge, greatest(deadline - clock_timestamp(), '1 millisecond')) AS r
+    CROSS JOIN LATERAL (SELECT (hits[r.index]).*) AS h ORDER BY r.score DESC, r.index LIMIT k;
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.search (text, text, int, text, text, int, interval, anycompatiblearray, int, text, float8[], float8)
     IS 'The k rows of a collection nearest in meaning to a text.';
 
--- The rows themselves, typed: search(NULL::docs, 'how to cook rice').
-CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, k int DEFAULT 10, filter text DEFAULT NULL,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds')
+-- The rows themselves, typed: search(NULL::docs, 'how to cook rice'). Two functions, since PostgreSQL makes out the type of
+-- the result only where no argument of a polymorphic type is left out, as filter_params often is.
+CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, filter text, filter_params anycompatiblearray, k int DEFAULT 10,
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
+    rerank int DEFAULT NULL, reranker text DEFAULT NULL, weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
 RETURNS TABLE (hit anyelement, distance float8, score float8)
 LANGUAGE plpgsql STABLE
 AS $$
@@ -204,18 +327,33 @@ BEGIN
     END IF;
     c := pgmeaning._collection(names[1]);
     RETURN QUERY EXECUTE format(
-        'SELECT s, f.distance, f.score FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7) AS f '
-        'CROSS JOIN LATERAL jsonb_to_record(f.key) AS k (%s) JOIN %s AS s ON %s ORDER BY f.distance, f.key, f.chunk',
+        'SELECT s, f.distance, f.score FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) WITH ORDINALITY AS f '
+        'CROSS JOIN LATERAL jsonb_to_record(f.key) AS k (%s) JOIN %s AS s ON %s ORDER BY f.ordinality',
         pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._relation_name(c.source),
         pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types))
-    USING c.name, query, k, filter, mode, candidates, timeout;
+    USING c.name, query, k, filter, mode, candidates, timeout, filter_params::text[],
+        rerank, reranker, weights, rank_constant;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.search (anyelement, text, int, text, text, int, interval)
+COMMENT ON FUNCTION pgmeaning.search (anyelement, text, text, anycompatiblearray, int, text, int, interval, int, text, float8[], float8)
+    IS 'The k rows of a table nearest in meaning to a text, as rows of that table; with parameters of the filter.';
+
+CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, k int DEFAULT 10, filter text DEFAULT NULL,
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
+    rerank int DEFAULT NULL, reranker text DEFAULT NULL, weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
+RETURNS TABLE (hit anyelement, distance float8, score float8)
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM pgmeaning.search(source, query, filter, NULL::text[], k, mode, candidates, timeout,
+        rerank, reranker, weights, rank_constant);
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.search (anyelement, text, int, text, text, int, interval, int, text, float8[], float8)
     IS 'The k rows of a table nearest in meaning to a text, as rows of that table.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.similar(name text, key jsonb, k int DEFAULT 10, filter text DEFAULT NULL,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL)
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[])
 RETURNS SETOF pgmeaning.found
 LANGUAGE plpgsql STABLE
 AS $$
@@ -225,8 +363,10 @@ DECLARE
     wanted jsonb := pgmeaning._full_key(c, $2);
     own    vector;
     itself jsonb;
+    condition text;
 BEGIN
     PERFORM pgmeaning._check_search(c, t, k, mode);
+    condition := pgmeaning._condition(c, filter, filter_params::text[]);
     EXECUTE format('SELECT v.embedding, %s FROM jsonb_to_record($1) AS k (%s) JOIN %s AS v ON %s '
                    'WHERE EXISTS (SELECT FROM %s AS s WHERE %s) ORDER BY v.chunk LIMIT 1',
         pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), pgmeaning._key_record(c.key_columns, c.key_types),
@@ -237,7 +377,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('collection %L has no vector for row %s', name, wanted),
             HINT = 'There is no such row, or nothing to embed in it, or it is still owed: CALL pgmeaning.wait_for(...).';
     END IF;
-    RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t, own, k, filter, mode, candidates, itself);
+    RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t, own, k, condition, mode, candidates, itself);
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.similar IS 'More like this row: the k nearest others.';

@@ -38,12 +38,14 @@ SELECT c.name AS collection,
        work.failed,
        CASE WHEN t.scanning THEN least(t.scanned / greatest(counts.source_rows, 1)::float8, 1) ELSE 1 END AS scanned,
        work.oldest_owed,
-       trouble.problem
+       trouble.problem,
+       built.state AS index, built.progress AS index_progress
 FROM pgmeaning.collection AS c
 JOIN pgmeaning.target AS t ON t.collection_id = c.id
 LEFT JOIN pg_catalog.pg_class AS r ON r.oid = c.source
 CROSS JOIN LATERAL (SELECT coalesce(c.problem, CASE WHEN r.oid IS NOT NULL THEN pgmeaning._source_problem(c) END) AS problem) AS trouble
 CROSS JOIN LATERAL (SELECT pgmeaning._row_count(c.source) AS source_rows, pgmeaning._row_count(t.vectors) AS vectors) AS counts
+CROSS JOIN LATERAL pgmeaning._index_state(t.vectors) AS built
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE owing.failed_at IS NULL) AS owed, count(owing.failed_at) AS failed,
            min(owing.since) FILTER (WHERE owing.failed_at IS NULL) AS oldest_owed
@@ -51,6 +53,21 @@ CROSS JOIN LATERAL (
           UNION ALL
           SELECT NULL, i.written_at FROM pgmeaning.inbox AS i WHERE i.collection_id = c.id) AS owing) AS work;
 COMMENT ON VIEW pgmeaning.status IS 'One row a collection and model: how many rows, vectors, owed and failed.';
+
+CREATE OR REPLACE VIEW pgmeaning.index_report AS
+SELECT c.name AS collection, t.model, coalesce(present.kind, 'none') AS index, present.dimensions AS index_dimensions,
+       pg_relation_size(present.index) AS index_bytes, coalesce(x.wanted, 'auto') AS wanted, x.built_at, x.build_seconds,
+       x.kind AS tested, x.tested_at, x.tested_rows, x.sample, x.target, x.recall, x.recall >= x.target AS reached, x.candidates,
+       x.milliseconds, x.milliseconds_95, x.exact_milliseconds,
+       coalesce(x.problem, CASE WHEN x.recall < x.target
+                THEN format('recall %s is the best that %s candidates reach; the target is %s', round(x.recall::numeric, 4), x.candidates, x.target) END)
+       AS problem
+FROM pgmeaning.collection AS c
+JOIN pgmeaning.target AS t ON t.collection_id = c.id
+LEFT JOIN pgmeaning.vector_index AS x ON x.collection_id = t.collection_id AND x.model = t.model
+LEFT JOIN LATERAL (SELECT i.* FROM pgmeaning._indexes(t.vectors) AS i WHERE i.valid
+                   ORDER BY i.kind = x.kind DESC NULLS LAST, array_position('{direct,signature,prefix}', i.kind) LIMIT 1) AS present ON true;
+COMMENT ON VIEW pgmeaning.index_report IS 'The index of each collection''s vectors, and what a test of it measured: recall, time, candidates.';
 
 CREATE OR REPLACE VIEW pgmeaning.failures AS
 SELECT c.name AS collection, q.key, q.model, q.attempts, q.last_error AS error, q.failed_at,

@@ -2,8 +2,8 @@
 
 GRANT USAGE ON SCHEMA pgmeaning, pgmeaning_data TO PUBLIC;
 -- The registry is readable; the queue, the inbox, requests and the cache hold keys and queries, so they are not.
-GRANT SELECT ON pgmeaning.model, pgmeaning.release, pgmeaning.collection, pgmeaning.target,
-    pgmeaning.status, pgmeaning.sidecars, pgmeaning.models, pgmeaning.releases,
+GRANT SELECT ON pgmeaning.model, pgmeaning.release, pgmeaning.collection, pgmeaning.target, pgmeaning.vector_index,
+    pgmeaning.status, pgmeaning.index_report, pgmeaning.sidecars, pgmeaning.models, pgmeaning.releases,
     pgmeaning.alembic_version, pgmeaning.installation TO PUBLIC;
 -- Run as their owner for embed() and status; of no use to others, and the one could log in.
 REVOKE EXECUTE ON FUNCTION pgmeaning._test_loopback(), pgmeaning._make_loopback(text, bool) FROM PUBLIC;
@@ -15,10 +15,13 @@ DO $$
 DECLARE
     vector_schema text := (SELECT quote_ident(n.nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
                            WHERE e.extname = 'vector');
+    vector_type   oid := (SELECT t.oid FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
+                          WHERE t.typname = 'vector' AND quote_ident(n.nspname) = vector_schema);
     routine       record;
 BEGIN
     FOR routine IN
-        SELECT p.oid::regprocedure AS signature, NOT p.prosecdef AND p.prosrc ~ '\mvector\M|<=>|<~>|quantize' AS of_vectors FROM pg_proc AS p
+        SELECT p.oid::regprocedure AS signature, NOT p.prosecdef AND (
+            p.prosrc ~ '\mvector(_dims)?\M|<=>|<~>|quantize' OR vector_type = ANY (p.proargtypes)) AS of_vectors FROM pg_proc AS p
         WHERE p.pronamespace = 'pgmeaning'::regnamespace AND p.prokind = 'f'
           AND NOT coalesce(p.proconfig::text LIKE '%search_path=%', false)
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid AND d.deptype = 'e')

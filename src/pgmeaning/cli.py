@@ -30,6 +30,7 @@ from pgmeaning._cli_context import (
     table,
 )
 from pgmeaning._cli_groups import DataDir, Port, model_app, release_app, server_app
+from pgmeaning._cli_index import index
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -45,8 +46,20 @@ app = typer.Typer(
 app.add_typer(server_app, name="server")
 app.add_typer(model_app, name="model")
 app.add_typer(release_app, name="release")
+app.command()(index)
 
-STATUS_COLUMNS = ("collection", "source", "state", "model", "source_rows", "vectors", "owed", "failed", "problem")
+STATUS_COLUMNS = (
+    "collection",
+    "source",
+    "state",
+    "model",
+    "source_rows",
+    "vectors",
+    "owed",
+    "failed",
+    "index",
+    "problem",
+)
 SIDECAR_COLUMNS = ("host", "pid", "alive", "models", "rows_done", "claimed", "problems")
 
 
@@ -130,6 +143,9 @@ def attach(
     grant_to: Annotated[
         list[str] | None, typer.Option("--grant-to", metavar="ROLE", help="Who may search; may be repeated.")
     ] = None,
+    language: Annotated[
+        str | None, typer.Option("--language", help="Keep the words too, for hybrid search: 'english', 'simple', ...")
+    ] = None,
     allow_deprecated: Annotated[
         bool, typer.Option("--allow-deprecated", help="Take a deprecated model all the same.")
     ] = False,
@@ -139,7 +155,7 @@ def attach(
     with connected(dsn) as client:
         attached = client.attach(
             source, column or None, template, name, image=image, video=video, model=model, dimensions=dimensions,
-            grant_to=grant_to or None, allow_deprecated=allow_deprecated,
+            grant_to=grant_to or None, allow_deprecated=allow_deprecated, language=language,
         )  # fmt: skip
     typer.echo(attached)
 

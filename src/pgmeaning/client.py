@@ -32,6 +32,9 @@ from pgmeaning.types import Document, Hit, Model, Target
 # SQLSTATEs of class PM that have an exception of their own; the rest are a DatabaseError.
 COLLECTION_STATES = ("PM001", "PM002", "PM003", "PM004", "PM010", "PM016")
 
+# A condition in SQL, or columns and the values that they must equal.
+Filter = str | Mapping[str, object] | None
+
 
 def connect(dsn: str = "") -> Client:
     """Connect to a database in which `pgmeaning migrate` was run. An empty DSN: libpq's own PG* variables.
@@ -101,9 +104,11 @@ class Client:
         self, source: str, columns: Sequence[str] | None = None, template: str | None = None,
         name: str | None = None, *, image: str | None = None, video: str | None = None, model: str | None = None,
         dimensions: int | None = None, chunking: Mapping[str, Any] | None = None,
-        grant_to: Sequence[str] | None = None, allow_deprecated: bool = False,
+        grant_to: Sequence[str] | None = None, allow_deprecated: bool = False, language: str | None = None,
     ) -> str:  # fmt: skip
         """Embed columns of a table from now on; returns the collection's name. `source` is quoted as in SQL.
+
+        `language`, such as 'english', keeps the words of each row beside its vector, for search(mode="hybrid").
 
         Raises CollectionError for a table, column or name that will not do, ModelNotFound, DatabaseError.
         """
@@ -112,6 +117,7 @@ class Client:
             "image": image, "video": video, "model": model, "dimensions": dimensions,
             "chunking": None if chunking is None else Jsonb(dict(chunking)),
             "grant_to": None if grant_to is None else list(grant_to), "allow_deprecated": allow_deprecated,
+            "language": language,
         }  # fmt: skip
         return str(self._value("attach", arguments))
 
@@ -160,6 +166,18 @@ class Client:
         """The rows of pgmeaning.releases."""
         return self._dicts("releases", {})
 
+    def plan_index(self, name: str, kind: str | None = None, dimensions: int | None = None) -> list[dict[str, Any]]:
+        """What index the vectors have, which one would be built (or `kind`), and what it costs; a row a model."""
+        return self._dicts("plan_index", {"name": name, "kind": kind, "dimensions": dimensions})
+
+    def want_index(self, name: str, kind: str = "auto", dimensions: int | None = None) -> None:
+        """Settle the kind of index: auto, none, signature, prefix (of `dimensions`) or direct. A sidecar builds it."""
+        self._value("want_index", {"name": name, "kind": kind, "dimensions": dimensions})
+
+    def index_report(self, collection: str | None = None) -> list[dict[str, Any]]:
+        """The rows of pgmeaning.index_report."""
+        return self._dicts("index_report", {"collection": collection})
+
     def add_model(self, model: Model) -> None:
         """Add a model of your own to the registry, such as an endpoint; the same again changes nothing.
 
@@ -206,38 +224,60 @@ class Client:
 
     def search(
         self, collection: str, query: str | None = None, k: int = 10, *, image: Any = None, video: Any = None,
-        rerank: int | None = None, reranker: str | None = None,
-        filter: str | None = None, mode: str | None = None, candidates: int | None = None, timeout: float = 10,
+        rerank: int | None = None, reranker: str | None = None, filter: Filter = None,
+        filter_params: Sequence[object] | None = None, mode: str | None = None, candidates: int | None = None,
+        timeout: float = 10,
     ) -> list[Hit]:  # fmt: skip
         """The k rows nearest in meaning to a text, the best first; or to a picture or video, alone or with a text.
 
         A picture is a path, bytes, a data URI or a PIL image; this process loads the collection's model for it.
 
         With `rerank`, so many are found first and a reranker (None: the database's default) judges them; `score` is
-        then its score, 0..1, instead of the cosine similarity. `filter` is an SQL condition on the source's columns.
+        then its score, 0..1, instead of the cosine similarity. `filter` is an SQL condition on the source's columns,
+        with $1, $2, ... for `filter_params`; or a mapping of columns to the values that they must equal. `mode`
+        "hybrid" looks for the words too.
         """
         if rerank is not None and min(k, rerank) < 1:
             raise InputError(f"k is {k} and rerank {rerank}", hint="both must be at least 1")
         wanted = query_document(query, image, video)
         arguments: dict[str, Any] = {
-            "collection": collection, "query": query, "k": max(k, rerank or k), "filter": filter, "mode": mode,
-            "candidates": candidates, "timeout": timedelta(seconds=timeout),
+            "collection": collection, "query": query, "k": max(k, rerank or k), **_filtered(filter, filter_params),
+            "mode": mode, "candidates": candidates, "timeout": timedelta(seconds=timeout),
         }  # fmt: skip
         if wanted.images or wanted.videos:
             arguments["vector"] = Vector(self._vector(collection, wanted))
         hits = self._hits("nearest" if "vector" in arguments else "search", arguments, collection)
         return hits[:k] if rerank is None else self._rerank(collection, wanted, hits, reranker)[:k]
 
+    def search_many(
+        self, collection: str, queries: Sequence[str], k: int = 10, *, filter: Filter = None,
+        filter_params: Sequence[object] | None = None, mode: str | None = None, candidates: int | None = None,
+        timeout: float = 10,
+    ) -> list[list[Hit]]:  # fmt: skip
+        """What `search` finds for each of the queries, in their order, with one call of the model for all."""
+        arguments = {
+            "collection": collection, "queries": list(queries), "k": k, **_filtered(filter, filter_params),
+            "mode": mode, "candidates": candidates, "timeout": timedelta(seconds=timeout),
+        }  # fmt: skip
+        found = self._execute("search_many", arguments).fetchall()
+        rows = self._source_rows(collection, [key for _, key, *_ in found])
+        answers: list[list[Hit]] = [[] for _ in queries]
+        for place, (query, *columns) in enumerate(found):
+            if place in rows:
+                answers[query - 1].append(_hit(columns, rows[place]))
+        return answers
+
     def nearest(
         self, collection: str, vector: Sequence[float] | NDArray[np.float32], k: int = 10, *,
-        filter: str | None = None, mode: str | None = None, candidates: int | None = None,
+        filter: Filter = None, filter_params: Sequence[object] | None = None, mode: str | None = None,
+        candidates: int | None = None,
     ) -> list[Hit]:  # fmt: skip
         """The k rows nearest to a vector of the collection's model."""
         arguments = {
             "collection": collection,
             "vector": Vector(np.asarray(vector, np.float32)),
             "k": k,
-            "filter": filter,
+            **_filtered(filter, filter_params),
             "mode": mode,
             "candidates": candidates,
         }
@@ -245,14 +285,15 @@ class Client:
 
     def similar(
         self, collection: str, key: object, k: int = 10, *,
-        filter: str | None = None, mode: str | None = None, candidates: int | None = None,
+        filter: Filter = None, filter_params: Sequence[object] | None = None, mode: str | None = None,
+        candidates: int | None = None,
     ) -> list[Hit]:  # fmt: skip
         """More like this: the k nearest other rows. `key`: a mapping of the key columns, or one value."""
         arguments = {
             "collection": collection,
             "key": Jsonb(key),
             "k": k,
-            "filter": filter,
+            **_filtered(filter, filter_params),
             "mode": mode,
             "candidates": candidates,
         }
@@ -283,11 +324,7 @@ class Client:
     def _hits(self, name: str, arguments: Mapping[str, Any], collection: str) -> list[Hit]:
         found = self._execute(name, arguments).fetchall()
         rows = self._source_rows(collection, [key for key, *_ in found])
-        return [
-            Hit(json.loads(key), rows[place], distance, score, chunk, chunk_text, model)
-            for place, (key, chunk, chunk_text, distance, score, model) in enumerate(found)
-            if place in rows
-        ]
+        return [_hit(columns, rows[place]) for place, columns in enumerate(found) if place in rows]
 
     def _source_rows(self, collection: str, keys: Sequence[str]) -> dict[int, dict[str, Any]]:
         """Place in `keys` -> the row, if it still exists. Keys are jsonb as text: a float would round a numeric."""
@@ -317,6 +354,26 @@ class Client:
     def _dicts(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         with translated_errors(), self.connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(sql.query(name), arguments).fetchall()
+
+
+def _filtered(filter: Filter, params: Sequence[object] | None) -> dict[str, Any]:
+    """A filter as the database takes it; parameters as text, in the form that PostgreSQL itself would write."""
+    condition = json.dumps(dict(filter), default=str) if isinstance(filter, Mapping) else filter
+    return {"filter": condition, "filter_params": None if params is None else [_as_text(value) for value in params]}
+
+
+def _as_text(value: object) -> str | None:
+    """As PostgreSQL writes it, by psycopg's own adapters: an array as {1,2}, bytes as hex, a date in ISO format."""
+    if value is None or isinstance(value, str):
+        return value
+    transformer = psycopg.adapt.Transformer()
+    dumped = transformer.get_dumper(value, psycopg.adapt.PyFormat.TEXT).dump(value)
+    return None if dumped is None else bytes(dumped).decode()
+
+
+def _hit(columns: Sequence[Any], row: dict[str, Any]) -> Hit:
+    key, chunk, chunk_text, distance, score, model, *ranks = columns
+    return Hit(json.loads(key), row, distance, score, chunk, chunk_text, model, *ranks)
 
 
 def _document_of(target: Target, hit: Hit, modalities: Sequence[str]) -> Document:

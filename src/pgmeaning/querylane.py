@@ -1,7 +1,8 @@
-"""Answers the queries that embed() and prepare() ask: beside the bulk work, and before it."""
+"""Answers what embed(), prepare() and rerank() ask: beside the bulk work, and before it."""
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,31 +14,35 @@ import structlog
 from pgmeaning import sql
 from pgmeaning.batching import describe
 from pgmeaning.connection import Connection
-from pgmeaning.models.base import Vectors, check_vectors
+from pgmeaning.errors import TimedOut
+from pgmeaning.models.base import Embedder, Reranker, Vectors, check_vectors
 from pgmeaning.shelf import Shelf
 from pgmeaning.types import Document
 
 log = structlog.get_logger()
 
-REQUESTS_AT_ONCE = 32
+REQUESTS_AT_ONCE = 128
+# A query for a vector waits for so many at most.
+DOCUMENTS_AT_ONCE = 16
 
 
 class Request(NamedTuple):
-    """A query that waits for its vector."""
+    """A query that waits for its vector, or for the scores of its documents."""
 
     id: int
     model: str
     input: str
     as_query: bool
+    documents: list[str] | None
+    seconds: float  # how long somebody waits for the reply
 
 
-class QueryLane:
-    """Takes requests, answers each with a vector or an error, and never lets one wait in vain."""
+class Lane:
+    """Takes requests, answers each or says why not, and never lets one wait in vain."""
 
-    def __init__(self, connection: Connection, sidecar: UUID, shelf: Shelf, models: Sequence[str] | None) -> None:
+    def __init__(self, connection: Connection, sidecar: UUID, models: Sequence[str] | None) -> None:
         self._connection = connection
         self._sidecar = sidecar
-        self._shelf = shelf
         self._models = list(models) if models is not None else None
         connection.execute(sql.query("listen_requests"))
 
@@ -47,8 +52,34 @@ class QueryLane:
 
     def answer(self) -> int:
         """Answer what waits; returns how many."""
-        arguments = {"sidecar": self._sidecar, "models": self._models, "limit": REQUESTS_AT_ONCE}
-        requests = [Request(*row) for row in self._connection.execute(sql.query("take_requests"), arguments).fetchall()]
+        raise NotImplementedError
+
+    def _take(self, limit: int, *, rerank: bool) -> list[Request]:
+        arguments = {"sidecar": self._sidecar, "models": self._models, "limit": limit, "rerank": rerank}
+        return [Request(*row) for row in self._connection.execute(sql.query("take_requests"), arguments).fetchall()]
+
+    def _refuse(self, request: Request, error: str) -> None:
+        log.warning("query refused", model=request.model, error=error)
+        self._reply("refuse_request", request, error=error.replace("\0", "")[:2000])
+
+    def _reply(self, name: str, request: Request, **values: str) -> None:
+        """Commit the reply, then let the lock go that wakes who waits for it."""
+        self._connection.execute(sql.query(name), {"id": request.id, **values})
+        self._connection.execute(sql.query("let_go_request"), {"id": request.id})
+
+
+class QueryLane(Lane):
+    """Makes vectors of queries; those that wait at the same time go through the model together."""
+
+    def __init__(
+        self, connection: Connection, sidecar: UUID, shelf: Shelf[Embedder], models: Sequence[str] | None
+    ) -> None:
+        super().__init__(connection, sidecar, models)
+        self._shelf = shelf
+
+    def answer(self) -> int:
+        """Answer what waits; returns how many."""
+        requests = self._take(REQUESTS_AT_ONCE, rerank=False)
         groups: dict[tuple[str, bool], list[Request]] = defaultdict(list)
         for request in requests:
             groups[request.model, request.as_query].append(request)
@@ -77,11 +108,38 @@ class QueryLane:
             vectors = embedder.embed_queries(documents) if as_query else embedder.embed_documents(documents)
         return check_vectors(np.asarray(vectors, np.float32), len(inputs), embedder.dimensions)
 
-    def _refuse(self, request: Request, error: str) -> None:
-        log.warning("query refused", model=request.model, error=error)
-        self._reply("refuse_request", request, error=error.replace("\0", "")[:2000])
 
-    def _reply(self, name: str, request: Request, **values: str) -> None:
-        """Commit the reply, then let the lock go that wakes who waits for it."""
-        self._connection.execute(sql.query(name), {"id": request.id, **values})
-        self._connection.execute(sql.query("let_go_request"), {"id": request.id})
+class RerankLane(Lane):
+    """Judges documents, one question at a time; queries for vectors go through between its batches."""
+
+    def __init__(
+        self, connection: Connection, sidecar: UUID, shelf: Shelf[Reranker], models: Sequence[str] | None
+    ) -> None:
+        super().__init__(connection, sidecar, models)
+        self._shelf = shelf
+
+    def answer(self) -> int:
+        """Answer the question that waits longest, if one does; returns how many."""
+        requests = self._take(1, rerank=True)
+        for request in requests:
+            try:
+                scores = self._score(request)
+            except Exception as error:
+                self._refuse(request, describe(error))
+            else:
+                self._reply("answer_rerank", request, scores="{" + ",".join(map(repr, scores)) + "}")
+                log.info("documents reranked", model=request.model, rows=len(scores))
+        return len(requests)
+
+    def _score(self, request: Request) -> list[float]:
+        deadline = time.monotonic() + request.seconds
+        judge, query = self._shelf.get(request.model), Document(text=request.input)
+        documents = [Document(text=text) for text in request.documents or ()]
+        scores: list[float] = []
+        for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
+            if time.monotonic() > deadline:
+                raise TimedOut(f"{len(scores)} of {len(documents)} documents were judged in time")
+            with self._shelf.turn.query():
+                judged = judge.score(query, documents[start : start + DOCUMENTS_AT_ONCE], None)
+            scores += np.asarray(judged, np.float64).tolist()
+        return scores

@@ -36,6 +36,13 @@ class Settings(BaseSettings):
     writers: int = Field(default=2, ge=1, le=16, description="connections that write vectors")
     grace: float = Field(default=5, ge=0, description="after SIGTERM, how long a running batch may still finish")
     cache_rows: int = Field(default=10_000, ge=0, description="query vectors kept")
+    index_rows: int = Field(default=10_000, ge=1, description="below so many vectors no index is built by itself")
+    index_memory: int = Field(default=1024, ge=1, description="the most memory to build an index in, in MB")
+    index_workers: int = Field(default=0, ge=0, description="processes beside the one that builds an index")
+    recall_target: float = Field(
+        default=0.99, gt=0, le=1, description="the share of the 10 nearest that an index must find"
+    )
+    recall_sample: int = Field(default=200, ge=2, description="stored vectors that a test takes as queries")
     location: str | None = Field(
         default=None, description="a folder with models in folders of their names; looked into before the hub"
     )

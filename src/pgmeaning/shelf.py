@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 import structlog
 
 from pgmeaning.errors import ModelError
-from pgmeaning.models.base import Embedder
 
 log = structlog.get_logger()
+M = TypeVar("M")
 
 # While an endpoint is down, how often it is tried.
 DOWN_SECONDS = 5.0
@@ -20,18 +21,18 @@ DOWN_SECONDS = 5.0
 RETRY_SECONDS = 60.0
 
 
-class Shelf:
-    """Embedders by name, loaded on first use."""
+class Shelf(Generic[M]):
+    """Models by name, loaded on first use; shelves that share a turn run one model at a time between them."""
 
-    def __init__(self, load: Callable[[str], Embedder]) -> None:
+    def __init__(self, load: Callable[[str], M], turn: Turn | None = None) -> None:
         self._load = load
-        self._loaded: dict[str, Embedder] = {}
+        self._loaded: dict[str, M] = {}
         self._failed: dict[str, tuple[float, ModelError]] = {}
         self._loading = threading.Lock()
-        self.turn = Turn()
+        self.turn = turn or Turn()
 
-    def get(self, name: str) -> Embedder:
-        """The embedder of that name; raises ModelError where it cannot run here, at once if that is known."""
+    def get(self, name: str) -> M:
+        """The model of that name; raises ModelError where it cannot run here, at once if that is known."""
         with self._loading:
             if name in self._failed and time.monotonic() < self._failed[name][0]:
                 raise self._failed[name][1]
@@ -51,7 +52,7 @@ class Shelf:
         with self._loading:
             return name in self._failed and time.monotonic() < self._failed[name][0]
 
-    def _try(self, name: str) -> Embedder:
+    def _try(self, name: str) -> M:
         started = time.monotonic()
         try:
             self._loaded[name] = self._load(name)

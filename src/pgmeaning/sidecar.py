@@ -4,7 +4,7 @@ Each step is a thread that takes a value from the one before and hands a value t
 behind the model's; only the ends touch the database, and no transaction is open while a model runs. See `upkeep` for
 what it does besides.
 
-    Feeder --Work--> embed --Output--> Writer (x n)        QueryLane        Upkeep
+    Feeder --Work--> embed --Output--> Writer (x n)        QueryLane    Upkeep    Indexer
         '---Work--> fetch --^      rows with pictures or videos
 """
 
@@ -28,9 +28,10 @@ from pgmeaning.connection import Connection, connect
 from pgmeaning.errors import EndpointDown, ModelNotFound
 from pgmeaning.feeder import STOP_POLL, Feeder, Work
 from pgmeaning.fetcher import Fetcher
-from pgmeaning.models.base import Embedder, load_embedder
+from pgmeaning.indexing import AS_ANYBODY, Indexer
+from pgmeaning.models.base import Embedder, Reranker, load_embedder, load_reranker
 from pgmeaning.models.registry import located
-from pgmeaning.querylane import QueryLane
+from pgmeaning.querylane import Lane, QueryLane, RerankLane
 from pgmeaning.queue import Queue
 from pgmeaning.settings import Settings
 from pgmeaning.shelf import Shelf
@@ -45,6 +46,7 @@ log = structlog.get_logger()
 # is owed again.
 PATIENCE = {"lock_timeout": "300ms", "synchronous_commit": "off"}
 WRITER_PATIENCE = {"lock_timeout": "2s", "synchronous_commit": "off"}
+PINNED = {"writer": WRITER_PATIENCE, "index": AS_ANYBODY}
 POSTPONED_SECONDS = 5.0
 # Unexpected errors in a row after which draining gives up; a sidecar that stays goes on trying.
 DRAIN_ERRORS = 5
@@ -92,6 +94,7 @@ class Sidecar:
     def __init__(
         self, dsn: str, settings: Settings | None = None, models: Sequence[str] | None = None,
         load: Callable[[Model], Embedder] = load_embedder,
+        load_judge: Callable[[Model], Reranker] = load_reranker,
     ) -> None:  # fmt: skip
         self.id: UUID = uuid4()
         self.dsn = dsn
@@ -101,8 +104,9 @@ class Sidecar:
         self.rows_done = 0
         self.stopping = threading.Event()
         self.exit_status = 0
-        self.shelf = Shelf(self._load_by_name)
-        self._load = load
+        self.shelf = Shelf(lambda name: load(self._model(name)))
+        self.judges = Shelf(lambda name: load_judge(self._model(name)), self.shelf.turn)
+        self.indexer = Indexer(self.settings, self.stopping)
         self._drain = False
         self._counting = threading.Lock()
         self._postponed: dict[tuple[int, str], float] = {}
@@ -153,8 +157,11 @@ class Sidecar:
             self._thread("fetch", self._fetch_all),
             self._thread("embed", self._embed_all),
             self._thread("queries", lambda: self._keep("queries", self._answer_queries, self.stopping)),
+            self._thread("rerank", lambda: self._keep("rerank", self._rerank, self.stopping)),
             self._thread("upkeep", lambda: self._keep("upkeep", upkeep.run, self.stopping)),
         ]
+        if not self._drain:  # it ends once nothing is owed, and does not wait for an index
+            makers.append(self._thread("index", lambda: self._keep("index", self.indexer.run, self.stopping)))
         return makers, [
             self._thread("writer", partial(self._keep, "writer", writer.run, self._over)) for writer in writers
         ]
@@ -170,7 +177,7 @@ class Sidecar:
         while not end.is_set():
             started = time.monotonic()
             try:
-                with connect(self.dsn, name, **(WRITER_PATIENCE if name == "writer" else PATIENCE)) as connection:
+                with connect(self.dsn, name, **PINNED.get(name, PATIENCE)) as connection:
                     return body(connection)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 errors = 1 if time.monotonic() - started > 5 else errors + 1
@@ -188,6 +195,7 @@ class Sidecar:
         deadline = time.monotonic() + self.settings.grace
         self._media.close()
         self._work.close()
+        self.indexer.cancel()
         _join(makers, deadline)
         self._output.end()
         _join(writers, max(deadline, time.monotonic() + FLUSH_SECONDS))
@@ -200,13 +208,13 @@ class Sidecar:
         except psycopg.Error as error:
             log.warning("claims not handed back: they lapse with their lease", error=str(error).strip())
 
-    def _load_by_name(self, name: str) -> Embedder:
+    def _model(self, name: str) -> Model:
         with connect(self.dsn, "models") as connection, connection.cursor(row_factory=dict_row) as cursor:
             row = cursor.execute(sql.query("model"), {"name": name}).fetchone()
         if row is None:
             raise ModelNotFound(f"there is no model {name!r} in this database", hint="pgmeaning model list")
         row["modalities"] = tuple(row["modalities"])
-        return self._load(located(Model(**row), self.settings.location))
+        return located(Model(**row), self.settings.location)
 
     # Fetch
 
@@ -274,7 +282,12 @@ class Sidecar:
     # Queries
 
     def _answer_queries(self, connection: Connection) -> None:
-        lane = QueryLane(connection, self.id, self.shelf, self.models)
+        self._answer(QueryLane(connection, self.id, self.shelf, self.models))
+
+    def _rerank(self, connection: Connection) -> None:
+        self._answer(RerankLane(connection, self.id, self.judges, self.models))
+
+    def _answer(self, lane: Lane) -> None:
         while not self.stopping.is_set():
             if not lane.answer():
                 end = time.monotonic() + min(self.settings.poll, 0.5)

@@ -111,7 +111,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One row that a search found. `distance` is the cosine distance (0..2), `score` higher is better."""
+    """One row that a search found. `distance` is the cosine distance (0..2), `score` higher is better.
+
+    The ranks, from 1, are its places among the nearest and (in hybrid search) among those found by words.
+    """
 
     key: dict[str, Any]
     row: dict[str, Any]
@@ -120,3 +123,5 @@ class Hit:
     chunk: int = 0
     chunk_text: str | None = None
     model: str | None = None
+    vector_rank: int | None = None
+    text_rank: int | None = None

@@ -58,6 +58,7 @@ class Upkeep:
         while True:
             self._heartbeat(connection)
             self._extend(queue)
+            self._sidecar.indexer.give_way(connection)
             self._look_at_sources(connection)
             self._fail_crashed(queue)
             self._clean(connection)
@@ -69,7 +70,8 @@ class Upkeep:
 
         arguments = {
             "id": self._sidecar.id, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__,
-            "models": self._sidecar.shelf.names, "problems": Jsonb(self._sidecar.shelf.problems),
+            "models": self._sidecar.shelf.names + self._sidecar.judges.names,
+            "problems": Jsonb(self._sidecar.shelf.problems | self._sidecar.judges.problems),
             "rows_done": self._sidecar.rows_done,
         }  # fmt: skip
         connection.execute(sql.query("heartbeat"), arguments)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pgmeaning.models.base import Embedder, Vectors, load_embedder
+from pgmeaning.models.base import Embedder, Vectors, load_embedder, unit_length
+from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.types import Document, Model
 
 
@@ -89,3 +90,11 @@ def returning(rubbish: dict[str, float]) -> Callable[[list[str], Vectors], Vecto
         return vectors
 
     return _act
+
+
+class Clustered(SyntheticEmbedder):
+    """Vectors that have neighbours: a topic's own direction, by the first word, and some noise."""
+
+    def embed_documents(self, documents: Sequence[Document]) -> Vectors:
+        topics = super().embed_documents([Document(text=(document.text or "").split()[0]) for document in documents])
+        return unit_length(topics + 0.5 * super().embed_documents(documents))

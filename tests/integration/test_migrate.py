@@ -29,6 +29,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 FROZEN = {
     "0001_initial.up.sql": "2bd49601b716366421f3d2b7a165b8eba4bb67440a51470c9a91dbae98f33bda",
     "0001_initial.down.sql": "aa784d10b7747e0157631c533320fb1a1214dc750c637c3b65254b61ce4ca362",
+    "0002_search.up.sql": "f670f5625ae28bb5ec0a3d8ac55a9e3470ee98ae04a7510dc541770a3d1e2ecb",
+    "0002_search.down.sql": "3cafc6e683459e5324ad205e03d09cc97c5e40ec2b93a40d68c9a75324a42803",
 }
 
 
@@ -117,6 +119,18 @@ def test_changed_functions_are_due_and_are_put_right(db: Connection, dsn: str) -
     assert not migrate.check(dsn).due
     row = db.execute("SELECT pgmeaning._input_hash('x') IS NOT NULL").fetchone()
     assert row == (True,)
+
+
+def test_an_upgrade_leaves_no_function_of_other_arguments_behind(db: Connection, dsn: str) -> None:
+    count = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'pgmeaning'::regnamespace AND proname IN ('search', 'similar')"
+    before = db.execute(count).fetchone()
+    db.execute(
+        "CREATE FUNCTION pgmeaning.search(collection text, query text, k int DEFAULT 10, filter text DEFAULT NULL, mode text DEFAULT NULL, "
+        "candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds') RETURNS int LANGUAGE sql AS 'SELECT 1'"
+    )
+    db.execute("UPDATE pgmeaning.installation SET functions_hash = 'of another version'")
+    migrate.upgrade(dsn)
+    assert db.execute(count).fetchone() == before
 
 
 def test_an_upgrade_keeps_collections_working(db: Connection, dsn: str) -> None:

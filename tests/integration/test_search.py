@@ -12,11 +12,10 @@ from pgvector import Vector
 from pgvector.psycopg import register_vector
 
 from pgmeaning import load_embedder
-from pgmeaning.models.base import unit_length
-from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar import Sidecar
 from tests.conftest import Connection
+from tests.integration.embedders import Clustered
 
 Drain = Callable[..., int]
 Rows = list[tuple[Any, ...]]
@@ -172,14 +171,6 @@ def test_equal_distances_come_in_the_order_of_the_key(db: Connection, drain: Dra
 # How
 
 
-class Clustered(SyntheticEmbedder):
-    """Vectors that have neighbours: a topic's own direction and some noise."""
-
-    def embed_documents(self, documents: Any) -> Any:
-        topics = super().embed_documents([type(document)(text=document.text.split()[0]) for document in documents])
-        return unit_length(topics + 0.5 * super().embed_documents(documents))
-
-
 def test_the_two_modes_agree_on_the_neighbours(db: Connection, dsn: str) -> None:
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
     db.execute("INSERT INTO docs SELECT i, 'topic' || i % 20 || ' word ' || i FROM generate_series(1, 1000) AS i")
@@ -209,7 +200,9 @@ def test_k_may_be_anything_from_one_up(docs: None, db: Connection) -> None:
 
 
 def test_a_wrong_mode_or_a_null_query_is_refused_before_the_model_is_asked(docs: None, db: Connection) -> None:
-    assert "Modes: exact, signature" in str(refused(db, "SELECT * FROM pgmeaning.search('docs', 'x', mode => 'fast')"))
+    assert "Modes: exact, signature, index" in str(
+        refused(db, "SELECT * FROM pgmeaning.search('docs', 'x', mode => 'fast')")
+    )
     assert refused(db, "SELECT * FROM pgmeaning.search('docs', NULL)").sqlstate == "PM014"
 
 

@@ -1,0 +1,132 @@
+-- Filters: a condition in SQL, with parameters or without, or equalities as a JSON object. All of it runs with the
+-- caller's rights.
+
+-- The filter with its parameters ($1, $2, ...) written in as quoted literals, whose types the context decides as for a
+-- driver's parameters. Only what is certainly no part of a literal, a name or a comment is taken for one: so forms whose end
+-- depends on settings or context (backslashes, prefixed strings, dollar quotes, comments) are refused beside parameters.
+CREATE OR REPLACE FUNCTION pgmeaning._bind(filter text, params text[]) RETURNS text
+LANGUAGE plpgsql IMMUTABLE
+AS $bind$
+DECLARE
+    rest   text := filter;
+    bound  text := '';
+    used   int[] := '{}';
+    number int;
+    piece  text[];
+BEGIN
+    WHILE rest <> '' LOOP
+        piece := regexp_match(rest, $$^(?:\$(\d{1,4})(?![\w$'"]|[^\x01-\x7f])|('[^'\\]*'|"[^"]*"|(?:[a-zA-Z_]|[^\x01-\x7f])(?:[\w$]|[^\x01-\x7f])*(?!['"])|\d+|\s+|-(?!-)|/(?!\*)|[^\w\s$'"\\/-]))$$);
+        IF piece IS NULL THEN
+            RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('a filter with parameters may not hold %L', left(rest, 20)),
+                DETAIL = 'Beside parameters: names, numbers, operators and plain strings, without comments and backslashes.',
+                HINT = 'Give that string as one more parameter.';
+        END IF;
+        number := piece[1];
+        IF number NOT BETWEEN 1 AND cardinality(params) THEN
+            RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the filter speaks of $%s, but %s parameters were given', number, cardinality(params)),
+                HINT = 'filter_params => ARRAY[...] gives them, the first as $1.';
+        END IF;
+        used := used || number;
+        bound := bound || coalesce(piece[2], format('(%L)', params[number]));
+        rest := substr(rest, 1 + length(coalesce(piece[2], '$' || piece[1])));
+    END LOOP;
+    IF NOT used @> ARRAY(SELECT generate_series(1, cardinality(params))) THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('%s filter parameters were given, and not all are used', cardinality(params)),
+            HINT = 'Write $1 where the first goes.';
+    END IF;
+    RETURN bound;
+END
+$bind$;
+
+-- {"lang": "en", "price": null, "year": [2024, 2025]}: columns that equal a value, are null, or equal one of several.
+CREATE OR REPLACE FUNCTION pgmeaning._equalities(c pgmeaning.collection, wanted jsonb) RETURNS text
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    entry     record;
+    condition text := 'true';
+BEGIN
+    FOR entry IN SELECT e.key, e.value, jsonb_typeof(e.value) AS kind, a.atttypid AS type,
+                        a.atttypid = 'jsonb'::regtype OR t.typcategory = 'A' AS compound
+                 FROM jsonb_each(wanted) AS e
+                 LEFT JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attname = e.key AND a.attnum > 0 AND NOT a.attisdropped
+                 LEFT JOIN pg_type AS t ON t.oid = a.atttypid LOOP
+        IF entry.type IS NULL THEN
+            PERFORM pgmeaning._check_columns(c.source, ARRAY[entry.key]);
+        ELSIF entry.kind = 'null' THEN
+            condition := condition || format(' AND %I IS NULL', entry.key);
+        ELSIF entry.kind = 'array' AND NOT entry.compound THEN
+            condition := condition || format(' AND %I %s ANY (%L::%s[])', entry.key, pgmeaning._equals(entry.type),
+                ARRAY(SELECT jsonb_array_elements_text(entry.value)), pgmeaning._type_name(entry.type, -1));
+        ELSE
+            condition := condition || format(' AND %I %s %L::%s', entry.key, pgmeaning._equals(entry.type),
+                CASE WHEN entry.type = 'jsonb'::regtype THEN entry.value::text
+                     WHEN entry.kind = 'array' THEN ARRAY(SELECT jsonb_array_elements_text(entry.value))::text
+                     ELSE entry.value #>> '{}' END, pgmeaning._type_name(entry.type, -1));
+        END IF;
+    END LOOP;
+    RETURN condition;
+END
+$$;
+
+-- A filter as a condition on the source's rows, checked; null: no filter. One that closes our parenthesis and opens another
+-- is none, nor is one that only fits without the parentheses: so both are tried. Nothing is read.
+CREATE OR REPLACE FUNCTION pgmeaning._condition(c pgmeaning.collection, filter text, params text[]) RETURNS text
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    source    text := pgmeaning._relation_name(c.source);
+    condition text := filter;
+BEGIN
+    IF params IS NOT NULL AND (filter IS NULL OR filter ~ '^\s*{') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'there are filter_params, but no filter that takes any',
+            HINT = 'filter => ''price < $1'', filter_params => ARRAY[20]';
+    ELSIF filter ~ '^\s*{' THEN  -- no condition in SQL begins with a brace
+        condition := pgmeaning._equalities(c, filter::jsonb);
+    ELSIF params IS NOT NULL THEN
+        condition := pgmeaning._bind(filter, params);
+    END IF;
+    IF condition IS NOT NULL THEN
+        EXECUTE format(E'SELECT FROM %s WHERE (%s\n) LIMIT 0', source, condition);
+        EXECUTE format(E'SELECT FROM %s WHERE %s\n LIMIT 0', source, condition);
+    END IF;
+    RETURN condition;
+EXCEPTION WHEN syntax_error OR undefined_column OR undefined_function OR undefined_table OR undefined_object OR undefined_parameter
+               OR invalid_schema_name OR datatype_mismatch OR ambiguous_column OR grouping_error OR windowing_error OR wrong_object_type
+               OR data_exception OR indeterminate_datatype OR feature_not_supported THEN
+    RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the filter is not a condition on the rows of %s: %s', source, SQLERRM),
+        DETAIL = format('It is %L.', left(filter, 1000)),
+        HINT = 'Write what could stand after WHERE, with names of other schemas qualified: filter => ''lang = $1'', filter_params => ARRAY[''en''].';
+END
+$$;
+
+-- The rows of the source that may be found: all, or those that the condition lets through.
+CREATE OR REPLACE FUNCTION pgmeaning._source_rows(c pgmeaning.collection, condition text) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT CASE WHEN condition IS NULL THEN pgmeaning._relation_name(c.source)
+                ELSE format(E'(SELECT * FROM %s WHERE (%s\n))', pgmeaning._relation_name(c.source), condition) END
+$$;
+
+-- How many rows the caller may find, as the planner has it: statistics, the condition, and row security.
+-- VOLATILE: EXPLAIN may not run in a function that is less.
+CREATE OR REPLACE FUNCTION pgmeaning._rows_expected(c pgmeaning.collection, condition text) RETURNS float8
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+    plan json;
+BEGIN
+    EXECUTE 'EXPLAIN (FORMAT JSON) SELECT FROM ' || pgmeaning._source_rows(c, condition) || ' AS s' INTO plan;
+    RETURN plan -> 0 -> 'Plan' ->> 'Plan Rows';
+END
+$$;
+
+-- About how many vectors there are, as the planner would reckon: the rows a page of the last count, times the pages now.
+CREATE OR REPLACE FUNCTION pgmeaning._vectors_expected(vectors regclass) RETURNS float8
+LANGUAGE sql STABLE
+AS $$
+    SELECT pg_relation_size(r.oid) / 8192.0::float8 * CASE
+        WHEN r.reltuples > 0 AND r.relpages > 0 THEN r.reltuples / r.relpages
+        ELSE greatest(1, (8000 / (100 + a.atttypmod / CASE WHEN a.atttypmod > 480 THEN 8 ELSE 0.24 END))::float8) END
+    FROM pg_class AS r JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attname = 'embedding' WHERE r.oid = vectors
+$$;

@@ -1,0 +1,234 @@
+-- Indexes on vector tables: which there are, which one is wanted, and what it costs. HNSW takes up to 2000 dimensions of
+-- vector and 4000 of halfvec, so longer vectors are indexed by their signature or by their beginning.
+
+-- The HNSW indexes on a vector table, whoever made them, that a search can use (or could, were they valid).
+CREATE OR REPLACE FUNCTION pgmeaning._indexes(vectors regclass)
+RETURNS TABLE (index regclass, kind text, dimensions int, valid bool)
+LANGUAGE sql STABLE
+AS $$
+    SELECT s.index, s.kind, s.dimensions, s.valid
+    FROM (SELECT i.indexrelid::regclass AS index, a.atttypmod AS dimensions, i.indisvalid AND i.indisready AS valid,
+                 CASE WHEN o.opcname = 'bit_hamming_ops' AND column_name.attname = 'signature' THEN 'signature'
+                      WHEN o.opcname = 'vector_cosine_ops' AND column_name.attname = 'embedding' THEN 'direct'
+                      WHEN o.opcname = 'halfvec_cosine_ops' AND i.indkey[0] = 0 THEN
+                          CASE WHEN pg_get_indexdef(i.indexrelid, 1, false) ~ '\msubvector\(embedding, 1, \d+\)' THEN 'prefix'
+                               WHEN pg_get_indexdef(i.indexrelid, 1, false) ~ '^\(?\(?embedding\)?::' THEN 'direct' END
+                 END AS kind
+          FROM pg_index AS i
+          JOIN pg_class AS r ON r.oid = i.indexrelid
+          JOIN pg_am AS m ON m.oid = r.relam AND m.amname = 'hnsw'
+          JOIN pg_opclass AS o ON o.oid = i.indclass[0]
+          JOIN pg_attribute AS a ON a.attrelid = i.indexrelid AND a.attnum = 1
+          LEFT JOIN pg_attribute AS column_name ON column_name.attrelid = i.indrelid AND column_name.attnum = i.indkey[0]
+          WHERE i.indrelid = vectors AND i.indpred IS NULL) AS s
+    WHERE s.kind IS NOT NULL
+$$;
+
+-- The index that searches use: of several the one that was tested, else the most exact kind.
+CREATE OR REPLACE FUNCTION pgmeaning._usable_index(t pgmeaning.target, OUT kind text, OUT dimensions int)
+LANGUAGE sql STABLE
+AS $$
+    SELECT i.kind, i.dimensions FROM pgmeaning._indexes(t.vectors) AS i
+    WHERE i.valid
+    ORDER BY i.kind = (SELECT x.kind FROM pgmeaning.vector_index AS x WHERE x.collection_id = t.collection_id AND x.model = t.model)
+             DESC NULLS LAST, array_position('{direct,signature,prefix}', i.kind)
+    LIMIT 1
+$$;
+
+-- What the nearest candidates are ordered by, where $1 is the query's vector. It must be what the index has, to the letter.
+CREATE OR REPLACE FUNCTION pgmeaning._nearness(kind text, dimensions int, index_dimensions int) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$
+    SELECT CASE kind
+        WHEN 'prefix' THEN format('subvector(v.embedding, 1, %1$s)::halfvec(%1$s) <=> subvector($1, 1, %1$s)::halfvec(%1$s)', index_dimensions)
+        WHEN 'direct' THEN CASE WHEN dimensions <= 2000 THEN 'v.embedding <=> $1'
+                                ELSE format('v.embedding::halfvec(%1$s) <=> $1::halfvec(%1$s)', dimensions) END
+        ELSE format('v.signature <~> binary_quantize($1)::bit(%s)', dimensions) END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._index_name(t pgmeaning.target, kind text) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT CASE WHEN octet_length(r.relname || '_' || kind) <= 63 THEN r.relname || '_' || kind
+                ELSE format('collection_%s_%s_%s', t.collection_id, md5(t.model), kind) END
+    FROM pg_class AS r WHERE r.oid = t.vectors
+$$;
+
+-- Whether we named it, so that we may drop it.
+CREATE OR REPLACE FUNCTION pgmeaning._is_our_index(t pgmeaning.target, index regclass, kind text) RETURNS bool
+LANGUAGE sql STABLE
+AS $$ SELECT r.relname = pgmeaning._index_name(t, kind) FROM pg_class AS r WHERE r.oid = index $$;
+
+-- The statement that builds an index, and about how large it gets. An element holds its value, two headers, and 32
+-- neighbours of 6 bytes on its lowest layer; a page holds whole elements.
+CREATE OR REPLACE FUNCTION pgmeaning._index_cost(t pgmeaning.target, kind text, index_dimensions int, row_count bigint,
+    OUT statement text, OUT bytes bigint, OUT build_seconds float8)
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    of_vector  text := (SELECT n.nspname FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'vector');
+    what       text;
+    value      int;
+BEGIN
+    CASE kind
+        WHEN 'signature' THEN
+            what := format('signature %I.bit_hamming_ops', of_vector);
+            value := t.dimensions / 8 + 8;
+        WHEN 'prefix' THEN
+            what := format('(%I.subvector(embedding, 1, %s)::%1$I.halfvec(%2$s)) %1$I.halfvec_cosine_ops', of_vector, index_dimensions);
+            value := index_dimensions * 2 + 8;
+        ELSE
+            what := CASE WHEN t.dimensions <= 2000 THEN format('embedding %I.vector_cosine_ops', of_vector)
+                         ELSE format('(embedding::%I.halfvec(%s)) %1$I.halfvec_cosine_ops', of_vector, t.dimensions) END;
+            value := t.dimensions * CASE WHEN t.dimensions <= 2000 THEN 4 ELSE 2 END + 8;
+    END CASE;
+    statement := format('CREATE INDEX CONCURRENTLY %I ON %s USING hnsw (%s)',
+        pgmeaning._index_name(t, kind), pgmeaning._relation_name(t.vectors), what);
+    bytes := ceil(row_count / greatest(1, floor(8120.0 / (value + 280)))) * 8192;
+    -- Measured on one core of 2024; distances cost by the length of the value, and grow with the depth of the graph.
+    build_seconds := row_count * (0.0002 + value * 0.0000004) * ln(10 + row_count) / 10;
+END
+$$;
+
+-- The kind that an unsaid choice means, and why.
+CREATE OR REPLACE FUNCTION pgmeaning._choose_kind(t pgmeaning.target, row_count bigint, min_rows int, OUT kind text, OUT reason text)
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    present text := (pgmeaning._usable_index(t)).kind;
+BEGIN
+    IF present IS NOT NULL THEN
+        kind := present;
+        reason := 'it is there';
+    ELSIF row_count < min_rows THEN
+        kind := 'none';
+        reason := format('below %s rows a scan is fast', min_rows);
+    ELSIF t.dimensions <= 2000 THEN
+        kind := 'direct';
+        reason := format('HNSW takes vectors of %s dimensions as they are', t.dimensions);
+    ELSE
+        kind := 'signature';
+        reason := format('HNSW does not take vectors of %s dimensions; their signatures are %s bytes', t.dimensions, t.dimensions / 8);
+    END IF;
+END
+$$;
+
+-- Refuses a kind that this vector table cannot have.
+CREATE OR REPLACE FUNCTION pgmeaning._check_kind(t pgmeaning.target, kind text, index_dimensions int) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    smallest int := (SELECT m.min_dimensions FROM pgmeaning.model AS m WHERE m.name = t.model);
+BEGIN
+    IF kind IS NULL OR kind NOT IN ('auto', 'none', 'signature', 'prefix', 'direct') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no kind of index %L', kind),
+            HINT = 'Kinds: auto, none, signature, prefix, direct.';
+    ELSIF kind = 'direct' AND t.dimensions > 4000 THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('HNSW does not take vectors of %s dimensions directly', t.dimensions),
+            DETAIL = 'Its limits are 2000 dimensions, and 4000 in half precision.', HINT = 'Take signature, or prefix where the model allows it.';
+    ELSIF kind = 'prefix' AND smallest IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the beginning of a vector of model %L means nothing by itself', t.model),
+            DETAIL = 'It is not a Matryoshka model: it has no min_dimensions.', HINT = 'Take signature.';
+    ELSIF kind = 'prefix' AND NOT index_dimensions BETWEEN smallest AND least(t.dimensions, 4000) THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('a prefix of %s dimensions will not do', index_dimensions),
+            HINT = format('Model %L has prefixes of %s to %s dimensions.', t.model, smallest, least(t.dimensions, 4000));
+    END IF;
+END
+$$;
+
+-- How many dimensions a prefix has when nobody says.
+CREATE OR REPLACE FUNCTION pgmeaning._prefix_dimensions(t pgmeaning.target) RETURNS int
+LANGUAGE sql STABLE
+AS $$
+    SELECT least(t.dimensions, greatest(m.min_dimensions, 1024)) FROM pgmeaning.model AS m WHERE m.name = t.model
+$$;
+
+-- The plan for one vector table; asked: a kind by name, or what was wanted, or the choice for this size and dimension.
+CREATE OR REPLACE FUNCTION pgmeaning._index_plan(t pgmeaning.target, asked text, asked_dimensions int, min_rows int)
+RETURNS TABLE (model text, present text, kind text, dimensions int, row_count bigint, bytes bigint, build_seconds float8, statement text, reason text)
+LANGUAGE plpgsql STABLE
+AS $$
+#variable_conflict use_column
+DECLARE
+    settled pgmeaning.vector_index;
+    chosen  record;
+    counted bigint := coalesce(pgmeaning._row_count(t.vectors), 0);
+    wanted  text;
+    size    int;
+BEGIN
+    SELECT * INTO settled FROM pgmeaning.vector_index AS x WHERE x.collection_id = t.collection_id AND x.model = t.model;
+    wanted := coalesce(asked, settled.wanted, 'auto');
+    SELECT wanted AS kind, 'asked for' AS reason INTO chosen;
+    IF wanted = 'auto' THEN
+        chosen := pgmeaning._choose_kind(t, counted, min_rows);
+    END IF;
+    IF chosen.kind = 'prefix' THEN
+        size := coalesce(asked_dimensions, settled.wanted_dimensions, (SELECT u.dimensions FROM pgmeaning._usable_index(t) AS u WHERE u.kind = 'prefix'),
+                         pgmeaning._prefix_dimensions(t));
+    END IF;
+    PERFORM pgmeaning._check_kind(t, chosen.kind, size);
+    RETURN QUERY SELECT t.model, coalesce((pgmeaning._usable_index(t)).kind, 'none'), chosen.kind, size, counted,
+        cost.bytes, cost.build_seconds, cost.statement, chosen.reason
+    FROM (SELECT) AS one LEFT JOIN LATERAL pgmeaning._index_cost(t, chosen.kind, size, counted) AS cost ON chosen.kind <> 'none';
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning.plan_index(name text, asked text DEFAULT NULL, asked_dimensions int DEFAULT NULL, min_rows int DEFAULT 10000)
+RETURNS TABLE (model text, present text, kind text, dimensions int, row_count bigint, bytes bigint, build_seconds float8, statement text, reason text)
+LANGUAGE plpgsql STABLE
+AS $$
+#variable_conflict use_column
+DECLARE
+    c pgmeaning.collection := pgmeaning._collection(plan_index.name);
+BEGIN
+    RETURN QUERY SELECT p.* FROM pgmeaning.target AS t CROSS JOIN LATERAL pgmeaning._index_plan(t, asked, asked_dimensions, min_rows) AS p
+    WHERE t.collection_id = c.id ORDER BY t.state, t.model;
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.plan_index IS 'What index a collection''s vectors have, which one a sidecar would build, and what that costs.';
+
+-- Settles what index is wanted from now on; a sidecar builds it.
+CREATE OR REPLACE FUNCTION pgmeaning.want_index(name text, kind text DEFAULT 'auto', dimensions int DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    c pgmeaning.collection := pgmeaning._collection(want_index.name);
+BEGIN
+    PERFORM pgmeaning._check_kind(t, want_index.kind, coalesce(want_index.dimensions, pgmeaning._prefix_dimensions(t)))
+    FROM pgmeaning.target AS t WHERE t.collection_id = c.id;
+    INSERT INTO pgmeaning.vector_index AS x (collection_id, model, wanted, wanted_dimensions)
+    SELECT t.collection_id, t.model, want_index.kind, want_index.dimensions FROM pgmeaning.target AS t WHERE t.collection_id = c.id
+    ON CONFLICT ON CONSTRAINT vector_index_pkey DO UPDATE
+        SET wanted = excluded.wanted, wanted_dimensions = excluded.wanted_dimensions, problem = NULL;
+    PERFORM pgmeaning._wake();
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.want_index IS 'Settles which index a collection''s vectors get: auto, none, signature, prefix or direct.';
+
+-- Asks a sidecar for a test of recall.
+CREATE OR REPLACE FUNCTION pgmeaning.test_index(name text) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    c pgmeaning.collection := pgmeaning._collection(test_index.name);
+BEGIN
+    INSERT INTO pgmeaning.vector_index AS x (collection_id, model, test_requested)
+    SELECT t.collection_id, t.model, true FROM pgmeaning.target AS t WHERE t.collection_id = c.id
+    ON CONFLICT ON CONSTRAINT vector_index_pkey DO UPDATE SET test_requested = true;
+    PERFORM pgmeaning._wake();
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.test_index IS 'Asks a sidecar to measure what searches find and take; pgmeaning.index_report shows it.';
+
+-- An index as status shows it, and how far its building has come.
+-- SECURITY DEFINER: how far, the server tells only the role that builds.
+CREATE OR REPLACE FUNCTION pgmeaning._index_state(vectors regclass, OUT state text, OUT progress float8)
+LANGUAGE sql STABLE SECURITY DEFINER
+AS $$
+    SELECT CASE WHEN i.valid IS NULL THEN 'none' WHEN i.valid THEN i.kind WHEN b.pid IS NULL THEN 'broken ' || i.kind
+                ELSE 'building ' || i.kind END,
+           CASE WHEN NOT i.valid THEN coalesce(b.blocks_done / nullif(b.blocks_total, 0)::float8, 0) END
+    FROM (SELECT) AS one
+    LEFT JOIN LATERAL (SELECT x.kind, x.valid FROM pgmeaning._indexes(vectors) AS x ORDER BY x.valid, x.kind LIMIT 1) AS i ON true
+    LEFT JOIN pg_stat_progress_create_index AS b ON b.relid = vectors AND b.datname = current_database()
+$$;

@@ -1,0 +1,1 @@
+SELECT * FROM pgmeaning.plan_index(%(name)s, %(kind)s, %(dimensions)s)

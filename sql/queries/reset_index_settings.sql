@@ -1,0 +1,1 @@
+RESET maintenance_work_mem; RESET max_parallel_maintenance_workers

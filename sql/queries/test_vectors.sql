@@ -1,0 +1,1 @@
+SELECT v.ctid::text, v.embedding FROM {vectors} AS v

@@ -1,0 +1,1 @@
+SELECT pgmeaning.want_index(%(name)s, %(kind)s, %(dimensions)s)

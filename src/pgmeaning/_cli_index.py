@@ -1,0 +1,75 @@
+"""The command index: what a collection's vectors have, would get and cost; building it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pgmeaning._cli_context import AsJson, Collection, Dsn, address, connected, print_rows, settings
+from pgmeaning.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from pgmeaning.indexing import Plan
+
+PLAN_COLUMNS = ("model", "present", "kind", "dimensions", "row_count", "bytes", "build_seconds", "reason")
+REPORT_COLUMNS = (
+    "model", "index", "index_bytes", "build_seconds", "tested", "recall", "target", "candidates", "milliseconds",
+    "exact_milliseconds", "problem",
+)  # fmt: skip
+
+
+def index(
+    collection: Collection,
+    kind: Annotated[
+        Literal["auto", "none", "signature", "prefix", "direct"] | None,
+        typer.Option("--kind", help="The kind from now on; else as settled before, or auto."),
+    ] = None,
+    dimensions: Annotated[
+        int | None, typer.Option("--dimensions", min=1, help="Of a prefix: how many dimensions it has.")
+    ] = None,
+    test: Annotated[
+        bool, typer.Option("--test", help="Only measure what searches find, and how many candidates that takes.")
+    ] = False,
+    target: Annotated[
+        float | None,
+        typer.Option("--target", min=0.01, max=1, help="The recall to reach; else PGMEANING_RECALL_TARGET."),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be built, and what it costs.")] = False,
+    dsn: Dsn = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build the index of a collection's vectors now, while rows go on being written, and test it; prints the report."""
+    with connected(dsn) as client:
+        if plan:
+            rows = client.plan_index(collection, kind, dimensions)
+            print_rows(rows, PLAN_COLUMNS, as_json=as_json, nothing="nothing to plan")
+            return
+        if kind is not None and not test:
+            client.want_index(collection, kind, dimensions)
+        _bring_about(collection, address(dsn), target, only_test=test)
+        rows = client.index_report(collection)
+        print_rows(rows, REPORT_COLUMNS, as_json=as_json, nothing=f"there is no collection {collection!r}")
+
+
+def _bring_about(collection: str, dsn: str, target: float | None, *, only_test: bool) -> None:
+    from pgmeaning import indexing
+    from pgmeaning.client import translated_errors
+
+    chosen = settings() if target is None else settings().model_copy(update={"recall_target": target})
+    with translated_errors(), indexing.connected(dsn) as connection:
+        for plan in indexing.plans(connection, chosen, collection):
+            with indexing.only_builder(connection, plan) as held:
+                if not held:
+                    raise _busy(plan)
+                if plan.due and not only_test:
+                    indexing.build(connection, plan, chosen)
+                if only_test or (plan.due and plan.kind != "none"):
+                    indexing.test(connection, plan, chosen)
+
+
+def _busy(plan: Plan) -> DatabaseError:
+    return DatabaseError(
+        f"the index of collection {plan.collection!r} is being built by somebody else",
+        hint="pgmeaning status shows how far it is",
+    )

@@ -1,0 +1,306 @@
+"""Filters: parameters, equalities, attempts to break out, and results that no selectivity starves."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgmeaning import load_embedder
+from pgmeaning.client import Client
+from pgmeaning.settings import Settings
+from pgmeaning.sidecar import Sidecar
+from tests.conftest import Connection
+from tests.integration.embedders import Clustered
+
+Drain = Callable[..., int]
+
+ODD = "x') OR true --"
+
+
+@pytest.fixture
+def docs(db: Connection, drain: Drain) -> None:
+    """Twenty rows with columns of many types; the query 'q' is in the cache."""
+    db.execute(
+        "CREATE TABLE docs (id int PRIMARY KEY, body text, lang text, price numeric, day date, tags text[], "
+        'data jsonb, "Odd $1" text, raw bytea)'
+    )
+    db.execute(
+        "INSERT INTO docs SELECT i, 'body ' || i, CASE WHEN i % 2 = 0 THEN 'en' END, i / 2.0, date '2024-01-01' + i, "
+        "ARRAY['t' || i % 3], jsonb_build_object('n', i), 'o''' || i, '\\x01ff' FROM generate_series(1, 20) AS i"
+    )
+    db.execute("SELECT pgmeaning.attach('docs', '{body}')")
+    assert drain() == 0
+    vector = load_embedder("synthetic-384").embed_queries(["q"])[0]
+    db.execute(
+        "INSERT INTO pgmeaning.query_cache VALUES ('synthetic-384', true, pgmeaning._input_hash('q'), %s::vector)",
+        (str(vector.tolist()),),
+    )
+
+
+def found(db: Connection, arguments: str, *values: object) -> list[int]:
+    statement = f"SELECT key FROM pgmeaning.search('docs', 'q', 100, {arguments})"
+    return sorted(key["id"] for (key,) in db.execute(statement, values).fetchall())
+
+
+def refused(db: Connection, arguments: str, *values: object) -> psycopg.Error:
+    with pytest.raises(psycopg.Error) as caught:
+        found(db, arguments, *values)
+    return caught.value
+
+
+def outcome(db: Connection, condition: str) -> list[int] | str | None:
+    """What a filter with one odd parameter finds, or the SQLSTATE of its refusal."""
+    try:
+        return found(db, "filter => %s, filter_params => ARRAY[%s]", condition, ODD)
+    except psycopg.Error as error:
+        return error.sqlstate
+
+
+# Parameters
+
+
+TYPED = [
+    ("filter => 'price < $1', filter_params => ARRAY[2]", [1, 2, 3]),
+    ("filter => 'price < $1', filter_params => ARRAY[1.5]", [1, 2]),
+    ("filter => 'price < $1 AND lang = $2', filter_params => ARRAY['2', 'en']", [2]),
+    ("filter => 'day BETWEEN $1 AND $2', filter_params => ARRAY[date '2024-01-03', '2024-01-04']", [2, 3]),
+    ("filter => 'id = ANY ($1)', filter_params => ARRAY['{3,4}']", [3, 4]),
+    ("filter => 'id IN ($2, $1)', filter_params => ARRAY[3, 4]", [3, 4]),
+    ("filter => 'id = $1::int + $1::int', filter_params => ARRAY[2]", [4]),
+    ("filter => 'lang = $1', filter_params => ARRAY[NULL]::text[]", []),
+    ("filter => 'tags @> $1', filter_params => ARRAY['{t1}']", list(range(1, 21, 3))),
+    ("filter => $$body = 'body ' || $1$$, filter_params => ARRAY['5']", [5]),
+    ("""filter => '"Odd $1" = $1', filter_params => ARRAY['o''7']""", [7]),
+    ("filter => 'price-$1 <= -1/1.0', filter_params => ARRAY[3]", [1, 2, 3, 4]),
+]
+
+
+def test_parameters_take_the_type_that_the_context_gives_them(docs: None, db: Connection) -> None:
+    for arguments, expected in TYPED:
+        assert found(db, arguments) == expected, arguments
+
+
+VALUES = [
+    ODD, "'", "''", "\\'", "\\", "$1", "$$", "en' OR '1'='1", "en'; DROP TABLE docs; --", "/*", "*/", "{t1}",
+    "\n'\n'", "E'x'", "",
+]  # fmt: skip
+
+
+def test_a_parameter_is_never_read_as_sql(docs: None, db: Connection) -> None:
+    for value in VALUES:
+        assert found(db, "filter => 'lang = $1', filter_params => ARRAY[%s]", value) == [], value
+        db.execute("UPDATE docs SET lang = %s WHERE id = 9", (value,))
+        assert found(db, "filter => 'lang = $1', filter_params => ARRAY[%s]", value) == [9], value
+
+
+CONDITIONS = [
+    "lang = '$1'",
+    "lang = '''$1'",
+    r"lang = '\' OR lang = $1 OR lang = '\'",
+    r"lang = E'\' OR lang = $1 --'",
+    r"lang = e'\'' OR lang = $1",
+    "lang = $$ $1 $$",
+    "lang = $a$ ' $a$ OR lang = $1 OR lang = ''",
+    "lang = $1 -- ' $1",
+    "lang = /* ' */ $1 /* ' */",
+    "lang = U&'d!0061t' UESCAPE '!' OR lang = $1",
+    "lang = N'x' || $1",
+    'lang = $1 OR "$1" = $1',
+    "lang = a$1",
+    "lang = $1a",
+    "lang = $1'x'",
+]
+
+
+@pytest.mark.parametrize("setting", ["on", "off"])
+def test_no_way_to_write_a_filter_lets_a_parameter_out_of_its_quotes(docs: None, db: Connection, setting: str) -> None:
+    db.execute(f"SET standard_conforming_strings = {setting}")
+    for condition in CONDITIONS:
+        assert outcome(db, condition) in ([], "PM014"), condition
+
+
+MISFITS = [
+    ("filter => 'price < $2', filter_params => ARRAY[1]", "speaks of $2, but 1"),
+    ("filter => 'price < $0', filter_params => ARRAY[1]", "speaks of $0, but 1"),
+    ("filter => 'price < $1', filter_params => ARRAY[1, 2]", "not all are used"),
+    ("filter => 'price < $1', filter_params => ARRAY['cheap']", "not a condition"),
+    ("filter => 'price < $1', filter_params => '{}'", "speaks of $1, but 0"),
+    ("filter => 'price < $1'", "no parameter $1"),
+    ("filter_params => ARRAY[1]", "no filter that takes any"),
+    ("""filter => '{"id": 1}', filter_params => ARRAY[1]""", "no filter that takes any"),
+    ("filter => 'true) OR (price < $1', filter_params => ARRAY[1]", "not a condition"),
+    ("filter => 'price < $1; SELECT 1', filter_params => ARRAY[1]", "not a condition"),
+]
+
+
+def test_parameters_that_do_not_fit_are_refused(docs: None, db: Connection) -> None:
+    for arguments, words in MISFITS:
+        error = refused(db, arguments)
+        assert (error.sqlstate, words in str(error)) == ("PM014", True), error
+        assert error.diag.message_hint
+
+
+def test_every_way_to_search_takes_parameters(docs: None, db: Connection) -> None:
+    register = "filter => 'id <= $1', filter_params => ARRAY[3]"
+    vector = "(SELECT embedding FROM docs_embedding WHERE id = 1)"
+    for statement in (
+        f"SELECT (hit).id FROM pgmeaning.search(NULL::docs, 'q', {register})",
+        f"SELECT (key->>'id')::int FROM pgmeaning.nearest('docs', {vector}, {register})",
+        f"SELECT (key->>'id')::int FROM pgmeaning.search_many('docs', '{{q}}', {register})",
+    ):
+        assert sorted(row[0] for row in db.execute(statement).fetchall()) == [1, 2, 3], statement
+    others = db.execute(f"SELECT (key->>'id')::int FROM pgmeaning.similar('docs', '1', {register})").fetchall()
+    assert sorted(row[0] for row in others) == [2, 3]
+
+
+# Equalities
+
+
+EQUALITIES: list[tuple[dict[str, Any], list[int]]] = [
+    ({"lang": "en", "id": 4}, [4]),
+    ({"lang": None, "price": 1.5}, [3]),
+    ({"id": [3, 5, 99]}, [3, 5]),
+    ({"day": "2024-01-03"}, [2]),
+    ({"tags": ["t1"], "id": [1, 2]}, [1]),
+    ({"data": {"n": 6}}, [6]),
+    ({"Odd $1": "o'7"}, [7]),
+    ({"id": []}, []),
+    ({"lang": ODD}, []),
+    ({}, list(range(1, 21))),
+]
+
+
+def test_a_json_object_asks_for_equal_columns(docs: None, db: Connection) -> None:
+    for equalities, expected in EQUALITIES:
+        assert found(db, "filter => %s", json.dumps(equalities)) == expected, equalities
+
+
+@pytest.mark.parametrize(
+    ("text", "sqlstate"),
+    [('{"nope": 1}', "PM004"), ('{"id = 1 OR true --": 1}', "PM004"), ('{"id": "x"}', "PM014"), ('{"id": 1', "PM014")],
+)
+def test_equalities_that_do_not_fit_are_refused(docs: None, db: Connection, text: str, sqlstate: str) -> None:
+    assert refused(db, "filter => %s", text).sqlstate == sqlstate
+
+
+def test_a_python_client_takes_parameters_and_mappings(docs: None, dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        client = Client(connection)
+        wanted: list[tuple[Any, Any]] = [
+            ("price < $1 AND lang = $2", [Decimal(2), "en"]),
+            ("id = ANY($1)", [[2]]),
+            ("day = $1", [datetime.date(2024, 1, 3)]),
+            ("raw = $1 AND id = $2", [b"\x01\xff", 2]),
+            ({"id": 2, "lang": "en"}, None),
+        ]
+        for condition, params in wanted:
+            hits = client.search("docs", "q", filter=condition, filter_params=params)
+            assert [hit.row["id"] for hit in hits] == [2], condition
+        assert [
+            len(hits) for hits in client.search_many("docs", ["q", "q"], 3, filter="id < $1", filter_params=[3])
+        ] == [2, 2]
+
+
+# Rights
+
+
+def test_a_filter_runs_with_the_callers_rights(docs: None, db: Connection, connect: Callable[..., Connection]) -> None:
+    role = f"reader_{db.info.dbname}"
+    db.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'reader'")
+    try:
+        db.execute("CREATE TABLE secret AS SELECT 1 AS id")
+        db.execute(f'GRANT SELECT ON docs, docs_embedding, pgmeaning_data."docs__synthetic-384" TO {role}')
+        reader = connect(user=role, password="reader")
+        assert found(reader, "filter => 'id < $1', filter_params => ARRAY[3]") == [1, 2]
+        error = refused(
+            reader, "filter => 'id IN (SELECT id FROM public.secret) AND id < $1', filter_params => ARRAY[3]"
+        )
+        assert error.sqlstate == "42501"
+        reader.close()
+    finally:
+        db.execute(f"DROP OWNED BY {role}")
+        db.execute(f"DROP ROLE {role}")
+
+
+# No selectivity starves
+
+
+@pytest.fixture
+def many(db: Connection, dsn: str) -> None:
+    """3,000 rows in clusters, enough for a scan by signature; `part` says which thousandths a row is in."""
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text, part int, half int)")
+    db.execute(
+        "INSERT INTO docs SELECT i, 'topic' || i % 40 || ' word ' || i, i * 7919 % 1000, i % 40 / 20 "
+        "FROM generate_series(1, 3000) AS i"
+    )
+    db.execute("SELECT pgmeaning.attach('docs', '{body}')")
+    assert Sidecar(dsn, Settings(), load=lambda _: Clustered(384)).run(drain=True) == 0
+
+
+def recall(db: Connection, condition: str, candidates: int, *, keys: range = range(5, 1000, 50)) -> float:
+    """Of the exact answers, how many the search by signature has; as many rows, too."""
+    shares = []
+    for key in keys:
+        exact, signature = (
+            [
+                row["id"]
+                for (row,) in db.execute(
+                    "SELECT key FROM pgmeaning.similar('docs', %s, filter => %s, mode => %s, candidates => %s)",
+                    (str(key), condition, mode, candidates),
+                ).fetchall()
+            ]
+            for mode in ("exact", "signature")
+        )
+        assert len(signature) == len(exact)
+        shares.append(len({*exact} & {*signature}) / len(exact) if exact else 1)
+    return sum(shares) / len(shares)
+
+
+@pytest.mark.parametrize("analyzed", [True, False])
+@pytest.mark.parametrize(
+    "condition",
+    ["part < 1", "part < 0", "part < 10", "part < 500", "true"],
+)
+def test_the_nearest_of_the_rows_that_match_are_found_however_many_match(
+    many: None, db: Connection, condition: str, analyzed: bool
+) -> None:
+    if analyzed:
+        db.execute("ANALYZE docs")
+        db.execute('ANALYZE pgmeaning_data."docs__synthetic-384"')
+    assert recall(db, condition, 400) >= 0.99
+
+
+def test_a_filter_that_shuts_out_the_neighbours_still_fills_the_answer(many: None, db: Connection) -> None:
+    db.execute("ANALYZE docs")
+    for key in (1, 21):  # of topics in either half
+        hits = db.execute(
+            "SELECT key FROM pgmeaning.similar('docs', %s, 30, filter => 'half = 0', mode => 'signature')", (str(key),)
+        ).fetchall()
+        assert len(hits) == 30
+        assert all(row["id"] % 40 < 20 for (row,) in hits)
+
+
+def test_few_matching_rows_are_scanned_and_many_are_fetched_beyond(many: None, db: Connection) -> None:
+    db.execute("ANALYZE docs")
+    db.execute('ANALYZE pgmeaning_data."docs__synthetic-384"')
+    to_fetch = (
+        "SELECT pgmeaning._reach(c, t, 100, %s) FROM pgmeaning.collection AS c "
+        "JOIN pgmeaning.target AS t ON t.collection_id = c.id"
+    )
+    fetched = [db.execute(to_fetch, (condition,)).fetchone()[0] for condition in ("part < 1", "part < 500", None)]  # type: ignore[index]
+    assert fetched[0] is None
+    assert 200 <= fetched[1] <= 300
+    assert fetched[2] == 100
+
+
+def test_a_wrong_estimate_costs_time_but_no_row(many: None, db: Connection) -> None:
+    db.execute("ANALYZE docs")
+    # To the planner two columns that say the same are independent, and those that exclude each other too.
+    assert recall(db, "part < 500 AND part % 1000 < 500 AND id % 40 < 2", 100) >= 0.99
+    assert recall(db, "(part >= 500) = (part < 500) OR id = 17", 100) >= 0.99

@@ -1,0 +1,371 @@
+"""Indexes on vector tables: the plan, the build, what a broken one leaves, and that searches use them."""
+
+# ruff: noqa: E501  a statement of SQL reads better on one line
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from pgvector import Vector
+from pgvector.psycopg import register_vector
+
+from pgmeaning import indexing, sql
+from pgmeaning.settings import Settings
+from pgmeaning.sidecar import Sidecar
+from tests.conftest import Connection, running, wait_until
+from tests.integration.embedders import Clustered
+from tests.integration.test_cli import output
+
+VECTORS = 'pgmeaning_data."docs__synthetic-384"'
+
+
+def fill(
+    db: Connection, dsn: str, rows: int = 500, model: str = "synthetic-384", dimensions: int | None = None
+) -> None:
+    """A collection of rows in clusters of forty."""
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text, part int)")
+    db.execute(
+        "INSERT INTO docs SELECT i, 'topic' || i %% (%s / 40 + 1) || ' word ' || i, i %% 100 FROM generate_series(1, %s) AS i",
+        (rows, rows),
+    )
+    db.execute("SELECT pgmeaning.attach('docs', '{body}', model => %s, dimensions => %s)", (model, dimensions))
+    full = 4096 if model == "synthetic-4096" else 384
+    assert Sidecar(dsn, Settings(), load=lambda _: Clustered(full)).run(drain=True) == 0
+
+
+def build(dsn: str, kind: str | None = None, dimensions: int | None = None) -> list[indexing.Plan]:
+    """Build as `pgmeaning index` does; returns the plans as they are afterwards."""
+    settings = Settings()
+    with indexing.connected(dsn) as connection:
+        if kind is not None:
+            connection.execute(sql.query("want_index"), {"name": "docs", "kind": kind, "dimensions": dimensions})
+        for plan in indexing.plans(connection, settings, "docs"):
+            with indexing.only_builder(connection, plan) as held:
+                assert held
+                indexing.build(connection, plan, settings)
+        return indexing.plans(connection, settings, "docs")
+
+
+def one(db: Connection, statement: str, *arguments: object) -> Any:
+    row = db.execute(statement, arguments).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def kinds(db: Connection) -> list[tuple[str, bool]]:
+    return db.execute(
+        "SELECT i.kind, i.valid FROM pgmeaning.target AS t, pgmeaning._indexes(t.vectors) AS i ORDER BY 1"
+    ).fetchall()
+
+
+def answers(db: Connection, mode: str | None, keys: range = range(1, 400, 23), **more: object) -> list[list[int]]:
+    return [
+        [
+            row["id"]
+            for (row,) in db.execute(
+                "SELECT key FROM pgmeaning.similar('docs', %s, 10, mode => %s, candidates => %s, filter => %s)",
+                (str(key), mode, more.get("candidates"), more.get("filter")),
+            ).fetchall()
+        ]
+        for key in keys
+    ]
+
+
+def recall(found: list[list[int]], exact: list[list[int]]) -> float:
+    return float(np.mean([len({*some} & {*all_}) / len(all_) for some, all_ in zip(found, exact, strict=True)]))
+
+
+def scans(db: Connection) -> int:
+    """How often indexes for nearness were used."""
+    db.execute("SELECT pg_stat_force_next_flush()")
+    return int(
+        one(
+            db,
+            "SELECT sum(s.idx_scan) FROM pg_stat_user_indexes AS s, pgmeaning.target AS t, pgmeaning._indexes(t.vectors) AS i "
+            "WHERE s.indexrelid = i.index",
+        )
+    )
+
+
+# The plan
+
+
+def test_a_plan_says_what_would_be_built_and_what_it_costs(db: Connection, dsn: str) -> None:
+    fill(db, dsn)
+    plan = db.execute("SELECT kind, present, row_count, bytes, statement FROM pgmeaning.plan_index('docs')").fetchall()
+    assert plan == [("none", "none", 500, None, None)]
+    kind, size, seconds, statement, reason = db.execute(
+        "SELECT kind, bytes, build_seconds, statement, reason FROM pgmeaning.plan_index('docs', min_rows => 100)"
+    ).fetchall()[0]
+    assert kind == "direct"
+    assert size > 500 * 384 * 4
+    assert seconds > 0
+    assert statement.startswith("CREATE INDEX CONCURRENTLY")
+    assert "384 dimensions" in reason
+
+
+def test_the_size_foretold_is_about_the_size_built(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 2000)
+    for kind in ("direct", "signature"):
+        build(dsn, kind)
+        foretold, built = db.execute(
+            "SELECT p.bytes, r.index_bytes FROM pgmeaning.plan_index('docs') AS p, pgmeaning.index_report AS r"
+        ).fetchall()[0]
+        assert 0.7 < foretold / built < 1.4, kind
+
+
+def test_vectors_too_long_for_hnsw_are_indexed_by_signature(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 50, "synthetic-4096")
+    rows = db.execute("SELECT kind FROM pgmeaning.plan_index('docs', min_rows => 10)").fetchall()
+    assert rows == [("signature",)]
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "dimensions", "words"),
+    [
+        ("synthetic-4096", "direct", None, "does not take vectors of 4096"),
+        ("synthetic-4096", "prefix", 1, "prefix of 1 dimensions"),
+        ("synthetic-4096", "prefix", 4096, "prefix of 4096 dimensions"),
+        ("synthetic-4096", "btree", None, "no kind of index 'btree'"),
+    ],
+)
+def test_an_index_that_cannot_be_is_refused(
+    db: Connection, model: str, kind: str, dimensions: int | None, words: str
+) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('docs', '{body}', model => %s)", (model,))
+    for call in ("want_index('docs', %s, %s)", "plan_index('docs', %s, %s)"):
+        with pytest.raises(psycopg.Error) as caught:
+            db.execute(f"SELECT pgmeaning.{call}", (kind, dimensions))
+        assert (caught.value.sqlstate, words in str(caught.value)) == ("PM014", True), caught.value
+        assert caught.value.diag.message_hint
+
+
+# Searching
+
+
+@pytest.mark.parametrize(
+    ("model", "dimensions", "kind", "prefix"),
+    [
+        ("synthetic-384", None, "direct", None),
+        ("synthetic-384", None, "signature", None),
+        ("synthetic-4096", None, "signature", None),
+        ("synthetic-4096", None, "prefix", None),
+        ("synthetic-4096", None, "prefix", 256),
+        ("synthetic-4096", 2500, "direct", None),
+    ],
+)
+def test_a_search_uses_whichever_index_is_there_and_rescores_exactly(
+    db: Connection, dsn: str, model: str, dimensions: int | None, kind: str, prefix: int | None
+) -> None:
+    fill(db, dsn, 400, model, dimensions)
+    exact = answers(db, "exact")
+    (plan,) = build(dsn, kind, prefix)
+    assert (plan.present, plan.there, plan.due) == (kind, True, False)
+    before = scans(db)
+    found = answers(db, None)
+    assert scans(db) - before == len(found)
+    assert recall(found, exact) >= 0.99
+    assert answers(db, "exact") == exact
+    assert scans(db) - before == len(found), "the exact way went by an approximate index"
+
+
+def test_more_candidates_than_a_scan_of_the_index_gives_at_once_are_found(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 3000)
+    build(dsn, "direct")
+    hits = db.execute("SELECT key FROM pgmeaning.similar('docs', '5', 2500, mode => 'index')").fetchall()
+    assert len(hits) == 2500
+
+
+def test_a_search_leaves_the_callers_settings_as_they_were(db: Connection, dsn: str) -> None:
+    fill(db, dsn)
+    build(dsn, "direct")
+    register_vector(db)
+    with db.transaction():
+        db.execute("SET LOCAL hnsw.ef_search = 77")
+        db.execute("SET LOCAL hnsw.iterative_scan = strict_order")
+        db.execute("SELECT * FROM pgmeaning.nearest('docs', %s, 10)", (Vector(np.ones(384)),))
+        for name, value in {
+            "hnsw.ef_search": "77",
+            "hnsw.iterative_scan": "strict_order",
+            "enable_seqscan": "on",
+        }.items():
+            assert one(db, "SELECT current_setting(%s)", name) == value
+
+
+@pytest.mark.parametrize("kind", ["direct", "signature", "none"])
+@pytest.mark.parametrize("condition", ["part < 1", "part < 0", "part < 50", "id % 3 = 0"])
+def test_filters_do_not_starve_where_there_is_an_index(db: Connection, dsn: str, kind: str, condition: str) -> None:
+    fill(db, dsn, 2000, "synthetic-4096", 1024)
+    db.execute(f"ANALYZE docs; ANALYZE {VECTORS.replace('384', '4096')}".encode())
+    exact = answers(db, "exact", filter=condition)
+    build(dsn, kind)
+    found = answers(db, "signature" if kind == "none" else "index", filter=condition)
+    assert [len(row) for row in found] == [len(row) for row in exact]
+    if any(exact):
+        assert recall(found, exact) >= 0.99
+
+
+def test_an_index_that_was_asked_for_and_is_not_there_is_an_error(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 20)
+    with pytest.raises(psycopg.Error) as caught:
+        answers(db, "index", range(1, 2))
+    assert (caught.value.sqlstate, "plan_index" in str(caught.value.diag.message_hint)) == ("PM014", True)
+
+
+def test_an_index_that_somebody_made_by_hand_is_used(db: Connection, dsn: str) -> None:
+    fill(db, dsn)
+    db.execute(f"CREATE INDEX by_hand ON {VECTORS} USING hnsw (embedding vector_cosine_ops)".encode())
+    before = scans(db)
+    answers(db, None, range(1, 2))
+    assert scans(db) == before + 1
+
+
+# Building
+
+
+def test_another_kind_replaces_the_one_there_is(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 300, "synthetic-4096")
+    for kind, dimensions in (("signature", None), ("prefix", 512), ("prefix", 256), ("none", None)):
+        (plan,) = build(dsn, kind, dimensions)
+        assert not plan.due
+        assert kinds(db) == ([] if kind == "none" else [(kind, True)])
+        if kind == "prefix":
+            assert one(db, "SELECT index_dimensions FROM pgmeaning.index_report") == dimensions
+
+
+def test_an_index_of_the_users_own_is_never_dropped(db: Connection, dsn: str) -> None:
+    fill(db, dsn)
+    db.execute(f"CREATE INDEX by_hand ON {VECTORS} USING hnsw (embedding vector_cosine_ops)".encode())
+    (plan,) = build(dsn, "signature")
+    assert kinds(db) == [("direct", True), ("signature", True)]
+    assert not plan.due
+
+
+def broken(db: Connection, dsn: str, connect: Callable[..., Connection]) -> None:
+    """Leave an invalid index behind: a build that waits for an open transaction, and is cancelled."""
+    holder = connect(autocommit=False)
+    holder.execute("INSERT INTO docs VALUES (100000, 'x', 0)")
+    holder.execute(f"LOCK TABLE {VECTORS} IN ROW EXCLUSIVE MODE".encode())
+    with indexing.connected(dsn) as builder:
+        pid = builder.info.backend_pid
+        plan = indexing.plans(builder, Settings(), "docs", "direct")[0]
+        thread = threading.Thread(target=lambda: expect_cancel(builder, plan))
+        thread.start()
+        wait_until(lambda: kinds(db) == [("direct", False)])
+        wait_until(lambda: one(db, "SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s", pid) == "Lock")
+        db.execute("SELECT pg_cancel_backend(%s)", (pid,))
+        thread.join(30)
+    holder.rollback()
+
+
+def expect_cancel(builder: Connection, plan: indexing.Plan) -> None:
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        indexing.build(builder, plan, Settings())
+
+
+def test_what_a_broken_build_left_is_found_and_built_anew(
+    db: Connection, dsn: str, connect: Callable[..., Connection]
+) -> None:
+    fill(db, dsn)
+    broken(db, dsn, connect)
+    assert kinds(db) == [("direct", False)]
+    assert one(db, "SELECT index FROM pgmeaning.status") == "broken direct"
+    assert answers(db, None, range(1, 2)) == answers(db, "exact", range(1, 2))
+    (plan,) = build(dsn, "direct")
+    assert (plan.due, kinds(db)) == (False, [("direct", True)])
+
+
+def test_a_sidecar_builds_the_index_once_the_backfill_is_over(db: Connection, dsn: str) -> None:
+    settings = Settings(upkeep=0.05, index_rows=200)
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("INSERT INTO docs SELECT i, 'body ' || i FROM generate_series(1, 300) AS i")
+    db.execute("SELECT pgmeaning.attach('docs', '{body}')")
+    db.execute("UPDATE pgmeaning.target SET scanning = false")
+    db.execute(
+        "INSERT INTO pgmeaning.queue (collection_id, model, key) SELECT 1, 'synthetic-384', jsonb_build_object('id', i) FROM generate_series(1, 1500) i"
+    )
+    with indexing.connected(dsn) as connection:
+        assert [plan.settled for plan in indexing.plans(connection, settings)] == [False]
+        db.execute("DELETE FROM pgmeaning.queue")
+        assert [plan.settled for plan in indexing.plans(connection, settings)] == [True]
+        db.execute("UPDATE pgmeaning.target SET scanning = true")
+        assert [plan.settled for plan in indexing.plans(connection, settings)] == [False]
+    with running(Sidecar(dsn, settings)):
+        wait_until(lambda: kinds(db) == [("direct", True)])
+    assert one(db, "SELECT vectors FROM pgmeaning.status") == 300
+    assert one(db, "SELECT build_seconds > 0 FROM pgmeaning.index_report")
+
+
+def test_a_sidecar_builds_nothing_below_the_row_count(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 50)
+    with indexing.connected(dsn) as connection:
+        assert [plan.due for plan in indexing.plans(connection, Settings(index_rows=51))] == [False]
+        assert [plan.due for plan in indexing.plans(connection, Settings(index_rows=50))] == [True]
+
+
+def test_one_builder_at_a_time(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 20)
+    with indexing.connected(dsn) as first, indexing.connected(dsn) as second:
+        (plan,) = indexing.plans(first, Settings())
+        with indexing.only_builder(first, plan) as held:
+            assert held
+            with indexing.only_builder(second, plan) as also:
+                assert not also
+        with indexing.only_builder(second, plan) as later:
+            assert later
+
+
+def test_a_build_shows_in_status_and_gives_way_to_a_detach(
+    db: Connection, dsn: str, connect: Callable[..., Connection]
+) -> None:
+    fill(db, dsn)
+    holder = connect(autocommit=False)
+    holder.execute(f"LOCK TABLE {VECTORS} IN ROW EXCLUSIVE MODE".encode())
+    with running(Sidecar(dsn, Settings(upkeep=0.05, index_rows=200))):
+        wait_until(lambda: one(db, "SELECT index FROM pgmeaning.status") == "building direct")
+        assert one(db, "SELECT index_progress BETWEEN 0 AND 1 FROM pgmeaning.status")
+        detacher = connect()
+        detacher.execute("SET lock_timeout = '30s'")
+        thread = threading.Thread(target=detacher.execute, args=("SELECT pgmeaning.detach('docs')",))
+        thread.start()
+        # Behind the holder, not behind the build.
+        wait_until(
+            lambda: one(db, "SELECT pg_blocking_pids(%s)", detacher.info.backend_pid) == [holder.info.backend_pid]
+        )
+        holder.rollback()
+        thread.join(30)
+        assert not thread.is_alive()
+    assert one(db, "SELECT to_regclass(%s)", VECTORS) is None
+
+
+def test_rows_are_written_and_found_while_an_index_is_there(db: Connection, dsn: str) -> None:
+    fill(db, dsn)
+    build(dsn, "direct")
+    db.execute("DELETE FROM docs WHERE id <= 100")
+    db.execute("INSERT INTO docs SELECT i, 'topic7 new ' || i, 0 FROM generate_series(1001, 1020) AS i")
+    assert Sidecar(dsn, Settings(), load=lambda _: Clustered(384)).run(drain=True) == 0
+    assert answers(db, None, range(1001, 1010)) == answers(db, "exact", range(1001, 1010))
+
+
+# The command
+
+
+def command(*arguments: str) -> Any:
+    return json.loads(output(*arguments, "--json"))
+
+
+def test_the_command_plans_builds_and_reports(db: Connection, dsn: str) -> None:
+    fill(db, dsn)
+    (plan,) = command("index", "docs", "--plan", "--dsn", dsn)
+    assert (plan["kind"], plan["row_count"]) == ("none", 500)
+    (report,) = command("index", "docs", "--kind", "signature", "--dsn", dsn)
+    assert (report["index"], report["wanted"]) == ("signature", "signature")
+    (report,) = command("index", "docs", "--kind", "none", "--dsn", dsn)
+    assert report["index"] == "none"
