@@ -69,11 +69,13 @@ DECLARE
     of_vector  text := (SELECT n.nspname FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'vector');
     what       text;
     value      int;
+    effort     int := 64;
 BEGIN
     CASE kind
         WHEN 'signature' THEN
             what := format('signature %I.bit_hamming_ops', of_vector);
             value := t.dimensions / 8 + 8;
+            effort := 200;  -- many signatures are equally near, and a hasty graph loses its way among them
         WHEN 'prefix' THEN
             what := format('(%I.subvector(embedding, 1, %s)::%1$I.halfvec(%2$s)) %1$I.halfvec_cosine_ops', of_vector, index_dimensions);
             value := index_dimensions * 2 + 8;
@@ -82,11 +84,11 @@ BEGIN
                          ELSE format('(embedding::%I.halfvec(%s)) %1$I.halfvec_cosine_ops', of_vector, t.dimensions) END;
             value := t.dimensions * CASE WHEN t.dimensions <= 2000 THEN 4 ELSE 2 END + 8;
     END CASE;
-    statement := format('CREATE INDEX CONCURRENTLY %I ON %s USING hnsw (%s)',
-        pgmeaning._index_name(t, kind), pgmeaning._relation_name(t.vectors), what);
+    statement := format('CREATE INDEX CONCURRENTLY %I ON %s USING hnsw (%s) WITH (ef_construction = %s)',
+        pgmeaning._index_name(t, kind), pgmeaning._relation_name(t.vectors), what, effort);
     bytes := ceil(row_count / greatest(1, floor(8120.0 / (value + 280)))) * 8192;
     -- Measured on one core of 2024; distances cost by the length of the value, and grow with the depth of the graph.
-    build_seconds := row_count * (0.0002 + value * 0.0000004) * ln(10 + row_count) / 10;
+    build_seconds := row_count * effort * (0.000002 + value * 0.000000006) * ln(10 + row_count) / 10;
 END
 $$;
 
