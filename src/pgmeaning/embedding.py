@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from pgmeaning.batching import prefix
 from pgmeaning.errors import InputError
 from pgmeaning.fetcher import fetch_media
 from pgmeaning.models.base import LoadedEmbedder, as_document, load_embedder
-from pgmeaning.models.registry import fingerprint
+from pgmeaning.models.registry import fingerprint, located
 from pgmeaning.settings import Settings
 from pgmeaning.types import Document, Model
 
@@ -50,12 +49,6 @@ def check_modalities(model: Model, document: Document) -> None:
                 f"model {model.name!r} takes no {kind}",
                 hint=f"it takes {' and '.join(model.modalities)}; pgmeaning model list shows the others",
             )
-
-
-def located(model: Model, folder: str | None) -> Model:
-    """The model, at its own place below the folder of models where it has one there."""
-    own = Path(folder or "", model.name)
-    return replace(model, location=str(own)) if folder and own.is_dir() else model
 
 
 class _Shared:

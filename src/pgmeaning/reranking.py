@@ -12,7 +12,8 @@ from typing import Any
 from pgmeaning.documents import SEPARATOR, several
 from pgmeaning.errors import InputError, ModelUnavailable
 from pgmeaning.models.base import Input, Reranker, Vectors, as_document, load_reranker
-from pgmeaning.models.registry import builtin_model, current_release, fingerprint
+from pgmeaning.models.registry import builtin_model, current_release, fingerprint, located
+from pgmeaning.settings import Settings
 from pgmeaning.types import Document, Hit, Model
 
 # A column or attribute, several of them, a place in a tuple, or a function of the row.
@@ -70,7 +71,8 @@ def default_reranker() -> str:
 
 def loaded_reranker(model: Model | str | None = None, **options: Any) -> SharedReranker:
     """The reranker, loaded on first use and kept for the process; any thread may use it."""
-    wanted = model if isinstance(model, Model) else builtin_model(model or default_reranker())
+    named = model if isinstance(model, Model) else builtin_model(model or default_reranker())
+    wanted = located(named, Settings().location)
     # The fingerprint leaves out how an endpoint is spoken to, such as its URL.
     said = repr(sorted({**wanted.options, **options}.items()))
     key = (wanted.name, wanted.backend, fingerprint(wanted), said)

@@ -25,12 +25,12 @@ from psycopg.rows import dict_row
 from pgmeaning import batching, sql, store
 from pgmeaning.channel import Channel
 from pgmeaning.connection import Connection, connect
-from pgmeaning.embedding import located
 from pgmeaning.errors import EndpointDown, ModelNotFound
 from pgmeaning.feeder import STOP_POLL, Feeder, Work
 from pgmeaning.fetcher import Fetcher
 from pgmeaning.indexing import AS_ANYBODY, Indexer
 from pgmeaning.models.base import Embedder, Reranker, load_embedder, load_reranker
+from pgmeaning.models.registry import located
 from pgmeaning.querylane import Lane, QueryLane, RerankLane
 from pgmeaning.queue import Queue
 from pgmeaning.settings import Settings

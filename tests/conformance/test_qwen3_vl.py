@@ -427,6 +427,17 @@ def test_an_unreadable_picture_is_an_input_error_of_the_reranker_too(reranker: L
         reranker.score("red bike", [{"image": b"this is no picture"}])
 
 
+def test_frames_of_several_sizes_are_an_input_error(embedder: LoadedEmbedder) -> None:
+    with pytest.raises(InputError, match="differ in size"):
+        embedder.embed_documents([{"video": [picture(512, 256), picture(256, 512)]}])
+
+
+def test_a_picture_like_a_thread_is_an_input_error(embedder: LoadedEmbedder) -> None:
+    for medium in ("image", "video"):
+        with pytest.raises(InputError, match="aspect ratio"):
+            embedder.embed_documents([{medium: [picture(3000, 10)]}])
+
+
 def test_a_reranker_of_another_vocabulary_is_refused(reranking_folder: str) -> None:
     model: Model = replace(RERANKER, options={**RERANKER.options, "yes_token": 999_999})
     with pytest.raises(ModelUnavailable, match="vocabulary"):

@@ -227,18 +227,20 @@ def test_a_slow_url_holds_up_no_text(dsn: str, db: Connection, served: Web) -> N
 
 def test_no_transaction_is_open_while_a_url_is_fetched(dsn: str, db: Connection, served: Web) -> None:
     make(db, "text")
-    open_ones: list[int] = []
+    ended = threading.Event()
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
 
     def looking(handler: BaseHTTPRequestHandler) -> None:
         with psycopg.connect(dsn, autocommit=True) as other:
-            query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
-            open_ones.extend(other.execute(query).fetchone() or ())
+            # Other threads have transactions, for a moment each.
+            wait_until(lambda: other.execute(query).fetchone() == (0,))
+        ended.set()
         answering(encoded())(handler)
 
     served.answers["/photo.png"] = looking
     put(db, served.url("/photo.png"))
-    assert Sidecar(dsn, Settings(media_private_hosts=served.host)).run(drain=True) == 0
-    assert open_ones == [0]
+    assert Sidecar(dsn, Settings(media_private_hosts=served.host, media_timeout=60)).run(drain=True) == 0
+    assert ended.is_set()
 
 
 # What changes, and what is the same

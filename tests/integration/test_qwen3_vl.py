@@ -19,6 +19,7 @@ pytestmark = pytest.mark.local_model
 from tests.conformance import tiny_qwen  # noqa: E402  only where the libraries are
 
 MODEL = "Qwen3-VL-Embedding-8B"
+RERANKER = "Qwen3-VL-Reranker-2B"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,27 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model in a folder of its name, as PGMEANING_LOCATION takes it."""
     folder = tmp_path_factory.mktemp("models")
     tiny_qwen.build_wide_embedder(folder / MODEL)
+    tiny_qwen.build_reranker(folder / RERANKER)
     return folder
+
+
+def test_a_search_is_reranked_by_text_and_picture(
+    dsn: str, db: Connection, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGMEANING_LOCATION", str(models))
+    db.execute("CREATE TABLE products (id int PRIMARY KEY, title text, photo bytea)")
+    db.execute("SELECT pgmeaning.attach('products', '{title}', image => 'photo', model => 'synthetic-384')")
+    rows = [(1, "a red bike", None), (2, None, encoded(noise())), (3, "a red square", encoded(picture()))]
+    with db.cursor() as cursor:
+        cursor.executemany("INSERT INTO products VALUES (%s, %s, %s)", rows)
+    with running(Sidecar(dsn, Settings())), pgmeaning.connect(dsn) as client:
+        client.wait_for("products", timeout=60)
+        hits = client.search("products", "red bike", k=3, rerank=3, reranker=RERANKER, timeout=60)
+    expected = pgmeaning.load_reranker(RERANKER, location=str(models / RERANKER)).score(
+        "red bike", [{"text": "a red bike"}, {"image": noise()}, {"text": "a red square", "image": picture()}]
+    )
+    assert [hit.key["id"] for hit in hits] == list(np.argsort(-expected) + 1)
+    np.testing.assert_allclose([hit.score for hit in hits], -np.sort(-expected), atol=1e-5)
 
 
 def test_text_and_pictures_go_into_a_vector_4096_column_and_are_found(dsn: str, db: Connection, models: Path) -> None:

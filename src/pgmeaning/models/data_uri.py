@@ -6,7 +6,7 @@ import base64
 from io import BytesIO
 from typing import Any
 
-from pgmeaning.media import fetch_video, read_image
+from pgmeaning.media import Video, fetch_video, read_image
 
 
 def picture_uri(source: Any) -> str:
@@ -17,6 +17,8 @@ def picture_uri(source: Any) -> str:
 
 def video_uri(source: Any) -> str:
     """A video as a data URI: the file as it is; pictures as JPEGs with commas between them, as vLLM takes frames."""
+    if isinstance(source, Video):
+        source = source.frames
     if isinstance(source, list | tuple):
         return "data:video/jpeg;base64," + ",".join(_encoded(frame, "JPEG", quality=95) for frame in source)
     file = fetch_video(source)

@@ -51,7 +51,10 @@ class Vision:
         """Raises InputError for what is no video."""
         processor = self._processor
         video = media.read_video(source, fps=self._fps, max_frames=self._max_frames)
-        frames = self._frames(list(video.frames), listed=isinstance(source, list | tuple))
+        try:
+            frames = self._frames(list(video.frames), listed=isinstance(source, list | tuple))
+        except (ValueError, RuntimeError) as error:  # an odd shape; a list of pictures of several sizes
+            raise InputError(f"a video of {len(video.frames)} frames cannot be embedded: {error}") from error
         found = processor.video_processor(
             videos=[frames], do_resize=False, do_sample_frames=False, cap_pixels_per_frame=True, return_metadata=False,
             return_tensors="pt",
@@ -61,10 +64,11 @@ class Vision:
 
     def image_tokens(self, source: Any) -> int:
         """How many tokens a picture takes, its markers included; from its header."""
-        from qwen_vl_utils import smart_resize
-
         width, height = media.image_size(source)
-        rows, columns = smart_resize(height, width, PATCH * MERGED, **self._pixels)
+        try:
+            rows, columns = _reference().smart_resize(height, width, PATCH * MERGED, **self._pixels)
+        except ValueError as error:
+            raise _wrong_shape(width, height, error) from error
         return 2 + int(rows * columns) // (PATCH * MERGED) ** 2
 
     def video_tokens(self, source: Any) -> int:
@@ -72,24 +76,22 @@ class Vision:
         return self._total_pixels // (PATCH * MERGED) ** 2
 
     def _resized(self, picture: Any) -> Any:
-        from qwen_vl_utils import fetch_image
-
         try:
-            return fetch_image({"image": picture, **self._pixels}, image_patch_size=PATCH)
+            return _reference().fetch_image({"image": picture, **self._pixels}, image_patch_size=PATCH)
         except ValueError as error:
-            raise InputError(f"a picture of {picture.width} x {picture.height} pixels: {error}") from error
+            raise _wrong_shape(picture.width, picture.height, error) from error
 
     def _frames(self, frames: list[Any], listed: bool) -> Any:
         """uint8 frames [t, 3, h, w] at their final size, an even number of them.
 
         For a list of pictures qwen-vl-utils resizes each of them by itself first, for a file it does not.
         """
-        from qwen_vl_utils import fetch_video
-        from qwen_vl_utils import vision_process as reference
+        reference = _reference()
         from torchvision.transforms import InterpolationMode, functional
 
         if listed:
-            return fetch_video({"video": frames, "total_pixels": self._total_pixels, "sample_fps": self._fps}, PATCH)
+            wanted = {"video": frames, "total_pixels": self._total_pixels, "sample_fps": self._fps}
+            return reference.fetch_video(wanted, image_patch_size=PATCH)
         frames += frames[-1:] * (-len(frames) % 2)
         factor = PATCH * MERGED
         least, most = (tokens * factor**2 for tokens in (reference.VIDEO_MIN_TOKEN_NUM, reference.VIDEO_MAX_TOKEN_NUM))
@@ -101,16 +103,24 @@ class Vision:
     @property
     def _processor(self) -> Any:
         if self._loaded is None:
-            try:
-                import qwen_vl_utils  # noqa: F401  not needed for text, but for every picture
-                import torchvision  # noqa: F401
-
-                self._loaded = self._load_processor()
-            except ImportError as error:
-                raise ModelUnavailable(
-                    f"pictures and video cannot be embedded here: {error}", hint="pip install 'pgmeaning[qwen]'"
-                ) from error
+            _reference()
+            self._loaded = self._load_processor()
         return self._loaded
+
+
+def _reference() -> Any:
+    """qwen-vl-utils, which text does without; raises ModelUnavailable where it, or torchvision, is missing."""
+    try:
+        from qwen_vl_utils import vision_process
+    except ImportError as error:
+        raise ModelUnavailable(
+            f"pictures and video cannot be embedded here: {error}", hint="pip install 'pgmeaning[qwen]'"
+        ) from error
+    return vision_process
+
+
+def _wrong_shape(width: int, height: int, error: ValueError) -> InputError:
+    return InputError(f"a picture of {width} x {height} pixels cannot be embedded: {error}")
 
 
 def _stacked(frames: Sequence[Any]) -> Tensor:

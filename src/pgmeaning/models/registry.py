@@ -6,8 +6,10 @@ import difflib
 import hashlib
 import json
 import tomllib
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from pgmeaning.errors import ModelNotFound
@@ -50,6 +52,12 @@ def current_release() -> Release:
 def templates() -> dict[str, str]:
     """The named templates: all that a model reads, with {instruction}, {content}, {query} and {document} to fill in."""
     return dict(_registry()["templates"])
+
+
+def located(model: Model, folder: str | None) -> Model:
+    """The model, at its own place below the folder of models where it has one there."""
+    own = Path(folder or "", model.name)
+    return replace(model, location=str(own)) if folder and own.is_dir() else model
 
 
 def fingerprint(model: Model) -> str:
