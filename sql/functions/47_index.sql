@@ -168,7 +168,10 @@ BEGIN
         size := coalesce(asked_dimensions, settled.wanted_dimensions, (SELECT u.dimensions FROM pgmeaning._usable_index(t) AS u WHERE u.kind = 'prefix'),
                          pgmeaning._prefix_dimensions(t));
     END IF;
-    PERFORM pgmeaning._check_kind(t, chosen.kind, size);
+    -- What was settled before is not refused here: one collection must not keep a sidecar from planning for the others.
+    IF asked IS NOT NULL THEN
+        PERFORM pgmeaning._check_kind(t, chosen.kind, size);
+    END IF;
     RETURN QUERY SELECT t.model, coalesce((pgmeaning._usable_index(t)).kind, 'none'), chosen.kind, size, counted,
         cost.bytes, cost.build_seconds, cost.statement, chosen.reason
     FROM (SELECT) AS one LEFT JOIN LATERAL pgmeaning._index_cost(t, chosen.kind, size, counted) AS cost ON chosen.kind <> 'none';

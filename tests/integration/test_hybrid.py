@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from pgmeaning.client import Client
 from tests.conftest import Connection
+from tests.integration.test_cli import output
 from tests.integration.test_search import cache
 
 Drain = Callable[..., int]
@@ -221,3 +223,9 @@ def test_several_queries_may_be_hybrid_at_once(db: Connection, drain: Drain) -> 
         "SELECT query_index, count(text_rank) FROM pgmeaning.search_many('docs', '{cat,xyzzy}', mode => 'hybrid') GROUP BY 1 ORDER BY 1"
     ).fetchall()
     assert found == [(1, 3), (2, 0)]
+
+
+def test_the_command_searches_hybrid(db: Connection, dsn: str, drain: Drain) -> None:
+    attach(db, drain)
+    found = json.loads(output("search", "docs", "bicycle", "--mode", "hybrid", "--json", "--dsn", dsn))
+    assert {3, 6} <= {hit["key"]["id"] for hit in found[:3]}

@@ -310,6 +310,20 @@ def test_a_sidecar_builds_nothing_below_the_row_count(db: Connection, dsn: str) 
         assert [plan.due for plan in indexing.plans(connection, Settings(index_rows=50))] == [True]
 
 
+def test_a_collection_that_cannot_have_what_was_settled_keeps_no_other_from_its_index(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 50)
+    db.execute("CREATE TABLE others (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('others', '{body}', model => 'synthetic-4096')")
+    db.execute(
+        "INSERT INTO pgmeaning.vector_index (collection_id, model, wanted) VALUES (2, 'synthetic-4096', 'direct')"
+    )
+    with running(Sidecar(dsn, Settings(upkeep=0.02, index_rows=20))):
+        wait_until(lambda: ("direct", True) in kinds(db))
+        wait_until(
+            lambda: one(db, "SELECT problem FROM pgmeaning.index_report WHERE collection = 'others'") is not None
+        )
+
+
 def test_one_builder_at_a_time(db: Connection, dsn: str) -> None:
     fill(db, dsn, 20)
     with indexing.connected(dsn) as first, indexing.connected(dsn) as second:
