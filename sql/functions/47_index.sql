@@ -11,8 +11,8 @@ AS $$
                  CASE WHEN o.opcname = 'bit_hamming_ops' AND column_name.attname = 'signature' THEN 'signature'
                       WHEN o.opcname = 'vector_cosine_ops' AND column_name.attname = 'embedding' THEN 'direct'
                       WHEN o.opcname = 'halfvec_cosine_ops' AND i.indkey[0] = 0 THEN
-                          CASE WHEN pg_get_indexdef(i.indexrelid, 1, false) ~ '\msubvector\(embedding, 1, \d+\)' THEN 'prefix'
-                               WHEN pg_get_indexdef(i.indexrelid, 1, false) ~ '^\(?\(?embedding\)?::' THEN 'direct' END
+                          CASE WHEN pg_get_indexdef(i.indexrelid, 1, false) ~ 'subvector[(]embedding, 1, [0-9]+[)]' THEN 'prefix'
+                               WHEN pg_get_indexdef(i.indexrelid, 1, false) ~ '^[(]?[(]?embedding[)]?::' THEN 'direct' END
                  END AS kind
           FROM pg_index AS i
           JOIN pg_class AS r ON r.oid = i.indexrelid

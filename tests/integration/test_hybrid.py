@@ -106,8 +106,10 @@ def test_without_words_in_common_meaning_alone_decides(db: Connection, drain: Dr
         assert {hit["text_rank"] for hit in found} == {None}
 
 
-def test_any_characters_may_stand_in_a_query(db: Connection, drain: Drain) -> None:
+@pytest.mark.parametrize("setting", ["on", "off"])
+def test_any_characters_may_stand_in_a_query(db: Connection, drain: Drain, setting: str) -> None:
     attach(db, drain)
+    db.execute(f"SET standard_conforming_strings = {setting}")
     assert 1 in text_ranked(hits(db, "it's \\ a 'cat' & | ! :* <->"))
 
 

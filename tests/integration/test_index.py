@@ -219,6 +219,16 @@ def test_an_index_that_was_asked_for_and_is_not_there_is_an_error(db: Connection
     assert (caught.value.sqlstate, "plan_index" in str(caught.value.diag.message_hint)) == ("PM014", True)
 
 
+def test_an_index_is_known_whatever_the_sessions_settings_of_strings_and_paths(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 200, "synthetic-4096")
+    for kind, dimensions in (("prefix", 64), ("signature", None)):
+        build(dsn, kind, dimensions)
+        db.execute("SET search_path = public, pgmeaning_data; SET standard_conforming_strings = off")
+        assert kinds(db) == [(kind, True)]
+        db.execute("SET search_path = pg_catalog; SET standard_conforming_strings = on")
+        assert kinds(db) == [(kind, True)]
+
+
 def test_an_index_that_somebody_made_by_hand_is_used(db: Connection, dsn: str) -> None:
     fill(db, dsn)
     db.execute(f"CREATE INDEX by_hand ON {VECTORS} USING hnsw (embedding vector_cosine_ops)".encode())
