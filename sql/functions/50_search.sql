@@ -81,6 +81,7 @@ BEGIN
     kind := mode;
     IF mode IS NULL OR mode = 'index' THEN
         SELECT u.kind, u.dimensions INTO kind, dimensions FROM pgmeaning._usable_index(t) AS u;
+        indexed := kind IS NOT NULL;
     END IF;
     IF kind IS NULL AND mode = 'index' THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the vectors of model %L have no index', t.model),
@@ -88,8 +89,7 @@ BEGIN
     ELSIF kind IS NULL THEN
         kind := CASE WHEN pg_relation_size(t.vectors) < CASE WHEN t.dimensions <= 480 THEN 64 * 1024 * 1024 ELSE 256 * 1024 END
                      THEN 'exact' ELSE 'signature' END;
-        indexed := false;
-    ELSE
+    ELSIF mode = 'signature' THEN
         indexed := kind = ANY (ARRAY(SELECT i.kind FROM pgmeaning._indexes(t.vectors) AS i WHERE i.valid));
     END IF;
     SELECT * INTO tested FROM pgmeaning.vector_index AS x WHERE x.collection_id = t.collection_id AND x.model = t.model

@@ -72,7 +72,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgmeaning._any_word(language text, query text) RETURNS tsquery
 LANGUAGE sql STABLE
 AS $$
-    SELECT string_agg('''' || replace(replace(l.word, '\', '\\'), '''', '''''') || '''', ' | ')::tsquery
+    SELECT string_agg('''' || replace(replace(l.word, chr(92), chr(92) || chr(92)), '''', '''''') || '''', ' | ')::tsquery
     FROM unnest(tsvector_to_array(to_tsvector(language::regconfig, query))) AS l (word)
 $$;
 

@@ -311,6 +311,10 @@ def search(
     ] = None,
     reranker: Annotated[str | None, typer.Option("--reranker", help="Which one; else the database's default.")] = None,
     filter: Annotated[str | None, typer.Option("--filter", help="An SQL condition on the table's columns.")] = None,
+    mode: Annotated[
+        Literal["exact", "signature", "index", "hybrid"] | None,
+        typer.Option("--mode", help="Else by the index there is; hybrid looks for the words too."),
+    ] = None,
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.1, help="How long a sidecar may take for the query, in seconds.")
     ] = 10,
@@ -323,7 +327,7 @@ def search(
     with connected(dsn) as client:
         hits = client.search(
             collection, query, k, image=image or None, video=video, rerank=rerank, reranker=reranker, filter=filter,
-            timeout=timeout,
+            mode=mode, timeout=timeout,
         )  # fmt: skip
     rows = [_as_row(hit) for hit in hits]
     if as_json:
