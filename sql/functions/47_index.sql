@@ -9,7 +9,7 @@ AS $$
     SELECT s.index, s.kind, s.dimensions, s.valid
     FROM (SELECT i.indexrelid::regclass AS index, a.atttypmod AS dimensions, i.indisvalid AND i.indisready AS valid,
                  CASE WHEN o.opcname = 'bit_hamming_ops' AND column_name.attname = 'signature' THEN 'signature'
-                      WHEN o.opcname = 'vector_cosine_ops' AND column_name.attname = 'embedding' THEN 'direct'
+                      WHEN o.opcname IN ('vector_cosine_ops', 'halfvec_cosine_ops') AND column_name.attname = 'embedding' THEN 'direct'
                       WHEN o.opcname = 'halfvec_cosine_ops' AND i.indkey[0] = 0 THEN
                           CASE WHEN pg_get_indexdef(i.indexrelid, 1, false) ~ 'subvector[(]embedding, 1, [0-9]+[)]' THEN 'prefix'
                                WHEN pg_get_indexdef(i.indexrelid, 1, false) ~ '^[(]?[(]?embedding[)]?::' THEN 'direct' END
@@ -70,6 +70,7 @@ DECLARE
     what       text;
     value      int;
     effort     int := 64;
+    halves     bool := pgmeaning._precision(t.vectors) = 'halfvec';
 BEGIN
     CASE kind
         WHEN 'signature' THEN
@@ -80,9 +81,10 @@ BEGIN
             what := format('(%I.subvector(embedding, 1, %s)::%1$I.halfvec(%2$s)) %1$I.halfvec_cosine_ops', of_vector, index_dimensions);
             value := index_dimensions * 2 + 8;
         ELSE
-            what := CASE WHEN t.dimensions <= 2000 THEN format('embedding %I.vector_cosine_ops', of_vector)
+            what := CASE WHEN halves THEN format('embedding %I.halfvec_cosine_ops', of_vector)
+                         WHEN t.dimensions <= 2000 THEN format('embedding %I.vector_cosine_ops', of_vector)
                          ELSE format('(embedding::%I.halfvec(%s)) %1$I.halfvec_cosine_ops', of_vector, t.dimensions) END;
-            value := t.dimensions * CASE WHEN t.dimensions <= 2000 THEN 4 ELSE 2 END + 8;
+            value := t.dimensions * CASE WHEN t.dimensions <= 2000 AND NOT halves THEN 4 ELSE 2 END + 8;
     END CASE;
     statement := format('CREATE INDEX CONCURRENTLY %I ON %s USING hnsw (%s) WITH (ef_construction = %s)',
         pgmeaning._index_name(t, kind), pgmeaning._relation_name(t.vectors), what, effort);
@@ -105,7 +107,7 @@ BEGIN
     ELSIF row_count < min_rows THEN
         kind := 'none';
         reason := format('below %s rows a scan is fast', min_rows);
-    ELSIF t.dimensions <= 2000 THEN
+    ELSIF t.dimensions <= (CASE pgmeaning._precision(t.vectors) WHEN 'halfvec' THEN 4000 ELSE 2000 END) THEN
         kind := 'direct';
         reason := format('HNSW takes vectors of %s dimensions as they are', t.dimensions);
     ELSE

@@ -216,6 +216,11 @@ BEGIN
 END
 $$;
 
+-- A vector of either precision in full, for who has no type of that name in its search path.
+CREATE OR REPLACE FUNCTION pgmeaning._whole(embedding anyelement) RETURNS vector
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT embedding::vector $$;
+
 CREATE OR REPLACE FUNCTION pgmeaning._farthest(query_vector text, vectors vector[]) RETURNS float8
 LANGUAGE sql IMMUTABLE
 AS $$ SELECT max((v <=> query_vector::vector) + 0::float8) FROM unnest(vectors) AS v $$;

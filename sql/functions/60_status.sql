@@ -61,9 +61,11 @@ SELECT c.name AS collection, t.model, coalesce(present.kind, 'none') AS index, p
        x.milliseconds, x.milliseconds_95, x.exact_milliseconds,
        coalesce(x.problem, CASE WHEN x.recall < x.target
                 THEN format('recall %s is the best that %s candidates reach; the target is %s', round(x.recall::numeric, 4), x.candidates, x.target) END)
-       AS problem
+       AS problem, pgmeaning._precision(t.vectors) AS "precision",
+       pg_table_size(made.oid) / nullif(pgmeaning._row_count(made.oid), 0) AS bytes_per_vector
 FROM pgmeaning.collection AS c
 JOIN pgmeaning.target AS t ON t.collection_id = c.id
+LEFT JOIN pg_class AS made ON made.oid = t.vectors
 LEFT JOIN pgmeaning.vector_index AS x ON x.collection_id = t.collection_id AND x.model = t.model
 LEFT JOIN LATERAL (SELECT i.* FROM pgmeaning._indexes(t.vectors) AS i WHERE i.valid
                    ORDER BY i.kind = x.kind DESC NULLS LAST, array_position('{direct,signature,prefix}', i.kind) LIMIT 1) AS present ON true;

@@ -146,6 +146,9 @@ def attach(
     language: Annotated[
         str | None, typer.Option("--language", help="Keep the words too, for hybrid search: 'english', 'simple', ...")
     ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="'vector' keeps four bytes a number, 'halfvec' two.")
+    ] = "vector",
     allow_deprecated: Annotated[
         bool, typer.Option("--allow-deprecated", help="Take a deprecated model all the same.")
     ] = False,
@@ -155,7 +158,7 @@ def attach(
     with connected(dsn) as client:
         attached = client.attach(
             source, column or None, template, name, image=image, video=video, model=model, dimensions=dimensions,
-            grant_to=grant_to or None, allow_deprecated=allow_deprecated, language=language,
+            grant_to=grant_to or None, allow_deprecated=allow_deprecated, language=language, precision=precision,
         )  # fmt: skip
     typer.echo(attached)
 

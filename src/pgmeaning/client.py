@@ -105,10 +105,12 @@ class Client:
         name: str | None = None, *, image: str | None = None, video: str | None = None, model: str | None = None,
         dimensions: int | None = None, chunking: Mapping[str, Any] | None = None,
         grant_to: Sequence[str] | None = None, allow_deprecated: bool = False, language: str | None = None,
+        precision: str = "vector",
     ) -> str:  # fmt: skip
         """Embed columns of a table from now on; returns the collection's name. `source` is quoted as in SQL.
 
         `language`, such as 'english', keeps the words of each row beside its vector, for search(mode="hybrid").
+        `precision` 'halfvec' keeps two bytes a number instead of four.
 
         Raises CollectionError for a table, column or name that will not do, ModelNotFound, DatabaseError.
         """
@@ -117,7 +119,7 @@ class Client:
             "image": image, "video": video, "model": model, "dimensions": dimensions,
             "chunking": None if chunking is None else Jsonb(dict(chunking)),
             "grant_to": None if grant_to is None else list(grant_to), "allow_deprecated": allow_deprecated,
-            "language": language,
+            "language": language, "precision": precision,
         }  # fmt: skip
         return str(self._value("attach", arguments))
 

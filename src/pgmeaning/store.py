@@ -21,6 +21,8 @@ COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 COPY_TRAILER = struct.pack("!h", -1)
 NULL = struct.pack("!i", -1)
 BYTEA = 17  # its type's oid
+# As pgvector keeps them, big-endian.
+NUMBERS = {"vector": ">f4", "halfvec": ">f2"}
 CHUNK_ZERO = struct.pack("!ii", 4, 0)
 
 
@@ -138,8 +140,9 @@ def needs_vector(row: Row) -> bool:
 
 def copy_payload(target: Target, rows: Sequence[Row], vectors: Vectors) -> bytes:
     """A whole COPY BINARY stream: key columns, chunk, chunk_text, model, embedding, content_hash."""
-    big_endian = memoryview(np.ascontiguousarray(vectors, dtype=">f4").tobytes())
-    width = vectors.shape[1] * 4
+    numbers = np.dtype(NUMBERS[target.precision])
+    big_endian = memoryview(np.ascontiguousarray(vectors, dtype=numbers).tobytes())
+    width = vectors.shape[1] * numbers.itemsize
     model = target.model.encode()
     fields = struct.pack("!h", target.key_width + 5)
     # pgvector's binary form: the number of dimensions, a reserved zero, the elements.

@@ -62,6 +62,7 @@ class Target:
     collection: str
     model: str
     dimensions: int
+    precision: str  # 'vector' or 'halfvec', as the numbers are kept
     paused: bool
     problem: str | None
     source_exists: bool
