@@ -42,7 +42,7 @@ def test_the_table_and_the_view_keep_two_bytes_a_number(halves: Connection) -> N
 
 
 def test_what_is_kept_is_the_vector_rounded(halves: Connection) -> None:
-    (kept,) = halves.execute("SELECT embedding::vector FROM halves_embedding WHERE id = 7").fetchone() or ()
+    (kept,) = halves.execute("SELECT embedding::vector FROM halves_embedding WHERE id = 7").fetchall()[0]
     expected = load_embedder("synthetic-384").embed_documents(["body 7"])[0]
     np.testing.assert_array_equal(np.asarray(kept.to_numpy(), np.float16), expected.astype(np.float16))
 
