@@ -1,7 +1,8 @@
 """Tests how well searches find: stored vectors as queries, each left out of its own answer, against exact answers.
 
 A stored vector is easier to find than a stranger: its own place in an index leads to its neighbours. So each query is
-moved away from its vector, as far as that one's nearest neighbour is, in the directions in which vectors here differ.
+moved away from its vector, by most of the way to its nearest neighbour, in the directions in which vectors here differ.
+By all of the way it would be further from its neighbours than a stranger is, and harder to find.
 
 All in one snapshot, so that rows written meanwhile change nothing. The exact answers of all queries take one pass over
 the vectors. A row counts as found when it is as near as the k-th of the exact answer: of equal ones any will do.
@@ -29,6 +30,8 @@ MOST_CANDIDATES = 5_120
 EXACT_SEARCHES = 3
 # Where the target is out of reach, so little more recall is not worth twice the candidates.
 AS_GOOD = 0.003
+# The power of the cosine to the nearest neighbour. Queries of MiniLM vectors that are not stored are as hard to find.
+MOVED = 0.75
 TINY = np.float32(1e-6)
 PAGE = 2000
 
@@ -126,12 +129,12 @@ class Tester:
         return [Query(key, vector, tuple(own)) for key, vector, own in rows]
 
     def moved(self, queries: Sequence[Query]) -> list[Query]:
-        """The queries, each as far from its vector as that one's nearest neighbour is."""
+        """The queries, each nearly as far from its vector as that one's nearest neighbour is."""
         if not queries:
             return []
         vectors = _matrix(queries)
         distances = [min(self.search(query, self._mode, None)[0], default=0.0) for query in queries]
-        moved = moved_away(vectors, 1 - np.array(distances, np.float32))
+        moved = moved_away(vectors, np.clip(1 - np.array(distances, np.float32), 0, 1) ** MOVED)
         return [replace(query, vector=_written(vector)) for query, vector in zip(queries, moved, strict=True)]
 
     def with_answers(self, queries: Sequence[Query]) -> list[Query]:
