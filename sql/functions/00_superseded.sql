@@ -15,3 +15,4 @@ DROP FUNCTION IF EXISTS pgmeaning._ask_loopback(text, text[], bool, interval);
 DROP PROCEDURE IF EXISTS pgmeaning._ask(text, text[], bool, interval, text[]);
 DROP FUNCTION IF EXISTS pgmeaning.search(anyelement, text, int, text, text, int, interval);
 DROP FUNCTION IF EXISTS pgmeaning.attach(regclass, text[], text, text, name, name, text, int, jsonb, name[], bool);
+DROP FUNCTION IF EXISTS pgmeaning._answer(bigint, text);
