@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from pgmeaning import migrate, sql, store
-from pgmeaning.connection import Connection, connect
+from pgmeaning.connection import Connection, check_direct, connect
 from pgmeaning.errors import SchemaOutdated
 from pgmeaning.queue import Queue
 
@@ -38,7 +38,8 @@ class Upkeep:
         self._failed_crashed = 0.0
 
     def start_up(self) -> None:
-        """Before any work: the schema must be this package's, and the loopback must lead to this database."""
+        """Before any work: a direct connection, this package's schema, and a loopback that leads to this database."""
+        check_direct(self._sidecar.dsn)
         with connect(self._sidecar.dsn, "sidecar") as connection:
             state = migrate.state(connection)
             if state.revision != state.head:
