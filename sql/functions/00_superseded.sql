@@ -17,3 +17,4 @@ DROP FUNCTION IF EXISTS pgmeaning.search(anyelement, text, int, text, text, int,
 DROP FUNCTION IF EXISTS pgmeaning.attach(regclass, text[], text, text, name, name, text, int, jsonb, name[], bool);
 DROP FUNCTION IF EXISTS pgmeaning.attach(regclass, text[], text, text, name, name, text, int, jsonb, name[], bool, text);
 DROP FUNCTION IF EXISTS pgmeaning._make_target(pgmeaning.collection, text, int, text);
+DROP FUNCTION IF EXISTS pgmeaning._answer(bigint, text);

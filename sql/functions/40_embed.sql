@@ -21,14 +21,30 @@ AS $$
     VALUES ($1, $2, $3, clock_timestamp() + $4, $5) RETURNING id;
 $$;
 
--- A sidecar's reply to a request for a vector.
-CREATE OR REPLACE FUNCTION pgmeaning._answer(request_id bigint, reply text) RETURNS void
+-- A sidecar's reply to all that ask for a vector. By the text, not by a request: whoever asked first may have gone meanwhile.
+CREATE OR REPLACE FUNCTION pgmeaning._answer(model text, as_query bool, input text, reply text) RETURNS void
 LANGUAGE sql
 AS $$
     INSERT INTO pgmeaning.query_cache (model, as_query, input_hash, embedding)
-    SELECT r.model, r.as_query, pgmeaning._input_hash(r.input), ($2)::vector FROM pgmeaning.request AS r WHERE r.id = request_id
+    VALUES ($1, $2, pgmeaning._input_hash($3), ($4)::vector)
     ON CONFLICT (model, as_query, input_hash) DO UPDATE SET created_at = now()
 $$;
+
+-- Equal queries have one number, for the advisory lock of the sidecar that makes their vector.
+CREATE OR REPLACE FUNCTION pgmeaning._query_number(model text, as_query bool, input text) RETURNS int
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT hashtext(concat($1, ' ', $2, ' ', $3)) $$;
+
+-- Whether there is a vector by now. VOLATILE, so that it sees what was committed after the caller's statement began.
+CREATE OR REPLACE FUNCTION pgmeaning._answered(model text, as_query bool, input text) RETURNS bool
+LANGUAGE sql VOLATILE
+AS $$ SELECT pgmeaning._cached($1, $3, $2) IS NOT NULL $$;
+
+-- Sleeps a fiftieth of the time waited so far, half a millisecond at least and five at most: many who wait for a slow model
+-- must not take the processor from it.
+CREATE OR REPLACE FUNCTION pgmeaning._nap(began timestamptz) RETURNS void
+LANGUAGE sql VOLATILE
+AS $$ SELECT pg_sleep(least(0.005, greatest(0.0005, extract(epoch FROM clock_timestamp() - began) / 50))) $$;
 
 -- Waits for the reply to a committed request. A sidecar holds an advisory lock on a request from before its claim is seen
 -- until its reply is committed (or it died), so waiting for the lock wakes at once. Needs READ COMMITTED, to see the reply.
@@ -41,6 +57,7 @@ AS $$
 DECLARE
     asked pgmeaning.request;
     slot  int := request_id % 2147483647;
+    began timestamptz := clock_timestamp();
 BEGIN
     LOOP
         SELECT * INTO asked FROM pgmeaning.request AS r
@@ -49,7 +66,7 @@ BEGIN
         problem := CASE WHEN reply IS NULL THEN asked.error END;
         EXIT WHEN reply IS NOT NULL OR problem IS NOT NULL OR asked IS NULL OR clock_timestamp() >= deadline;
         IF asked.claimed_by IS NULL THEN
-            PERFORM pg_sleep(0.0005);
+            PERFORM pgmeaning._nap(began);
             CONTINUE;
         END IF;
         PERFORM set_config('lock_timeout',
@@ -58,7 +75,7 @@ BEGIN
             PERFORM pg_advisory_lock_shared(1885826406, slot);
             PERFORM pg_advisory_unlock_shared(1885826406, slot);
         EXCEPTION WHEN lock_not_available THEN
-            RETURN;
+            EXIT;
         END;
         -- The lock is free and there is no reply: that sidecar died, so let another have it.
         IF pgmeaning._cached(model, input, as_query) IS NULL THEN
@@ -135,7 +152,8 @@ AS $$
 DECLARE
     dblink   text := pgmeaning._dblink();
     question text := format('CALL pgmeaning._ask(%L, %L, %L, %L, %L)', model, inputs, as_query, patience, documents);
-    give_up  timestamptz := clock_timestamp() + patience + interval '1 second';
+    began    timestamptz := clock_timestamp();
+    give_up  timestamptz := began + patience + interval '1 second';
     flag     int;
     reason   text;
 BEGIN
@@ -170,7 +188,7 @@ BEGIN
         LOOP
             EXECUTE format('SELECT %s_is_busy(''pgmeaning'')', dblink) INTO flag;
             EXIT WHEN flag = 0 OR clock_timestamp() > give_up;
-            PERFORM pg_sleep(0.0005);
+            PERFORM pgmeaning._nap(began);
         END LOOP;
         EXIT WHEN flag <> 0;
         BEGIN

@@ -1,2 +1,2 @@
--- The reply. Committed before the request's lock is let go.
-SELECT pgmeaning._answer(%(id)s, %(embedding)s)
+-- The reply. Committed before the locks of the requests are let go.
+SELECT pgmeaning._answer(%(model)s, %(as_query)s, %(input)s, %(embedding)s)

@@ -1,14 +1,22 @@
 -- Queries to answer: those for a vector, or those for a reranker, which have documents. The advisory lock is held before
 -- the claim can be seen, so whoever waits for the reply waits for it.
+-- Equal queries for a vector have one more lock together: while one sidecar makes their vector, the others leave them. Its
+-- reply is committed before that lock is free, so who gets the lock sees it: such a query is answered already.
 -- Step by step: in one condition, the planner would be free to lock requests that it does not take.
 WITH waiting AS MATERIALIZED (
-    SELECT q.id FROM pgmeaning.request AS q
+    SELECT q.id, (q.id %% 2147483647)::int AS place,
+        CASE WHEN q.documents IS NULL THEN pgmeaning._query_number(q.model, q.as_query, q.input) END AS number
+    FROM pgmeaning.request AS q
     WHERE q.claimed_by IS NULL AND q.error IS NULL AND q.reply IS NULL AND q.expires_at > now()
       AND (q.documents IS NOT NULL) = %(rerank)s
       AND (%(models)s::text[] IS NULL OR q.model = ANY (%(models)s))
     ORDER BY q.id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), locked AS MATERIALIZED (
-    SELECT w.id FROM waiting AS w WHERE pg_try_advisory_lock(1885826406, (w.id %% 2147483647)::int)
+    SELECT w.id, w.number FROM waiting AS w
+    WHERE CASE WHEN w.number IS NOT NULL AND NOT pg_try_advisory_lock(1885826408, w.number) THEN false
+               WHEN pg_try_advisory_lock(1885826406, w.place) THEN true
+               ELSE w.number IS NOT NULL AND NOT pg_advisory_unlock(1885826408, w.number) END
 )
-UPDATE pgmeaning.request AS r SET claimed_by = %(sidecar)s WHERE r.id = ANY (ARRAY(SELECT l.id FROM locked AS l))
-RETURNING r.id, r.model, r.input, r.as_query, r.documents, extract(epoch FROM r.expires_at - now())::float8
+UPDATE pgmeaning.request AS r SET claimed_by = %(sidecar)s FROM locked AS l WHERE r.id = l.id
+RETURNING r.id, r.model, r.input, r.as_query, r.documents, extract(epoch FROM r.expires_at - now())::float8, l.number,
+    l.number IS NOT NULL AND pgmeaning._answered(r.model, r.as_query, r.input)

@@ -42,7 +42,8 @@ def connect(dsn: str = "") -> Client:
     Raises DatabaseError where there is no connection, SchemaOutdated where the schema is missing.
     """
     with translated_errors():
-        connection = psycopg.connect(dsn, autocommit=True, application_name="pgmeaning client")
+        # prepare_threshold: behind a pooler the next statement may go to a server that has not prepared it.
+        connection = psycopg.connect(dsn, autocommit=True, application_name="pgmeaning client", prepare_threshold=None)
     try:
         with translated_errors():
             _check_schema(connection)

@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from pgmeaning import sql
+from pgmeaning.errors import DatabaseError
+
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
 
@@ -51,6 +54,37 @@ def connect(dsn: str, name: str, **pinned: str) -> Connection:
         options=f"{given.get('options') or ''} {OPTIONS} {more}".strip(), keepalives_idle=30, tcp_user_timeout=30_000,
         client_encoding="UTF8", connect_timeout=given.get("connect_timeout") or CONNECT_TIMEOUT,
     )  # fmt: skip
+
+
+def check_direct(dsn: str) -> None:
+    """Raise DatabaseError where a pooler stands between that shares out server connections, or drops settings.
+
+    A sidecar listens, holds locks for a session, and depends on its settings; without them it would hang now and then,
+    and write keys that match no row.
+    """
+    try:
+        with connect(dsn, "sidecar") as first, connect(dsn, "sidecar") as second:
+            shared = any(_backend(first) == _backend(second) for _ in range(3))
+    except psycopg.OperationalError as error:
+        if "startup parameter" not in str(error):
+            raise
+        raise _pooled(str(error).strip().split("\n")[0]) from error
+    if shared:
+        raise _pooled("two connections at once have one server process")
+
+
+def _backend(connection: Connection) -> int:
+    pid, settings_arrived = connection.execute(sql.query("own_backend")).fetchone() or (0, False)
+    if not settings_arrived:
+        raise _pooled("the connection's settings do not reach the server")
+    return int(pid)
+
+
+def _pooled(reason: str) -> DatabaseError:
+    return DatabaseError(
+        f"the sidecar cannot work through a connection pooler: {reason}",
+        hint="give it the server's own address; applications may use the pooler: docs/pgbouncer.md",
+    )
 
 
 def is_passing(error: psycopg.Error) -> bool:

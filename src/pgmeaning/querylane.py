@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
 import numpy as np
 import structlog
 
-from pgmeaning import sql
+from pgmeaning import sql, store
 from pgmeaning.batching import describe
 from pgmeaning.connection import Connection
 from pgmeaning.errors import TimedOut
 from pgmeaning.models.base import Embedder, Reranker, Vectors, check_vectors
+from pgmeaning.settings import Settings
 from pgmeaning.shelf import Shelf
 from pgmeaning.types import Document
 
@@ -35,6 +36,8 @@ class Request(NamedTuple):
     as_query: bool
     documents: list[str] | None
     seconds: float  # how long somebody waits for the reply
+    number: int | None  # that of equal queries
+    answered: bool  # as an equal query that came before
 
 
 class Lane:
@@ -60,46 +63,66 @@ class Lane:
 
     def _refuse(self, request: Request, error: str) -> None:
         log.warning("query refused", model=request.model, error=error)
-        self._reply("refuse_request", request, error=error.replace("\0", "")[:2000])
+        arguments = {"id": request.id, "error": error.replace("\0", "")[:2000]}
+        self._connection.execute(sql.query("refuse_request"), arguments)
+        self._let_go([request])
 
-    def _reply(self, name: str, request: Request, **values: str) -> None:
-        """Commit the reply, then let the lock go that wakes who waits for it."""
-        self._connection.execute(sql.query(name), {"id": request.id, **values})
-        self._connection.execute(sql.query("let_go_request"), {"id": request.id})
+    def _let_go(self, requests: Sequence[Request]) -> None:
+        """Once the reply is committed: wake who waits for it."""
+        arguments = {"ids": [request.id for request in requests], "numbers": [request.number for request in requests]}
+        self._connection.execute(sql.query("let_go_requests"), arguments)
 
 
 class QueryLane(Lane):
-    """Makes vectors of queries; those that wait at the same time go through the model together."""
+    """Makes vectors of queries: those that wait at the same time go through the model together, equal ones as one."""
 
     def __init__(
-        self, connection: Connection, sidecar: UUID, shelf: Shelf[Embedder], models: Sequence[str] | None
-    ) -> None:
+        self, connection: Connection, sidecar: UUID, shelf: Shelf[Embedder], models: Sequence[str] | None,
+        settings: Settings,
+    ) -> None:  # fmt: skip
         super().__init__(connection, sidecar, models)
         self._shelf = shelf
+        self._settings = settings
+        self._answered = 0  # since the cache was trimmed
 
     def answer(self) -> int:
         """Answer what waits; returns how many."""
         requests = self._take(REQUESTS_AT_ONCE, rerank=False)
-        groups: dict[tuple[str, bool], list[Request]] = defaultdict(list)
+        groups: dict[tuple[str, bool], dict[str, list[Request]]] = defaultdict(lambda: defaultdict(list))
         for request in requests:
-            groups[request.model, request.as_query].append(request)
+            if not request.answered:
+                groups[request.model, request.as_query][request.input].append(request)
+        self._let_go([request for request in requests if request.answered])
         for (model, as_query), group in groups.items():
             self._answer_group(model, as_query, group)
+        self._trim()
         return len(requests)
 
-    def _answer_group(self, model: str, as_query: bool, group: Sequence[Request]) -> None:
+    def _answer_group(self, model: str, as_query: bool, group: Mapping[str, Sequence[Request]]) -> None:
+        """Answer who asks for each of several texts."""
         try:
-            vectors = self._embed(model, as_query, [request.input for request in group])
+            vectors = self._embed(model, as_query, list(group))
         except Exception as error:
             if len(group) > 1:
-                for request in group:
-                    self._answer_group(model, as_query, [request])
+                for text, requests in group.items():
+                    self._answer_group(model, as_query, {text: requests})
             else:
-                self._refuse(group[0], describe(error))
+                for request in next(iter(group.values())):
+                    self._refuse(request, describe(error))
             return
-        for request, vector in zip(group, vectors, strict=True):
-            self._reply("answer_request", request, embedding="[" + ",".join(map(repr, vector.tolist())) + "]")
-        log.info("queries answered", model=model, rows=len(group))
+        for (text, requests), vector in zip(group.items(), vectors, strict=True):
+            embedding = "[" + ",".join(map(repr, vector.tolist())) + "]"
+            arguments = {"model": model, "as_query": as_query, "input": text, "embedding": embedding}
+            self._connection.execute(sql.query("answer_request"), arguments)
+            self._let_go(requests)
+        self._answered += len(group)
+        log.info("queries answered", model=model, rows=sum(map(len, group.values())), texts=len(group))
+
+    def _trim(self) -> None:
+        """Now and then, so that a burst of queries does not go far above the bound."""
+        if self._answered > self._settings.cache_rows / 10:
+            store.trim_cache(self._connection, self._settings.cache_rows, self._settings.cache_seconds)
+            self._answered = 0
 
     def _embed(self, model: str, as_query: bool, inputs: Sequence[str]) -> Vectors:
         embedder = self._shelf.get(model)
@@ -127,7 +150,9 @@ class RerankLane(Lane):
             except Exception as error:
                 self._refuse(request, describe(error))
             else:
-                self._reply("answer_rerank", request, scores="{" + ",".join(map(repr, scores)) + "}")
+                arguments = {"id": request.id, "scores": "{" + ",".join(map(repr, scores)) + "}"}
+                self._connection.execute(sql.query("answer_rerank"), arguments)
+                self._let_go([request])
                 log.info("documents reranked", model=request.model, rows=len(scores))
         return len(requests)
 

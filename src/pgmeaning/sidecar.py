@@ -282,7 +282,7 @@ class Sidecar:
     # Queries
 
     def _answer_queries(self, connection: Connection) -> None:
-        self._answer(QueryLane(connection, self.id, self.shelf, self.models))
+        self._answer(QueryLane(connection, self.id, self.shelf, self.models, self.settings))
 
     def _rerank(self, connection: Connection) -> None:
         self._answer(RerankLane(connection, self.id, self.judges, self.models))

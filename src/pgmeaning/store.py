@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -160,3 +161,8 @@ def copy_payload(target: Target, rows: Sequence[Row], vectors: Vectors) -> bytes
 
 def _field(value: bytes | None) -> bytes:
     return NULL if value is None else struct.pack("!i", len(value)) + value
+
+
+def trim_cache(connection: Connection, rows: int, seconds: float) -> None:
+    """Hold the cache of query vectors to its bound and its age."""
+    connection.execute(sql.query("trim_cache"), {"rows": rows, "age": timedelta(seconds=seconds)})

@@ -13,8 +13,8 @@ import structlog
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from pgmeaning import migrate, sql
-from pgmeaning.connection import Connection, connect
+from pgmeaning import migrate, sql, store
+from pgmeaning.connection import Connection, check_direct, connect
 from pgmeaning.errors import SchemaOutdated
 from pgmeaning.queue import Queue
 
@@ -34,10 +34,12 @@ class Upkeep:
         self._settings = sidecar.settings
         self._extended = time.monotonic()
         self._cleaned = 0.0
+        self._trimmed = 0.0
         self._failed_crashed = 0.0
 
     def start_up(self) -> None:
-        """Before any work: the schema must be this package's, and the loopback must lead to this database."""
+        """Before any work: a direct connection, this package's schema, and a loopback that leads to this database."""
+        check_direct(self._sidecar.dsn)
         with connect(self._sidecar.dsn, "sidecar") as connection:
             state = migrate.state(connection)
             if state.revision != state.head:
@@ -89,9 +91,12 @@ class Upkeep:
 
     def _clean(self, connection: Connection) -> None:
         if time.monotonic() - self._cleaned > HOUSEKEEPING_SECONDS:
-            connection.execute(sql.query("housekeeping"), {"cache_rows": self._settings.cache_rows})
+            connection.execute(sql.query("housekeeping"))
             connection.execute(sql.query("overdue_scans"), {"period": timedelta(seconds=self._settings.reconcile)})
             self._cleaned = time.monotonic()
+        if time.monotonic() - self._trimmed > min(HOUSEKEEPING_SECONDS, self._settings.cache_seconds):
+            store.trim_cache(connection, self._settings.cache_rows, self._settings.cache_seconds)
+            self._trimmed = time.monotonic()
 
     def _look_at_sources(self, connection: Connection) -> None:
         with connection.cursor(row_factory=dict_row) as cursor:
