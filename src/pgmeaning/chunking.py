@@ -2,15 +2,16 @@
 
 A text that fits stays one piece. Where to cut is a splitter's business (Unicode's sentences, words and characters,
 CommonMark's blocks), which asks for the length of a candidate a dozen times for each chunk: so words are counted once
-and remembered, and the chunks that come out are counted once more, as a whole.
+and remembered, and only the chunks that come out are counted as a whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
@@ -20,12 +21,14 @@ from pgmeaning.headings import Headings
 from pgmeaning.models.base import Embedder
 from pgmeaning.types import Chunk, Chunking, Document, Row
 
-# A word with the space before it, as tokenizers see it; a long run is counted in parts.
-WORD = re.compile(r"\s*\S{1,32}|\s+")
+# What tokenizers take for words, about; single characters where no spaces are written (Chinese, Japanese, Thai).
+WIDE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef"
+WORD = re.compile(rf"[{WIDE}]|[^\s{WIDE}]{{1,32}}|\s\s+")
 WORDS_REMEMBERED = 100_000
-# The sum of the words' tokens may be so far from the tokens of the text.
-TOLERANCE = 0.05
-SAMPLE = 2000
+# The sum of the words' tokens is not the text's, but in proportion to it: found out by samples, and taken with some
+# reserve unless it is all but the same.
+SAMPLES, SAMPLE_CHARACTERS = 10, 200
+SAME, RESERVE = 0.02, 1.05
 # Without line ends and full stops, the largest unit that a splitter finds is the sentence or the word.
 AS_SENTENCES = str.maketrans("\r\n\v\f\x85\u2028\u2029", "       ")
 AS_WORDS = {**AS_SENTENCES, **str.maketrans(".!?…。！？｡．", "," * 9)}
@@ -64,19 +67,27 @@ class Tokens:
     def by_words(self, text: str) -> int:
         """The sum over the words."""
         words = WORD.findall(text)
-        missing = list({word for word in words if word not in self._words})
-        if missing:
-            if len(self._words) > WORDS_REMEMBERED:
-                self._words.clear()
-                missing = list(set(words))
-            self._words.update(zip(missing, self.exactly(missing), strict=True))
-        return sum([self._words[word] for word in words])
+        try:
+            return sum([self._words[word] for word in words])
+        except KeyError:
+            self._learn(words)
+            return sum([self._words[word] for word in words])
 
-    def add_up(self, text: str) -> bool:
-        """Whether the words of a text cost as much as the text: an endpoint's, which are guessed, do not."""
-        sample = text[:SAMPLE]
-        (whole,) = self.exactly([sample])
-        return abs(self.by_words(sample) - whole) <= max(2, TOLERANCE * whole)
+    def _learn(self, words: Sequence[str]) -> None:
+        if len(self._words) > WORDS_REMEMBERED:
+            self._words.clear()
+        missing = list({word for word in words if word not in self._words})
+        # As it mostly stands in a text, after a space: to many tokenizers that is another word.
+        self._words.update(zip(missing, self.exactly([" " + word for word in missing]), strict=True))
+
+    def scale(self, text: str) -> float:
+        """How many tokens of the text come to one of its words' sum; 0: that tells nothing of it."""
+        self.by_words(text)  # all words at once
+        step = max(len(text) // SAMPLES, SAMPLE_CHARACTERS)
+        samples = [text[start : start + SAMPLE_CHARACTERS] for start in range(0, len(text), step)]
+        known = sum(map(self.by_words, samples))
+        ratio = sum(self.exactly(samples)) / known if known else 0
+        return 1 if abs(ratio - 1) < SAME else ratio * RESERVE
 
 
 class Cutter:
@@ -142,25 +153,25 @@ class Cutter:
 
     def _fitting(self, text: str, room: int) -> Iterator[tuple[int, str]]:
         """(place, piece), none longer than there is room for: where the words' sum was too little, by exact counts."""
-        if not self._tokens.add_up(text):
-            yield from self._split(text, room, exactly=True)
+        scale = self._tokens.scale(text)
+        if not scale:
+            yield from self._split(text, room, self._exactly)
             return
-        pieces = self._split(text, room, exactly=False)
+        pieces = self._split(text, room, lambda part: ceil(self._tokens.by_words(part) * scale))
         counts = self._tokens.exactly([piece for _, piece in pieces])
         for (place, piece), count in zip(pieces, counts, strict=True):
             if count <= room:
                 yield place, piece
             else:
-                yield from ((place + offset, part) for offset, part in self._split(piece, room, exactly=True))
+                yield from ((place + offset, part) for offset, part in self._split(piece, room, self._exactly))
 
-    def _split(self, text: str, room: int, *, exactly: bool) -> list[tuple[int, str]]:
+    def _split(self, text: str, room: int, count: Callable[[str], int]) -> list[tuple[int, str]]:
         masked = text.translate(MASKS[self._chunking.method])
         kind = MarkdownSplitter if self._chunking.method == "markdown" else TextSplitter
-        count = self._exact if exactly else self._tokens.by_words
         splitter = kind.from_callback(count, room, min(self._chunking.overlap, room - 1))
         return [(place, text[place : place + len(piece)]) for place, piece in splitter.chunk_indices(masked)]
 
-    def _exact(self, text: str) -> int:
+    def _exactly(self, text: str) -> int:
         return self._tokens.exactly([text])[0]
 
     def _context(self, headings: Headings, place: int, reserve: int) -> str:
