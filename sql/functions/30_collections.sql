@@ -330,11 +330,9 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM004', MESSAGE = format('attach() was not told what of %s to embed', source),
             DETAIL = 'Its columns: ' || array_to_string(pgmeaning._column_names(source), ', ') || '.',
             HINT = 'Say columns => ARRAY[''title'', ''body''] or template => ''{title}: {body}''.';
-    ELSIF attach.chunking IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'this version does not cut documents into chunks',
-            HINT = 'Leave chunking out: a text longer than the model takes is cut at its end.';
     END IF;
 
+    c.chunking := pgmeaning._check_chunking(attach.chunking, embedded, embedder);
     c.language := pgmeaning._language(attach.language);
     c.name := coalesce(attach.name, (SELECT relname FROM pg_class WHERE oid = source));
     c.view_schema := (SELECT n.nspname FROM pg_class AS r JOIN pg_namespace AS n ON n.oid = r.relnamespace WHERE r.oid = source);
@@ -354,7 +352,7 @@ BEGIN
         INSERT INTO pgmeaning.collection (name, source, source_name, view_schema, key_columns, key_types, vector_key_columns,
             columns, template, image, video, chunking, grant_to, model, language)
         VALUES (c.name, source, pgmeaning._relation_name(source), c.view_schema, c.key_columns, c.key_types, c.vector_key_columns,
-            embedded, attach.template, attach.image, attach.video, attach.chunking, roles, embedder.name, c.language)
+            embedded, attach.template, attach.image, attach.video, c.chunking, roles, embedder.name, c.language)
         RETURNING * INTO c;
     EXCEPTION WHEN unique_violation OR lock_not_available THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('collection %L is being made by somebody else', c.name),

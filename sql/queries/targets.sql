@@ -3,7 +3,7 @@ SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions, coale
        coalesce(c.problem, CASE WHEN made.oid IS NULL THEN 'its vector table was dropped' END) AS problem,
        r.oid IS NOT NULL AS source_exists, t.scanning, t.scan_finished_at,
        pgmeaning._template_parts(c.template) AS template_parts, c.columns::text[] AS columns,
-       c.image, c.video,
+       c.image, c.video, c.chunking,
        cardinality(c.key_columns) AS key_width,
        CASE WHEN r.oid IS NULL THEN '{}' ELSE jsonb_build_object(
            'source', pgmeaning._relation_name(c.source),
@@ -24,6 +24,8 @@ SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions, coale
                                  FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), 'NULL')
                || CASE WHEN c.image IS NULL THEN '' ELSE ', ' || pgmeaning._media_content('s', c.source, c.image) END
                || CASE WHEN c.video IS NULL THEN '' ELSE ', ' || pgmeaning._media_content('s', c.source, c.video) END,
+           'content_bytes', coalesce((SELECT string_agg(format('coalesce(octet_length(s.%%I::text), 0)::bigint', col), ' + ' ORDER BY i)
+                                      FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), '0'),
            'vector_columns', (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
                               FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i))
        ) END AS parts

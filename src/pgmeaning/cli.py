@@ -5,6 +5,7 @@ Results go to stdout (`--json`: one document), logs and errors to stderr; exit s
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -140,6 +141,14 @@ def attach(
     dimensions: Annotated[
         int | None, typer.Option("--dimensions", min=1, help="Shorter vectors, where the model can.")
     ] = None,
+    chunking: Annotated[
+        str | None,
+        typer.Option(
+            "--chunking",
+            metavar="JSON",
+            help='Cut long texts by tokens, sentences, paragraphs or markdown: \'{"method": "tokens", "size": 512}\'.',
+        ),
+    ] = None,
     grant_to: Annotated[
         list[str] | None, typer.Option("--grant-to", metavar="ROLE", help="Who may search; may be repeated.")
     ] = None,
@@ -158,9 +167,21 @@ def attach(
     with connected(dsn) as client:
         attached = client.attach(
             source, column or None, template, name, image=image, video=video, model=model, dimensions=dimensions,
-            grant_to=grant_to or None, allow_deprecated=allow_deprecated, language=language, precision=precision,
+            chunking=_chunking(chunking), grant_to=grant_to or None, allow_deprecated=allow_deprecated,
+            language=language, precision=precision,
         )  # fmt: skip
     typer.echo(attached)
+
+
+def _chunking(text: str | None) -> dict[str, Any] | None:
+    """What --chunking says; the database knows what may stand in it."""
+    try:
+        found = None if text is None else json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="--chunking") from error
+    if found is not None and not isinstance(found, dict):
+        raise typer.BadParameter('not an object such as {"method": "tokens"}', param_hint="--chunking")
+    return found
 
 
 @app.command()
