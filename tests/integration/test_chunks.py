@@ -348,3 +348,14 @@ def test_pictures_alone_cannot_be_cut(db: Connection) -> None:
     with pytest.raises(psycopg.Error, match="no text to cut") as caught:
         db.execute("SELECT pgmeaning.attach('docs', image => 'photo', chunking => %s)", (PARAGRAPHS,))
     assert caught.value.sqlstate == "PM004"
+
+
+def test_in_half_precision_chunks_keep_their_vectors_and_rows_are_found(db: Connection, dsn: str) -> None:
+    make_docs(db, PARAGRAPHS, ", \"precision\" => 'halfvec'")
+    put(db, 1, text_of("a", "b"))
+    put(db, 2, text_of("c", "a"))
+    embed_all(dsn)
+    put(db, 1, text_of("x", "a", "b"))
+    assert embed_all(dsn).embedded == Counter([paragraph("x")])
+    assert [text for _, text in chunks(db)] == [paragraph("x"), paragraph("a"), paragraph("b")]
+    assert db.execute("SELECT key FROM pgmeaning.similar('docs', '1')").fetchall() == [({"id": 2},)]
