@@ -40,14 +40,9 @@ CREATE OR REPLACE FUNCTION pgmeaning._answered(model text, as_query bool, input 
 LANGUAGE sql VOLATILE
 AS $$ SELECT pgmeaning._cached($1, $3, $2) IS NOT NULL $$;
 
--- Sleeps a fiftieth of the time waited so far, half a millisecond at least and five at most: many who wait for a slow model
--- must not take the processor from it.
-CREATE OR REPLACE FUNCTION pgmeaning._nap(began timestamptz) RETURNS void
-LANGUAGE sql VOLATILE
-AS $$ SELECT pg_sleep(least(0.005, greatest(0.0005, extract(epoch FROM clock_timestamp() - began) / 50))) $$;
-
 -- Waits for the reply to a committed request. A sidecar holds an advisory lock on a request from before its claim is seen
 -- until its reply is committed (or it died), so waiting for the lock wakes at once. Needs READ COMMITTED, to see the reply.
+-- Before that it naps a fiftieth of the time waited so far: many who wait for a slow model must not take the processor from it.
 -- again: that sidecar died, and another will see the request once the caller commits. All null: time is up.
 -- SECURITY DEFINER: as above. The text must be given with the number, lest one caller ends the request of another.
 CREATE OR REPLACE FUNCTION pgmeaning._await_reply(request_id bigint, model text, input text, as_query bool, deadline timestamptz,
@@ -66,7 +61,7 @@ BEGIN
         problem := CASE WHEN reply IS NULL THEN asked.error END;
         EXIT WHEN reply IS NOT NULL OR problem IS NOT NULL OR asked IS NULL OR clock_timestamp() >= deadline;
         IF asked.claimed_by IS NULL THEN
-            PERFORM pgmeaning._nap(began);
+            PERFORM pg_sleep(least(0.005, greatest(0.0005, extract(epoch FROM clock_timestamp() - began)::float8 / 50)));
             CONTINUE;
         END IF;
         PERFORM set_config('lock_timeout',
@@ -188,7 +183,7 @@ BEGIN
         LOOP
             EXECUTE format('SELECT %s_is_busy(''pgmeaning'')', dblink) INTO flag;
             EXIT WHEN flag = 0 OR clock_timestamp() > give_up;
-            PERFORM pgmeaning._nap(began);
+            PERFORM pg_sleep(least(0.005, greatest(0.0005, extract(epoch FROM clock_timestamp() - began)::float8 / 50)));
         END LOOP;
         EXIT WHEN flag <> 0;
         BEGIN

@@ -92,7 +92,8 @@ class QueryLane(Lane):
         for request in requests:
             if not request.answered:
                 groups[request.model, request.as_query][request.input].append(request)
-        self._let_go([request for request in requests if request.answered])
+        if known := [request for request in requests if request.answered]:
+            self._let_go(known)
         for (model, as_query), group in groups.items():
             self._answer_group(model, as_query, group)
         self._trim()
