@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -170,6 +171,17 @@ def print_error(error: BaseException) -> None:
 # Logs
 
 
+class StderrLogger:
+    """Prints lines on what stderr is just then. That nobody reads them any more is no reason to stop working."""
+
+    def msg(self, line: str) -> None:
+        """Print a line, or do without."""
+        with suppress(OSError, ValueError):  # a broken pipe, a full disk; a closed file
+            print(line, file=sys.stderr, flush=True)
+
+    log = debug = info = warn = warning = error = exception = critical = fatal = msg
+
+
 def configure_logging(form: str | None, level: str) -> None:
     """Structured logs to stderr: key=value for a terminal, JSON lines for anything else, or as asked for."""
     import logging
@@ -179,13 +191,13 @@ def configure_logging(form: str | None, level: str) -> None:
     plain = (form or ("text" if sys.stderr.isatty() else "json")) == "text"
     # Tracebacks without the values of variables: a key or a user's text may be among them.
     last: list[Any] = (
-        [structlog.dev.ConsoleRenderer(sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if plain
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     )
     structlog.configure(
         processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso"), *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: StderrLogger(),
         cache_logger_on_first_use=False,
     )
