@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-BENCHMARK ?= ingest writers quality models
+BENCHMARK ?= ingest writers search quality models
 # The demo reads text alone. The tests run Qwen3-VL on pictures and video, which takes torchvision and the torch built with it.
 TORCH_RUN := torch==2.13.0
 TORCH_DEV := torch==2.14.1 torchvision==0.29.1

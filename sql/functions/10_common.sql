@@ -105,15 +105,16 @@ AS $$ SELECT pgmeaning._type_name(pgmeaning._base_type(type), -1) $$;
 CREATE OR REPLACE FUNCTION pgmeaning._operator(symbol text, type oid) RETURNS text
 LANGUAGE sql STABLE
 AS $$
+    WITH base AS MATERIALIZED (SELECT pgmeaning._base_type(type) AS oid)  -- once, not for every operator class
     SELECT coalesce((
         SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
-        FROM pg_opclass AS c
+        FROM base
+        JOIN pg_opclass AS c ON c.opcintype = base.oid AND c.opcdefault
         JOIN pg_am AS m ON m.oid = c.opcmethod AND m.amname = 'btree'
         JOIN pg_amop AS a ON a.amopfamily = c.opcfamily AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
                          AND a.amopstrategy = array_position('{<,<=,=,>=,>}'::text[], symbol)
         JOIN pg_operator AS o ON o.oid = a.amopopr
-        JOIN pg_namespace AS n ON n.oid = o.oprnamespace
-        WHERE c.opcdefault AND c.opcintype = pgmeaning._base_type(type)), format('OPERATOR(pg_catalog.%s)', symbol))
+        JOIN pg_namespace AS n ON n.oid = o.oprnamespace), format('OPERATOR(pg_catalog.%s)', symbol))
 $$;
 
 CREATE OR REPLACE FUNCTION pgmeaning._equals(type oid) RETURNS text

@@ -158,9 +158,29 @@ BEGIN
 END
 $$;
 
+-- How vectors are kept: 'vector', four bytes a number, or 'halfvec', two. The table's own column says it.
+CREATE OR REPLACE FUNCTION pgmeaning._precision(vectors regclass) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT t.typname::text FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+    WHERE a.attrelid = vectors AND a.attname = 'embedding' AND NOT a.attisdropped
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._check_precision(wanted text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE
+AS $$
+BEGIN
+    IF wanted IS NULL OR wanted NOT IN ('vector', 'halfvec') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no precision %L', wanted),
+            DETAIL = 'vector keeps four bytes a number, halfvec two.', HINT = 'Say "precision" => ''vector'' or "precision" => ''halfvec'', with the quotes: it is a keyword.';
+    END IF;
+    RETURN wanted;
+END
+$$;
+
 -- Makes the vector table of a (collection, model) and registers it.
 -- The row security policy goes through a function, since a direct one would make DROP TABLE of the source fail.
-CREATE OR REPLACE FUNCTION pgmeaning._make_target(c pgmeaning.collection, model text, dimensions int, state text) RETURNS regclass
+CREATE OR REPLACE FUNCTION pgmeaning._make_target(c pgmeaning.collection, model text, dimensions int, state text, wanted_precision text DEFAULT 'vector') RETURNS regclass
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -174,10 +194,10 @@ BEGIN
     relation := format('pgmeaning_data.%I', table_name);
     EXECUTE format(
         'CREATE TABLE %1$s (%2$s, chunk int NOT NULL DEFAULT 0, chunk_text text, model text NOT NULL CHECK (model = %3$L), '
-        'embedding vector(%4$s) NOT NULL, signature bit(%4$s) GENERATED ALWAYS AS (binary_quantize(embedding)) STORED, '
+        'embedding %6$s(%4$s) NOT NULL, signature bit(%4$s) GENERATED ALWAYS AS (binary_quantize(embedding)) STORED, '
         'content_hash bytea, embedded_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (%5$s, chunk))',
         relation, pgmeaning._vector_key_definition(c), model, dimensions,
-        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i) FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)));
+        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i) FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)), wanted_precision);
     EXECUTE format('COMMENT ON TABLE %s IS %L', relation, format('Vectors of %s by %s', c.source_name, model));
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
     EXECUTE format('CREATE POLICY source_rows ON %s FOR SELECT USING ((SELECT pgmeaning_data.%I()) OR pgmeaning_data.%I(%s))',
@@ -255,8 +275,9 @@ DECLARE
     role name;
 BEGIN
     EXECUTE format('CREATE OR REPLACE VIEW %s WITH (security_invoker = true) AS SELECT %s, v.chunk, v.chunk_text, v.model, '
-        'v.embedding::vector AS embedding, v.signature::"bit" AS signature, v.content_hash, v.embedded_at FROM %s AS v',
+        'v.embedding::%s AS embedding, v.signature::"bit" AS signature, v.content_hash, v.embedded_at FROM %s AS v',
         view, pgmeaning._column_list('v', c.vector_key_columns),
+        (SELECT pgmeaning._precision(t.vectors) FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.state = 'active'),
         (SELECT pgmeaning._relation_name(t.vectors) FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.state = 'active'));
     FOREACH role IN ARRAY c.grant_to LOOP
         EXECUTE format('GRANT SELECT ON %s TO %s', view, pgmeaning._grantee(role));
@@ -283,7 +304,7 @@ CREATE OR REPLACE FUNCTION pgmeaning.attach(
     source regclass, columns text[] DEFAULT NULL, template text DEFAULT NULL, name text DEFAULT NULL,
     image name DEFAULT NULL, video name DEFAULT NULL, model text DEFAULT NULL, dimensions int DEFAULT NULL,
     chunking jsonb DEFAULT NULL, grant_to name[] DEFAULT NULL, allow_deprecated bool DEFAULT false,
-    language text DEFAULT NULL
+    language text DEFAULT NULL, "precision" text DEFAULT 'vector'
 ) RETURNS text
 LANGUAGE plpgsql
 AS $$
@@ -295,6 +316,7 @@ DECLARE
     roles     name[];
     patience  text;
     member    regclass;
+    kept      text := pgmeaning._check_precision(attach."precision");
 BEGIN
     PERFORM pgmeaning._check_source(source);
     roles := pgmeaning._check_roles(attach.grant_to);
@@ -308,11 +330,9 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM004', MESSAGE = format('attach() was not told what of %s to embed', source),
             DETAIL = 'Its columns: ' || array_to_string(pgmeaning._column_names(source), ', ') || '.',
             HINT = 'Say columns => ARRAY[''title'', ''body''] or template => ''{title}: {body}''.';
-    ELSIF attach.chunking IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'this version does not cut documents into chunks',
-            HINT = 'Leave chunking out: a text longer than the model takes is cut at its end.';
     END IF;
 
+    c.chunking := pgmeaning._check_chunking(attach.chunking, embedded, embedder);
     c.language := pgmeaning._language(attach.language);
     c.name := coalesce(attach.name, (SELECT relname FROM pg_class WHERE oid = source));
     c.view_schema := (SELECT n.nspname FROM pg_class AS r JOIN pg_namespace AS n ON n.oid = r.relnamespace WHERE r.oid = source);
@@ -332,14 +352,14 @@ BEGIN
         INSERT INTO pgmeaning.collection (name, source, source_name, view_schema, key_columns, key_types, vector_key_columns,
             columns, template, image, video, chunking, grant_to, model, language)
         VALUES (c.name, source, pgmeaning._relation_name(source), c.view_schema, c.key_columns, c.key_types, c.vector_key_columns,
-            embedded, attach.template, attach.image, attach.video, attach.chunking, roles, embedder.name, c.language)
+            embedded, attach.template, attach.image, attach.video, c.chunking, roles, embedder.name, c.language)
         RETURNING * INTO c;
     EXCEPTION WHEN unique_violation OR lock_not_available THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('collection %L is being made by somebody else', c.name),
             HINT = 'Give another name: attach(..., name => ''...''), or try again.';
     END;
     PERFORM pgmeaning._make_policy_functions(c),
-            pgmeaning._make_target(c, embedder.name, coalesce(attach.dimensions, embedder.dimensions), 'active'),
+            pgmeaning._make_target(c, embedder.name, coalesce(attach.dimensions, embedder.dimensions), 'active', kept),
             pgmeaning._make_view(c),
             pgmeaning._make_trigger_function(c);
 

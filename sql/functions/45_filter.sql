@@ -78,10 +78,10 @@ DECLARE
     source    text := pgmeaning._relation_name(c.source);
     condition text := filter;
 BEGIN
-    IF params IS NOT NULL AND (filter IS NULL OR filter ~ '^\s*{') THEN
+    IF params IS NOT NULL AND (filter IS NULL OR filter ~ '^[[:space:]]*{') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'there are filter_params, but no filter that takes any',
             HINT = 'filter => ''price < $1'', filter_params => ARRAY[20]';
-    ELSIF filter ~ '^\s*{' THEN  -- no condition in SQL begins with a brace
+    ELSIF filter ~ '^[[:space:]]*{' THEN  -- no condition in SQL begins with a brace
         condition := pgmeaning._equalities(c, filter::jsonb);
     ELSIF params IS NOT NULL THEN
         condition := pgmeaning._bind(filter, params);

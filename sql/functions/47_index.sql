@@ -9,10 +9,10 @@ AS $$
     SELECT s.index, s.kind, s.dimensions, s.valid
     FROM (SELECT i.indexrelid::regclass AS index, a.atttypmod AS dimensions, i.indisvalid AND i.indisready AS valid,
                  CASE WHEN o.opcname = 'bit_hamming_ops' AND column_name.attname = 'signature' THEN 'signature'
-                      WHEN o.opcname = 'vector_cosine_ops' AND column_name.attname = 'embedding' THEN 'direct'
+                      WHEN o.opcname IN ('vector_cosine_ops', 'halfvec_cosine_ops') AND column_name.attname = 'embedding' THEN 'direct'
                       WHEN o.opcname = 'halfvec_cosine_ops' AND i.indkey[0] = 0 THEN
-                          CASE WHEN pg_get_indexdef(i.indexrelid, 1, false) ~ '\msubvector\(embedding, 1, \d+\)' THEN 'prefix'
-                               WHEN pg_get_indexdef(i.indexrelid, 1, false) ~ '^\(?\(?embedding\)?::' THEN 'direct' END
+                          CASE WHEN pg_get_indexdef(i.indexrelid, 1, false) ~ 'subvector[(]embedding, 1, [0-9]+[)]' THEN 'prefix'
+                               WHEN pg_get_indexdef(i.indexrelid, 1, false) ~ '^[(]?[(]?embedding[)]?::' THEN 'direct' END
                  END AS kind
           FROM pg_index AS i
           JOIN pg_class AS r ON r.oid = i.indexrelid
@@ -69,24 +69,28 @@ DECLARE
     of_vector  text := (SELECT n.nspname FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'vector');
     what       text;
     value      int;
+    effort     int := 64;
+    halves     bool := pgmeaning._precision(t.vectors) = 'halfvec';
 BEGIN
     CASE kind
         WHEN 'signature' THEN
             what := format('signature %I.bit_hamming_ops', of_vector);
             value := t.dimensions / 8 + 8;
+            effort := 200;  -- many signatures are equally near, and a hasty graph loses its way among them
         WHEN 'prefix' THEN
             what := format('(%I.subvector(embedding, 1, %s)::%1$I.halfvec(%2$s)) %1$I.halfvec_cosine_ops', of_vector, index_dimensions);
             value := index_dimensions * 2 + 8;
         ELSE
-            what := CASE WHEN t.dimensions <= 2000 THEN format('embedding %I.vector_cosine_ops', of_vector)
+            what := CASE WHEN halves THEN format('embedding %I.halfvec_cosine_ops', of_vector)
+                         WHEN t.dimensions <= 2000 THEN format('embedding %I.vector_cosine_ops', of_vector)
                          ELSE format('(embedding::%I.halfvec(%s)) %1$I.halfvec_cosine_ops', of_vector, t.dimensions) END;
-            value := t.dimensions * CASE WHEN t.dimensions <= 2000 THEN 4 ELSE 2 END + 8;
+            value := t.dimensions * CASE WHEN t.dimensions <= 2000 AND NOT halves THEN 4 ELSE 2 END + 8;
     END CASE;
-    statement := format('CREATE INDEX CONCURRENTLY %I ON %s USING hnsw (%s)',
-        pgmeaning._index_name(t, kind), pgmeaning._relation_name(t.vectors), what);
+    statement := format('CREATE INDEX CONCURRENTLY %I ON %s USING hnsw (%s) WITH (ef_construction = %s)',
+        pgmeaning._index_name(t, kind), pgmeaning._relation_name(t.vectors), what, effort);
     bytes := ceil(row_count / greatest(1, floor(8120.0 / (value + 280)))) * 8192;
     -- Measured on one core of 2024; distances cost by the length of the value, and grow with the depth of the graph.
-    build_seconds := row_count * (0.0002 + value * 0.0000004) * ln(10 + row_count) / 10;
+    build_seconds := row_count * effort * (0.000002 + value * 0.000000006) * ln(10 + row_count) / 10;
 END
 $$;
 
@@ -103,7 +107,7 @@ BEGIN
     ELSIF row_count < min_rows THEN
         kind := 'none';
         reason := format('below %s rows a scan is fast', min_rows);
-    ELSIF t.dimensions <= 2000 THEN
+    ELSIF t.dimensions <= (CASE pgmeaning._precision(t.vectors) WHEN 'halfvec' THEN 4000 ELSE 2000 END) THEN
         kind := 'direct';
         reason := format('HNSW takes vectors of %s dimensions as they are', t.dimensions);
     ELSE
@@ -166,7 +170,10 @@ BEGIN
         size := coalesce(asked_dimensions, settled.wanted_dimensions, (SELECT u.dimensions FROM pgmeaning._usable_index(t) AS u WHERE u.kind = 'prefix'),
                          pgmeaning._prefix_dimensions(t));
     END IF;
-    PERFORM pgmeaning._check_kind(t, chosen.kind, size);
+    -- What was settled before is not refused here: one collection must not keep a sidecar from planning for the others.
+    IF asked IS NOT NULL THEN
+        PERFORM pgmeaning._check_kind(t, chosen.kind, size);
+    END IF;
     RETURN QUERY SELECT t.model, coalesce((pgmeaning._usable_index(t)).kind, 'none'), chosen.kind, size, counted,
         cost.bytes, cost.build_seconds, cost.statement, chosen.reason
     FROM (SELECT) AS one LEFT JOIN LATERAL pgmeaning._index_cost(t, chosen.kind, size, counted) AS cost ON chosen.kind <> 'none';

@@ -81,6 +81,7 @@ BEGIN
     kind := mode;
     IF mode IS NULL OR mode = 'index' THEN
         SELECT u.kind, u.dimensions INTO kind, dimensions FROM pgmeaning._usable_index(t) AS u;
+        indexed := kind IS NOT NULL;
     END IF;
     IF kind IS NULL AND mode = 'index' THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the vectors of model %L have no index', t.model),
@@ -88,8 +89,7 @@ BEGIN
     ELSIF kind IS NULL THEN
         kind := CASE WHEN pg_relation_size(t.vectors) < CASE WHEN t.dimensions <= 480 THEN 64 * 1024 * 1024 ELSE 256 * 1024 END
                      THEN 'exact' ELSE 'signature' END;
-        indexed := false;
-    ELSE
+    ELSIF mode = 'signature' THEN
         indexed := kind = ANY (ARRAY(SELECT i.kind FROM pgmeaning._indexes(t.vectors) AS i WHERE i.valid));
     END IF;
     SELECT * INTO tested FROM pgmeaning.vector_index AS x WHERE x.collection_id = t.collection_id AND x.model = t.model
@@ -134,6 +134,9 @@ BEGIN
         RETURN wanted;
     END IF;
     may_be_found := greatest(1, pgmeaning._rows_expected(c, condition));
+    IF c.chunking IS NOT NULL THEN  -- a row has several vectors
+        may_be_found := may_be_found * greatest(1, pgmeaning._vectors_expected(t.vectors) / greatest(1, pgmeaning._rows_expected(c, NULL)));
+    END IF;
     share := least(1, may_be_found / greatest(pgmeaning._vectors_expected(t.vectors), 1));
     RETURN CASE WHEN wanted * 1.25 / share <= may_be_found / 4 THEN ceil(wanted * 1.25 / share) END;
 END
@@ -177,15 +180,15 @@ BEGIN
 END
 $$;
 
--- The k nearest rows to a vector that fits. Second phase: the candidates' exact distances.
+-- The k nearest vectors to one that fits, each with its row (and chunk). Second phase: the candidates' exact distances.
 CREATE OR REPLACE FUNCTION pgmeaning._nearest(c pgmeaning.collection, t pgmeaning.target, query_vector vector, k int,
-    condition text, mode text, candidates int, leave_out jsonb)
+    condition text, mode text, candidates int, leave_out jsonb[])
 RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     as_key text := pgmeaning._key_json('v', c.vector_key_columns, c.key_columns);
-    others text := CASE WHEN leave_out IS NULL THEN '' ELSE format(' AND %s <> %L::jsonb', as_key, leave_out) END;
+    others text := CASE WHEN coalesce(leave_out, '{}') = '{}' THEN '' ELSE format(' AND %s <> ALL (%L::jsonb[])', as_key, leave_out) END;
     way    record := pgmeaning._way(t, mode, k, candidates);
     places tid[];
 BEGIN
@@ -205,6 +208,34 @@ BEGIN
 END
 $$;
 
+-- The k nearest rows, each by its nearest chunk; or, not grouped, the k nearest chunks. One row may have the nearest chunks by the
+-- hundred: so those that are found already are left out when more are looked for, until there are k rows or no more.
+CREATE OR REPLACE FUNCTION pgmeaning._nearest_rows(c pgmeaning.collection, t pgmeaning.target, query_vector vector, k int,
+    condition text, mode text, candidates int, leave_out jsonb[], grouped bool)
+RETURNS SETOF pgmeaning.found
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    wanted int := least(2 * k::bigint, 2147483647);
+    hits   pgmeaning.found[];
+    rows   pgmeaning.found[] := '{}';
+    known  jsonb[] := coalesce(leave_out, '{}');
+BEGIN
+    IF c.chunking IS NULL OR NOT coalesce(grouped, true) THEN
+        RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t, query_vector, k, condition, mode, candidates, known);
+        RETURN;
+    END IF;
+    LOOP
+        hits := ARRAY(SELECT n::pgmeaning.found FROM pgmeaning._nearest(c, t, query_vector, wanted, condition, mode, candidates, known) AS n);
+        rows := rows || ARRAY(SELECT b::pgmeaning.found FROM (SELECT DISTINCT ON (h.key) h.* FROM unnest(hits) AS h ORDER BY h.key, h.distance, h.chunk) AS b);
+        EXIT WHEN cardinality(rows) >= k OR cardinality(hits) < wanted;
+        known := coalesce(leave_out, '{}') || ARRAY(SELECT r.key FROM unnest(rows) AS r);
+        wanted := least(4 * wanted::bigint, 2147483647);
+    END LOOP;
+    RETURN QUERY SELECT r.* FROM unnest(rows) AS r ORDER BY r.distance, r.key LIMIT k;
+END
+$$;
+
 -- For the test of an index: a vector as text, as a session has it that does not know pgvector's types.
 CREATE OR REPLACE FUNCTION pgmeaning._nearest_to_text(c pgmeaning.collection, t pgmeaning.target, query_vector text, k int, mode text,
     candidates int, leave_out text)
@@ -212,9 +243,14 @@ RETURNS TABLE (distance float8)
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
-    RETURN QUERY SELECT n.distance FROM pgmeaning._nearest(c, t, query_vector::vector, k, NULL, mode, candidates, leave_out::jsonb) AS n;
+    RETURN QUERY SELECT n.distance FROM pgmeaning._nearest(c, t, query_vector::vector, k, NULL, mode, candidates, ARRAY[leave_out::jsonb]) AS n;
 END
 $$;
+
+-- A vector of either precision in full, for who has no type of that name in its search path.
+CREATE OR REPLACE FUNCTION pgmeaning._whole(embedding anyelement) RETURNS vector
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT embedding::vector $$;
 
 CREATE OR REPLACE FUNCTION pgmeaning._farthest(query_vector text, vectors vector[]) RETURNS float8
 LANGUAGE sql IMMUTABLE
@@ -225,7 +261,7 @@ LANGUAGE sql STABLE
 AS $$ SELECT t FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.state = 'active' $$;
 
 CREATE OR REPLACE FUNCTION pgmeaning.nearest(name text, query_vector vector, k int DEFAULT 10, filter text DEFAULT NULL,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[])
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[], "group" bool DEFAULT true)
 RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
 LANGUAGE plpgsql STABLE
 AS $$
@@ -234,8 +270,8 @@ DECLARE
     t pgmeaning.target := pgmeaning._active_target(c);
 BEGIN
     PERFORM pgmeaning._check_search(c, t, k, mode);
-    RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t, pgmeaning._fit(query_vector, t.dimensions), k,
-        pgmeaning._condition(c, filter, filter_params::text[]), mode, candidates, NULL);
+    RETURN QUERY SELECT * FROM pgmeaning._nearest_rows(c, t, pgmeaning._fit(query_vector, t.dimensions), k,
+        pgmeaning._condition(c, filter, filter_params::text[]), mode, candidates, NULL, "group");
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.nearest IS 'The k rows of a collection nearest to a vector.';
@@ -243,7 +279,8 @@ COMMENT ON FUNCTION pgmeaning.nearest IS 'The k rows of a collection nearest to 
 -- The k nearest rows to each of several queries, whose vectors are asked for together; query_index is a query's place in the array, from 1.
 CREATE OR REPLACE FUNCTION pgmeaning.search_many(name text, queries text[], k int DEFAULT 10, filter text DEFAULT NULL,
     mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
-    filter_params anycompatiblearray DEFAULT NULL::text[], weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
+    filter_params anycompatiblearray DEFAULT NULL::text[], weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL,
+    "group" bool DEFAULT true)
 RETURNS TABLE (query_index int, key jsonb, chunk int, chunk_text text, distance float8, score float8, model text, vector_rank int, text_rank int)
 LANGUAGE plpgsql STABLE
 AS $$
@@ -261,21 +298,22 @@ BEGIN
     FOR place IN 1..coalesce(cardinality(queries), 0) LOOP
         IF mode = 'hybrid' THEN
             RETURN QUERY SELECT place, h.* FROM pgmeaning._hybrid(c, t, queries[place], pgmeaning._fit(vectors[place], t.dimensions), k,
-                condition, candidates, weights, rank_constant) AS h;
+                condition, candidates, weights, rank_constant, "group") AS h;
         ELSE
             RETURN QUERY SELECT place, n.*, (row_number() OVER ())::int, NULL::int
-            FROM pgmeaning._nearest(c, t, pgmeaning._fit(vectors[place], t.dimensions), k, condition, mode, candidates, NULL) AS n;
+            FROM pgmeaning._nearest_rows(c, t, pgmeaning._fit(vectors[place], t.dimensions), k, condition, mode, candidates, NULL, "group") AS n;
         END IF;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.search_many IS 'search() for several queries at the cost of one call of the model.';
 
--- rerank: so many are found, and a reranker judges them; the score is then its own.
+-- rerank: so many are found, and a reranker judges them; the score is then its own. "group": a long document is found once, by its
+-- best chunk; false: each of its chunks counts. The name is a word of SQL, and quoted.
 CREATE OR REPLACE FUNCTION pgmeaning.search(collection text, query text, k int DEFAULT 10, filter text DEFAULT NULL,
     mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
     filter_params anycompatiblearray DEFAULT NULL::text[], rerank int DEFAULT NULL, reranker text DEFAULT NULL,
-    weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
+    weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL, "group" bool DEFAULT true)
 RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text, vector_rank int, text_rank int)
 LANGUAGE plpgsql STABLE
 AS $$
@@ -286,7 +324,8 @@ DECLARE
 BEGIN
     IF rerank IS NULL THEN
         RETURN QUERY SELECT m.key, m.chunk, m.chunk_text, m.distance, m.score, m.model, m.vector_rank, m.text_rank
-        FROM pgmeaning.search_many(collection, ARRAY[query], k, filter, mode, candidates, timeout, filter_params, weights, rank_constant) AS m;
+        FROM pgmeaning.search_many(collection, ARRAY[query], k, filter, mode, candidates, timeout, filter_params, weights, rank_constant,
+                                   "group") AS m;
         RETURN;
     ELSIF rerank < 1 THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('rerank is %s: how many rows to judge must be at least 1', rerank),
@@ -295,14 +334,14 @@ BEGIN
     judge := pgmeaning._reranker(reranker);
     hits := ARRAY(SELECT ROW(m.key, m.chunk, m.chunk_text, m.distance, m.score, m.model, m.vector_rank, m.text_rank)::pgmeaning.ranked
         FROM pgmeaning.search_many(collection, ARRAY[query], greatest(k, rerank), filter, mode, candidates, timeout, filter_params,
-                                   weights, rank_constant) AS m);
+                                   weights, rank_constant, "group") AS m);
     RETURN QUERY SELECT h.key, h.chunk, h.chunk_text, h.distance, r.score, h.model, h.vector_rank, h.text_rank
     FROM pgmeaning.rerank(query, pgmeaning._texts(pgmeaning._collection(collection), ARRAY(SELECT x.key FROM unnest(hits) AS x),
                           ARRAY(SELECT x.chunk_text FROM unnest(hits) AS x)), judge, greatest(deadline - clock_timestamp(), '1 millisecond')) AS r
     CROSS JOIN LATERAL (SELECT (hits[r.index]).*) AS h ORDER BY r.score DESC, r.index LIMIT k;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.search (text, text, int, text, text, int, interval, anycompatiblearray, int, text, float8[], float8)
+COMMENT ON FUNCTION pgmeaning.search (text, text, int, text, text, int, interval, anycompatiblearray, int, text, float8[], float8, bool)
     IS 'The k rows of a collection nearest in meaning to a text.';
 
 -- The rows themselves, typed: search(NULL::docs, 'how to cook rice'). Two functions, since PostgreSQL makes out the type of
@@ -353,7 +392,7 @@ COMMENT ON FUNCTION pgmeaning.search (anyelement, text, int, text, text, int, in
     IS 'The k rows of a table nearest in meaning to a text, as rows of that table.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.similar(name text, key jsonb, k int DEFAULT 10, filter text DEFAULT NULL,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[])
+    mode text DEFAULT NULL, candidates int DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[], "group" bool DEFAULT true)
 RETURNS SETOF pgmeaning.found
 LANGUAGE plpgsql STABLE
 AS $$
@@ -367,8 +406,8 @@ DECLARE
 BEGIN
     PERFORM pgmeaning._check_search(c, t, k, mode);
     condition := pgmeaning._condition(c, filter, filter_params::text[]);
-    EXECUTE format('SELECT v.embedding, %s FROM jsonb_to_record($1) AS k (%s) JOIN %s AS v ON %s '
-                   'WHERE EXISTS (SELECT FROM %s AS s WHERE %s) ORDER BY v.chunk LIMIT 1',
+    EXECUTE format('SELECT avg(v.embedding), %s FROM jsonb_to_record($1) AS k (%s) JOIN %s AS v ON %s '
+                   'WHERE EXISTS (SELECT FROM %s AS s WHERE %s) GROUP BY 2',
         pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), pgmeaning._key_record(c.key_columns, c.key_types),
         pgmeaning._relation_name(t.vectors), pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
         pgmeaning._relation_name(c.source), pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types))
@@ -377,7 +416,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('collection %L has no vector for row %s', name, wanted),
             HINT = 'There is no such row, or nothing to embed in it, or it is still owed: CALL pgmeaning.wait_for(...).';
     END IF;
-    RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t, own, k, condition, mode, candidates, itself);
+    RETURN QUERY SELECT * FROM pgmeaning._nearest_rows(c, t, own, k, condition, mode, candidates, ARRAY[itself], "group");
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.similar IS 'More like this row: the k nearest others.';
+COMMENT ON FUNCTION pgmeaning.similar IS 'More like this row, by the mean of its chunks: the k nearest others.';

@@ -72,46 +72,53 @@ $$;
 CREATE OR REPLACE FUNCTION pgmeaning._any_word(language text, query text) RETURNS tsquery
 LANGUAGE sql STABLE
 AS $$
-    SELECT string_agg('''' || replace(replace(l.word, '\', '\\'), '''', '''''') || '''', ' | ')::tsquery
+    SELECT string_agg('''' || replace(replace(l.word, chr(92), chr(92) || chr(92)), '''', '''''') || '''', ' | ')::tsquery
     FROM unnest(tsvector_to_array(to_tsvector(language::regconfig, query))) AS l (word)
 $$;
 
 -- The rows that have words of the query, the best first: by the column of words; where there is none, or it finds nothing
 -- (a mistyped word), by trigrams of the text. Not ts_rank_cd: where any of the words will do, how close they stand says little
 -- (nDCG@10 on semanlink: .363 instead of .481, which is what BM25 has).
-CREATE OR REPLACE FUNCTION pgmeaning._by_words(c pgmeaning.collection, t pgmeaning.target, query text, query_vector vector, depth int, condition text)
+CREATE OR REPLACE FUNCTION pgmeaning._by_words(c pgmeaning.collection, t pgmeaning.target, query text, query_vector vector, depth int,
+    condition text, grouped bool)
 RETURNS SETOF pgmeaning.ranked
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    frame   text := format(
-        'SELECT %s, v.chunk, v.chunk_text, v.embedding <=> $2, NULL::float8, v.model, NULL::int, w.rank::int '
-        'FROM (SELECT v.ctid AS at, row_number() OVER (ORDER BY w.closeness DESC, %s, v.chunk) AS rank '
-        'FROM %s AS v JOIN %s AS s ON %s CROSS JOIN LATERAL (SELECT %%s AS closeness OFFSET 0) AS w WHERE %%s '
-        'ORDER BY rank LIMIT $3) AS w JOIN %3$s AS v ON v.ctid = w.at ORDER BY w.rank',
-        pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), pgmeaning._column_list('v', c.vector_key_columns),
-        pgmeaning._relation_name(t.vectors), pgmeaning._source_rows(c, condition),
-        pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types));
+    of_row  text := pgmeaning._column_list('v', c.vector_key_columns);
+    frame   text[] := ARRAY[  -- not a format: a filter may hold a percent sign
+        format('SELECT %s, v.chunk, v.chunk_text, v.embedding <=> $2, NULL::float8, v.model, NULL::int, w.rank::int '
+               'FROM (SELECT m.at, row_number() OVER (ORDER BY m.rank) AS rank '
+               'FROM (SELECT v.ctid AS at, row_number() OVER (ORDER BY w.closeness DESC, %s, v.chunk) AS rank, %s AS of_row '
+               'FROM %s AS v JOIN %s AS s ON %s CROSS JOIN LATERAL (SELECT ',
+            pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), of_row,
+            CASE WHEN c.chunking IS NOT NULL AND coalesce(grouped, true)  -- a row counts by the best of its chunks
+                 THEN format('row_number() OVER (PARTITION BY %s ORDER BY w.closeness DESC, v.chunk)', of_row) ELSE '1' END,
+            pgmeaning._relation_name(t.vectors), pgmeaning._source_rows(c, condition),
+            pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types)),
+        ' AS closeness OFFSET 0) AS w WHERE ',
+        format(') AS m WHERE m.of_row = 1 ORDER BY rank LIMIT $3) AS w JOIN %s AS v ON v.ctid = w.at ORDER BY w.rank', pgmeaning._relation_name(t.vectors))];
     words   tsquery;
     trigram text := pgmeaning._trigrams();
 BEGIN
     IF c.language IS NOT NULL THEN
         words := pgmeaning._any_word(c.language, query);
-        RETURN QUERY EXECUTE format(frame, 'ts_rank(v.words, $1, 1)', 'v.words @@ $1') USING words, query_vector, depth;
+        RETURN QUERY EXECUTE frame[1] || 'ts_rank(v.words, $1, 1)' || frame[2] || 'v.words @@ $1' || frame[3] USING words, query_vector, depth;
         IF FOUND THEN
             RETURN;
         END IF;
     END IF;
     IF trigram IS NOT NULL THEN
-        RETURN QUERY EXECUTE format(frame, format('%s.word_similarity($1, coalesce(v.chunk_text, %s))', trigram, pgmeaning._text_expression(c, 's')),
-            'w.closeness >= 0.3') USING query, query_vector, depth;
+        RETURN QUERY EXECUTE frame[1] || format('%s.word_similarity($1, coalesce(v.chunk_text, %s))', trigram, pgmeaning._text_expression(c, 's'))
+            || frame[2] || 'w.closeness >= 0.3' || frame[3] USING query, query_vector, depth;
     END IF;
 END
 $$;
 
--- Both ways, fused. A row that only one of them found has no rank from the other.
+-- Both ways, fused. A row that only one of them found has no rank from the other. Each may have found a row by another chunk: the
+-- one nearest in meaning is shown.
 CREATE OR REPLACE FUNCTION pgmeaning._hybrid(c pgmeaning.collection, t pgmeaning.target, query text, query_vector vector, k int, condition text,
-    candidates int, weights float8[], rank_constant float8)
+    candidates int, weights float8[], rank_constant float8, grouped bool)
 RETURNS SETOF pgmeaning.ranked
 LANGUAGE plpgsql STABLE
 AS $$
@@ -122,13 +129,14 @@ DECLARE
 BEGIN
     RETURN QUERY
     WITH by_vector AS (
-        SELECT n.*, (row_number() OVER ())::int AS place FROM pgmeaning._nearest(c, t, query_vector, depth, condition, NULL, candidates, NULL) AS n
+        SELECT n.*, (row_number() OVER ())::int AS place FROM pgmeaning._nearest_rows(c, t, query_vector, depth, condition, NULL, candidates, NULL, grouped) AS n
     )
     SELECT coalesce(v.key, w.key), coalesce(v.chunk, w.chunk), coalesce(v.chunk_text, w.chunk_text), coalesce(v.distance, w.distance),
            coalesce(share[1] / (above + v.place), 0) + coalesce(share[2] / (above + w.text_rank), 0) AS fused,
            coalesce(v.model, w.model), v.place, w.text_rank
     FROM by_vector AS v
-    FULL JOIN pgmeaning._by_words(c, t, query, query_vector, depth, condition) AS w ON w.key = v.key AND w.chunk = v.chunk
+    FULL JOIN pgmeaning._by_words(c, t, query, query_vector, depth, condition, grouped) AS w
+        ON w.key = v.key AND CASE WHEN grouped THEN 0 ELSE w.chunk END = CASE WHEN grouped THEN 0 ELSE v.chunk END
     ORDER BY fused DESC, 4, 1, 2 LIMIT k;
 END
 $$;

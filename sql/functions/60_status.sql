@@ -39,7 +39,7 @@ SELECT c.name AS collection,
        CASE WHEN t.scanning THEN least(t.scanned / greatest(counts.source_rows, 1)::float8, 1) ELSE 1 END AS scanned,
        work.oldest_owed,
        trouble.problem,
-       built.state AS index, built.progress AS index_progress
+       built.state AS index, built.progress AS index_progress, c.chunking
 FROM pgmeaning.collection AS c
 JOIN pgmeaning.target AS t ON t.collection_id = c.id
 LEFT JOIN pg_catalog.pg_class AS r ON r.oid = c.source
@@ -52,7 +52,7 @@ CROSS JOIN LATERAL (
     FROM (SELECT q.failed_at, q.owed_since AS since FROM pgmeaning.queue AS q WHERE q.collection_id = c.id AND q.model = t.model
           UNION ALL
           SELECT NULL, i.written_at FROM pgmeaning.inbox AS i WHERE i.collection_id = c.id) AS owing) AS work;
-COMMENT ON VIEW pgmeaning.status IS 'One row a collection and model: how many rows, vectors, owed and failed.';
+COMMENT ON VIEW pgmeaning.status IS 'One row a collection and model: how many rows, vectors (of chunks, where documents are cut), owed and failed.';
 
 CREATE OR REPLACE VIEW pgmeaning.index_report AS
 SELECT c.name AS collection, t.model, coalesce(present.kind, 'none') AS index, present.dimensions AS index_dimensions,
@@ -61,9 +61,11 @@ SELECT c.name AS collection, t.model, coalesce(present.kind, 'none') AS index, p
        x.milliseconds, x.milliseconds_95, x.exact_milliseconds,
        coalesce(x.problem, CASE WHEN x.recall < x.target
                 THEN format('recall %s is the best that %s candidates reach; the target is %s', round(x.recall::numeric, 4), x.candidates, x.target) END)
-       AS problem
+       AS problem, pgmeaning._precision(t.vectors) AS "precision",
+       pg_table_size(made.oid) / nullif(pgmeaning._row_count(made.oid), 0) AS bytes_per_vector
 FROM pgmeaning.collection AS c
 JOIN pgmeaning.target AS t ON t.collection_id = c.id
+LEFT JOIN pg_class AS made ON made.oid = t.vectors
 LEFT JOIN pgmeaning.vector_index AS x ON x.collection_id = t.collection_id AND x.model = t.model
 LEFT JOIN LATERAL (SELECT i.* FROM pgmeaning._indexes(t.vectors) AS i WHERE i.valid
                    ORDER BY i.kind = x.kind DESC NULLS LAST, array_position('{direct,signature,prefix}', i.kind) LIMIT 1) AS present ON true;

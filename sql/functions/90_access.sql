@@ -21,7 +21,7 @@ DECLARE
 BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure AS signature, NOT p.prosecdef AND (
-            p.prosrc ~ '\mvector(_dims)?\M|<=>|<~>|quantize' OR vector_type = ANY (p.proargtypes)) AS of_vectors FROM pg_proc AS p
+            p.prosrc ~ '\m(vector(_dims)?|halfvec|_precision)\M|<=>|<~>|quantize' OR vector_type = ANY (p.proargtypes)) AS of_vectors FROM pg_proc AS p
         WHERE p.pronamespace = 'pgmeaning'::regnamespace AND p.prokind = 'f'
           AND NOT coalesce(p.proconfig::text LIKE '%search_path=%', false)
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid AND d.deptype = 'e')

@@ -1,7 +1,8 @@
 -- Moves changes from the inbox into the queue: at most one row a (collection, model, key), with a new generation, so that
 -- the result of an embedding that began before the change never wins. One sidecar at a time folds (the try-lock), so nobody
 -- waits for another's portion; sorted, so that two upserts never wait for each other.
--- A note starts a scan from the beginning, also where one was under way: what it has passed may have changed since.
+-- A note starts a scan from the beginning, also where one was under way: what it has passed may have changed since. What is
+-- being embedded just then begins anew too: rows that a TRUNCATE took would get their vectors behind the scan's back.
 WITH {portion}, taken AS (
     DELETE FROM pgmeaning.inbox
     WHERE ctid = ANY (ARRAY(SELECT p.id FROM portion AS p))
@@ -20,5 +21,15 @@ WITH {portion}, taken AS (
 ), started AS (
     UPDATE pgmeaning.target SET scanning = true, scan_cursor = NULL, scanned = 0, scan_started_at = now()
     WHERE collection_id IN (SELECT t.collection_id FROM taken AS t WHERE t.note IS NOT NULL)
+), restarted AS (
+    UPDATE pgmeaning.queue AS q SET generation = DEFAULT, visible_at = now(), claimed_by = NULL
+    FROM (
+        SELECT o.collection_id, o.model, o.key FROM pgmeaning.queue AS o
+        WHERE o.collection_id = ANY (ARRAY(SELECT t.collection_id FROM taken AS t WHERE t.note IS NOT NULL))
+            AND o.claimed_by IS NOT NULL
+            AND NOT EXISTS (SELECT FROM changed AS c WHERE c.collection_id = o.collection_id AND c.key = o.key)
+        ORDER BY o.collection_id, o.model, o.key FOR UPDATE
+    ) AS o
+    WHERE (q.collection_id, q.model, q.key) = (o.collection_id, o.model, o.key)
 )
 SELECT count(*), count(note), count(*) FILTER (WHERE pg_column_size(key) > %(key_bytes)s) FROM taken

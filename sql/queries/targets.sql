@@ -1,9 +1,9 @@
 -- Every (collection, model), with the SQL that depends on its key and columns, quoted by the database itself.
-SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions, c.state = 'paused' AS paused,
+SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions, coalesce(pgmeaning._precision(t.vectors), 'vector') AS "precision", c.state = 'paused' AS paused,
        coalesce(c.problem, CASE WHEN made.oid IS NULL THEN 'its vector table was dropped' END) AS problem,
        r.oid IS NOT NULL AS source_exists, t.scanning, t.scan_finished_at,
        pgmeaning._template_parts(c.template) AS template_parts, c.columns::text[] AS columns,
-       c.image, c.video,
+       c.image, c.video, c.chunking,
        cardinality(c.key_columns) AS key_width,
        CASE WHEN r.oid IS NULL THEN '{}' ELSE jsonb_build_object(
            'source', pgmeaning._relation_name(c.source),
@@ -24,6 +24,8 @@ SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions, c.sta
                                  FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), 'NULL')
                || CASE WHEN c.image IS NULL THEN '' ELSE ', ' || pgmeaning._media_content('s', c.source, c.image) END
                || CASE WHEN c.video IS NULL THEN '' ELSE ', ' || pgmeaning._media_content('s', c.source, c.video) END,
+           'content_bytes', coalesce((SELECT string_agg(format('coalesce(octet_length(s.%%I::text), 0)::bigint', col), ' + ' ORDER BY i)
+                                      FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), '0'),
            'vector_columns', (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
                               FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i))
        ) END AS parts

@@ -1,1 +1,1 @@
-SELECT v.ctid::text, v.embedding FROM {vectors} AS v
+SELECT v.ctid::text, pgmeaning._whole(v.embedding) FROM {vectors} AS v

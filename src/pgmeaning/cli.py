@@ -5,6 +5,7 @@ Results go to stdout (`--json`: one document), logs and errors to stderr; exit s
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -140,12 +141,23 @@ def attach(
     dimensions: Annotated[
         int | None, typer.Option("--dimensions", min=1, help="Shorter vectors, where the model can.")
     ] = None,
+    chunking: Annotated[
+        str | None,
+        typer.Option(
+            "--chunking",
+            metavar="JSON",
+            help='Cut long texts by tokens, sentences, paragraphs or markdown: \'{"method": "tokens", "size": 512}\'.',
+        ),
+    ] = None,
     grant_to: Annotated[
         list[str] | None, typer.Option("--grant-to", metavar="ROLE", help="Who may search; may be repeated.")
     ] = None,
     language: Annotated[
         str | None, typer.Option("--language", help="Keep the words too, for hybrid search: 'english', 'simple', ...")
     ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="'vector' keeps four bytes a number, 'halfvec' two.")
+    ] = "vector",
     allow_deprecated: Annotated[
         bool, typer.Option("--allow-deprecated", help="Take a deprecated model all the same.")
     ] = False,
@@ -155,9 +167,21 @@ def attach(
     with connected(dsn) as client:
         attached = client.attach(
             source, column or None, template, name, image=image, video=video, model=model, dimensions=dimensions,
-            grant_to=grant_to or None, allow_deprecated=allow_deprecated, language=language,
+            chunking=_chunking(chunking), grant_to=grant_to or None, allow_deprecated=allow_deprecated,
+            language=language, precision=precision,
         )  # fmt: skip
     typer.echo(attached)
+
+
+def _chunking(text: str | None) -> dict[str, Any] | None:
+    """What --chunking says; the database knows what may stand in it."""
+    try:
+        found = None if text is None else json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="--chunking") from error
+    if found is not None and not isinstance(found, dict):
+        raise typer.BadParameter('not an object such as {"method": "tokens"}', param_hint="--chunking")
+    return found
 
 
 @app.command()
@@ -311,6 +335,10 @@ def search(
     ] = None,
     reranker: Annotated[str | None, typer.Option("--reranker", help="Which one; else the database's default.")] = None,
     filter: Annotated[str | None, typer.Option("--filter", help="An SQL condition on the table's columns.")] = None,
+    mode: Annotated[
+        Literal["exact", "signature", "index", "hybrid"] | None,
+        typer.Option("--mode", help="Else by the index there is; hybrid looks for the words too."),
+    ] = None,
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.1, help="How long a sidecar may take for the query, in seconds.")
     ] = 10,
@@ -323,7 +351,7 @@ def search(
     with connected(dsn) as client:
         hits = client.search(
             collection, query, k, image=image or None, video=video, rerank=rerank, reranker=reranker, filter=filter,
-            timeout=timeout,
+            mode=mode, timeout=timeout,
         )  # fmt: skip
     rows = [_as_row(hit) for hit in hits]
     if as_json:

@@ -106,10 +106,15 @@ class Client:
         name: str | None = None, *, image: str | None = None, video: str | None = None, model: str | None = None,
         dimensions: int | None = None, chunking: Mapping[str, Any] | None = None,
         grant_to: Sequence[str] | None = None, allow_deprecated: bool = False, language: str | None = None,
+        precision: str = "vector",
     ) -> str:  # fmt: skip
         """Embed columns of a table from now on; returns the collection's name. `source` is quoted as in SQL.
 
+        `chunking`, such as {"method": "tokens", "size": 512, "overlap": 64}, cuts long texts into chunks with a vector
+        each; or by "sentences", "paragraphs" or "markdown".
+
         `language`, such as 'english', keeps the words of each row beside its vector, for search(mode="hybrid").
+        `precision` 'halfvec' keeps two bytes a number instead of four.
 
         Raises CollectionError for a table, column or name that will not do, ModelNotFound, DatabaseError.
         """
@@ -118,7 +123,7 @@ class Client:
             "image": image, "video": video, "model": model, "dimensions": dimensions,
             "chunking": None if chunking is None else Jsonb(dict(chunking)),
             "grant_to": None if grant_to is None else list(grant_to), "allow_deprecated": allow_deprecated,
-            "language": language,
+            "language": language, "precision": precision,
         }  # fmt: skip
         return str(self._value("attach", arguments))
 
@@ -227,7 +232,7 @@ class Client:
         self, collection: str, query: str | None = None, k: int = 10, *, image: Any = None, video: Any = None,
         rerank: int | None = None, reranker: str | None = None, filter: Filter = None,
         filter_params: Sequence[object] | None = None, mode: str | None = None, candidates: int | None = None,
-        timeout: float = 10,
+        group: bool = True, timeout: float = 10,
     ) -> list[Hit]:  # fmt: skip
         """The k rows nearest in meaning to a text, the best first; or to a picture or video, alone or with a text.
 
@@ -237,13 +242,15 @@ class Client:
         then its score, 0..1, instead of the cosine similarity. `filter` is an SQL condition on the source's columns,
         with $1, $2, ... for `filter_params`; or a mapping of columns to the values that they must equal. `mode`
         "hybrid" looks for the words too.
+
+        A document that was cut into chunks is found once, by its best chunk; with `group=False` each chunk counts.
         """
         if rerank is not None and min(k, rerank) < 1:
             raise InputError(f"k is {k} and rerank {rerank}", hint="both must be at least 1")
         wanted = query_document(query, image, video)
         arguments: dict[str, Any] = {
             "collection": collection, "query": query, "k": max(k, rerank or k), **_filtered(filter, filter_params),
-            "mode": mode, "candidates": candidates, "timeout": timedelta(seconds=timeout),
+            "mode": mode, "candidates": candidates, "group": group, "timeout": timedelta(seconds=timeout),
         }  # fmt: skip
         if wanted.images or wanted.videos:
             arguments["vector"] = Vector(self._vector(collection, wanted))
@@ -253,12 +260,12 @@ class Client:
     def search_many(
         self, collection: str, queries: Sequence[str], k: int = 10, *, filter: Filter = None,
         filter_params: Sequence[object] | None = None, mode: str | None = None, candidates: int | None = None,
-        timeout: float = 10,
+        group: bool = True, timeout: float = 10,
     ) -> list[list[Hit]]:  # fmt: skip
         """What `search` finds for each of the queries, in their order, with one call of the model for all."""
         arguments = {
             "collection": collection, "queries": list(queries), "k": k, **_filtered(filter, filter_params),
-            "mode": mode, "candidates": candidates, "timeout": timedelta(seconds=timeout),
+            "mode": mode, "candidates": candidates, "group": group, "timeout": timedelta(seconds=timeout),
         }  # fmt: skip
         found = self._execute("search_many", arguments).fetchall()
         rows = self._source_rows(collection, [key for _, key, *_ in found])
@@ -271,7 +278,7 @@ class Client:
     def nearest(
         self, collection: str, vector: Sequence[float] | NDArray[np.float32], k: int = 10, *,
         filter: Filter = None, filter_params: Sequence[object] | None = None, mode: str | None = None,
-        candidates: int | None = None,
+        candidates: int | None = None, group: bool = True,
     ) -> list[Hit]:  # fmt: skip
         """The k rows nearest to a vector of the collection's model."""
         arguments = {
@@ -281,13 +288,14 @@ class Client:
             **_filtered(filter, filter_params),
             "mode": mode,
             "candidates": candidates,
+            "group": group,
         }
         return self._hits("nearest", arguments, collection)
 
     def similar(
         self, collection: str, key: object, k: int = 10, *,
         filter: Filter = None, filter_params: Sequence[object] | None = None, mode: str | None = None,
-        candidates: int | None = None,
+        candidates: int | None = None, group: bool = True,
     ) -> list[Hit]:  # fmt: skip
         """More like this: the k nearest other rows. `key`: a mapping of the key columns, or one value."""
         arguments = {
@@ -297,6 +305,7 @@ class Client:
             **_filtered(filter, filter_params),
             "mode": mode,
             "candidates": candidates,
+            "group": group,
         }
         return self._hits("similar", arguments, collection)
 
@@ -380,6 +389,8 @@ def _hit(columns: Sequence[Any], row: dict[str, Any]) -> Hit:
 def _document_of(target: Target, hit: Hit, modalities: Sequence[str]) -> Document:
     """What was embedded of the row, as far as the reranker takes it; by its text alone where a picture is gone."""
     text = Document(text=_text_of(target, hit))
+    if hit.chunk > 0:  # pictures go with the first chunk
+        return text
     images = several(hit.row.get(target.image)) if target.image and "image" in modalities else ()
     videos = several(hit.row.get(target.video)) if target.video and "video" in modalities else ()
     try:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 import structlog
 
-from pgmeaning import sql, store
+from pgmeaning import chunking, sql, store
 from pgmeaning.channel import Channel
+from pgmeaning.chunking import Cutter, Limits
 from pgmeaning.connection import Connection, is_passing
 from pgmeaning.errors import ModelError
 from pgmeaning.models.base import Embedder
 from pgmeaning.queue import FOLD_LIMIT, KEY_BYTES, Folded, Queue
 from pgmeaning.reconcile import PAGE_MAX, scan_page
-from pgmeaning.types import Claim, Row, Target
+from pgmeaning.types import Chunking, Claim, Row, Target
 
 if TYPE_CHECKING:
     from pgmeaning.sidecar import Sidecar
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 # An awake feeder looks this often; after so long without work it sleeps until it is woken.
 AWAKE_POLL = 0.005
@@ -36,6 +38,9 @@ FOLD_CLAIMS = 2
 BROKEN = (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege)
 # The registry is read again after so long, or as soon as something points to a change of it.
 REGISTRY_AGE = 0.25
+# Rows that will be cut are read and embedded together up to so many bytes of text and so many chunks, or one alone.
+BYTES_TOGETHER = 1 << 20
+CHUNKS_TOGETHER = 4096
 # Who sleeps on a connection notices this soon that the sidecar stops.
 STOP_POLL = 0.1
 
@@ -46,7 +51,7 @@ class Pace:
     def __init__(self) -> None:
         self.rows_per_second: float | None = None
 
-    def record(self, rows: int, seconds: float) -> None:
+    def record(self, rows: float, seconds: float) -> None:
         """After a batch; a moving average."""
         rate = rows / max(seconds, 1e-6)
         self.rows_per_second = rate if self.rows_per_second is None else 0.8 * self.rows_per_second + 0.2 * rate
@@ -85,6 +90,7 @@ class Feeder:
         self._woke_others = 0.0
         self._folded_at = 0.0
         self._plenty: dict[tuple[str, bool], bool] = {}  # by lane: whether its last claim was as large as it may be
+        self._cutters: dict[tuple[str, Chunking], Cutter] = {}
         self._quarantine = False  # a suspect is in the pipeline: alone, so that it takes no others with it
 
     def run(self, connection: Connection) -> None:
@@ -223,14 +229,63 @@ class Feeder:
     ) -> None:
         """Read and prepare; what cannot be read fails alone."""
         self._sidecar.held.add(claims)
+        left = list(claims)
         try:
-            rows = self._read(connection, queue, target, claims, characters_for(embedder))
+            for some, rows in self._prepared(connection, queue, target, claims, embedder):
+                if rows:
+                    self._put(target, rows, embedder)
+                left = left[len(some) :]
         except BaseException:
-            self._sidecar.held.drop(claims)  # so that they count as lost, and are handed back over the next connection
+            self._sidecar.held.drop(left)  # so that they count as lost, and are handed back over the next connection
             raise
-        if rows:
-            work = Work(target, tuple(rows), embedder, self._paces[target.model, target.has_media])
-            (self._media if target.has_media else self._work).put(work)
+
+    def _put(self, target: Target, rows: Sequence[Row], embedder: Embedder) -> None:
+        pace = self._paces[target.model, target.has_media]
+        for some in (
+            portions(rows, [len(row.chunks) or 1 for row in rows], CHUNKS_TOGETHER) if target.chunking else [rows]
+        ):
+            (self._media if target.has_media else self._work).put(Work(target, tuple(some), embedder, pace))
+
+    def _prepared(
+        self, connection: Connection, queue: Queue, target: Target, claims: Sequence[Claim], embedder: Embedder
+    ) -> Iterator[tuple[Sequence[Claim], list[Row]]]:
+        """(claims, their rows): all at once, or as many as are read together where documents are cut into chunks."""
+        if target.chunking is None:
+            yield claims, self._read(connection, queue, target, claims, characters_for(embedder))
+            return
+        cutter = self._cutter(target.model, target.chunking, embedder)
+        for some in portions(claims, self._sizes(connection, target, claims), BYTES_TOGETHER):
+            rows = self._read(connection, queue, target, some, self._settings.document_characters + 1)
+            yield some, self._cut(connection, queue, target, rows, cutter)
+
+    def _sizes(self, connection: Connection, target: Target, claims: Sequence[Claim]) -> list[int]:
+        """The bytes of each row; where one cannot be told, each is read alone."""
+        try:
+            return store.sizes(connection, target, claims)
+        except psycopg.Error as error:
+            if connection.closed or is_passing(error):
+                raise
+            return [BYTES_TOGETHER] * len(claims)
+
+    def _cut(
+        self, connection: Connection, queue: Queue, target: Target, rows: Sequence[Row], cutter: Cutter
+    ) -> list[Row]:
+        """The rows with their chunks, and with what those may keep; what cannot be cut fails."""
+        cut, errors = cutter.cut(rows)
+        if errors:
+            log.warning("rows failed", collection=target.collection, rows=len(errors), error=errors[0][1])
+            claims = [row.claim for row, _ in errors]
+            queue.fail(claims, [error for _, error in errors])
+            self._sidecar.held.drop(claims)
+        known = store.known_chunks(connection, target, cut)
+        return chunking.with_known(cut, known, first_too=not target.has_media)
+
+    def _cutter(self, model: str, wanted: Chunking, embedder: Embedder) -> Cutter:
+        """Kept, since it remembers the tokens of words."""
+        if (model, wanted) not in self._cutters:
+            limits = Limits(self._settings.document_characters, self._settings.document_chunks)
+            self._cutters[model, wanted] = Cutter(embedder, wanted, limits)
+        return self._cutters[model, wanted]
 
     def _read(
         self, connection: Connection, queue: Queue, target: Target, claims: Sequence[Claim], characters: int
@@ -320,6 +375,18 @@ def _by_collection(claims: Sequence[Claim]) -> dict[int, list[Claim]]:
     for claim in claims:
         groups[claim.collection_id].append(claim)
     return groups
+
+
+def portions(items: Sequence[T], sizes: Sequence[int], most: int) -> Iterator[Sequence[T]]:
+    """The items in their order, as many together as are no larger than that; a larger one alone."""
+    start = total = 0
+    for place, size in enumerate(sizes):
+        if place > start and total + size > most:
+            yield items[start:place]
+            start, total = place, 0
+        total += size
+    if items:
+        yield items[start:]
 
 
 def _backlog(queue: Queue, targets: Sequence[Target]) -> tuple[int, int]:

@@ -1,5 +1,9 @@
 """Tests how well searches find: stored vectors as queries, each left out of its own answer, against exact answers.
 
+A stored vector is easier to find than a stranger: its own place in an index leads to its neighbours. So each query is
+moved away from its vector, by most of the way to its nearest neighbour, in the directions in which vectors here differ.
+By all of the way it would be further from its neighbours than a stranger is, and harder to find.
+
 All in one snapshot, so that rows written meanwhile change nothing. The exact answers of all queries take one pass over
 the vectors. A row counts as found when it is as near as the k-th of the exact answer: of equal ones any will do.
 """
@@ -8,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +21,18 @@ from psycopg.rows import dict_row
 from pgmeaning import sql
 from pgmeaning.connection import Connection
 from pgmeaning.errors import CollectionError
+from pgmeaning.models.base import Vectors
 
 K = 10
 FIRST_CANDIDATES = 20
 MOST_CANDIDATES = 5_120
 # What an exact search takes is known from so many.
 EXACT_SEARCHES = 3
+# Where the target is out of reach, so little more recall is not worth twice the candidates.
+AS_GOOD = 0.003
+# The power of the cosine to the nearest neighbour. Queries of MiniLM vectors that are not stored are as hard to find.
+MOVED = 0.75
+TINY = np.float32(1e-6)
 PAGE = 2000
 
 
@@ -66,7 +76,7 @@ def test(connection: Connection, collection_id: int, model: str, *, sample: int,
     with connection.transaction():
         connection.execute(sql.query("one_snapshot"))
         tester = Tester(connection, collection_id, model)
-        queries = tester.with_answers(tester.sample(sample))
+        queries = tester.with_answers(tester.moved(tester.sample(sample)))
         if len(queries) < 2 or tester.rows <= K:
             raise CollectionError(
                 f"{tester.rows} vectors of model {model!r} are too few to test", hint="a search compares them all"
@@ -88,9 +98,9 @@ def _pick(tester: Tester, queries: Sequence[Query], target: float) -> Trial:
     if len(trials) > 1 and _reached(trials[-1], target):
         between = tester.trial(queries, trials[-2].candidates * 3 // 2)
         return between if _reached(between, target) else trials[-1]
-    # Never beyond chance: the fewest that reach it at all, or come closest.
+    # Never beyond chance: the fewest that reach it at all, or that as good as reach the best.
     best = max(trial.recall for trial in trials)
-    return next(trial for trial in trials if trial.recall >= min(target, best))
+    return next(trial for trial in trials if trial.recall >= min(target, best - AS_GOOD))
 
 
 def _reached(trial: Trial, target: float) -> bool:
@@ -118,12 +128,20 @@ class Tester:
         rows = self._connection.execute(statement, {"size": size}).fetchall()
         return [Query(key, vector, tuple(own)) for key, vector, own in rows]
 
+    def moved(self, queries: Sequence[Query]) -> list[Query]:
+        """The queries, each nearly as far from its vector as that one's nearest neighbour is."""
+        if not queries:
+            return []
+        vectors = _matrix(queries)
+        distances = [min(self.search(query, self._mode, None)[0], default=0.0) for query in queries]
+        moved = moved_away(vectors, np.clip(1 - np.array(distances, np.float32), 0, 1) ** MOVED)
+        return [replace(query, vector=_written(vector)) for query, vector in zip(queries, moved, strict=True)]
+
     def with_answers(self, queries: Sequence[Query]) -> list[Query]:
         """The queries with the distance that the exact answer's last row has."""
         if not queries:
             return []
-        wanted = np.array([_parsed(query.vector) for query in queries], np.float32)
-        wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+        wanted = _matrix(queries)
         nearest = [Nearest(K, query.own) for query in queries]
         name = "pgmeaning_test"
         with self._connection.cursor(name, binary=True) as cursor:
@@ -136,7 +154,7 @@ class Tester:
         for query, best in zip(queries, nearest, strict=True):
             arguments = {"vector": query.vector, "places": best.places}
             (worst,) = self._connection.execute(statement, arguments).fetchone() or (0.0,)
-            answers.append(Query(query.key, query.vector, query.own, worst))
+            answers.append(replace(query, worst=worst))
         return answers
 
     @staticmethod
@@ -191,8 +209,26 @@ class Nearest:
         return [place for _, place in self._best]
 
 
-def _parsed(vector: str) -> NDArray[np.float32]:
-    return np.array(vector[1:-1].split(","), np.float32)
+def moved_away(vectors: Vectors, similarities: NDArray[np.float32]) -> Vectors:
+    """Unit vectors with these cosines to the given ones, moved by random mixtures of how the vectors differ."""
+    differences = vectors - vectors.mean(axis=0)
+    mixtures = np.random.default_rng(0).standard_normal((len(vectors), len(vectors)), dtype=np.float32) @ differences
+    mixtures -= (mixtures * vectors).sum(axis=1, keepdims=True) * vectors
+    lengths = np.linalg.norm(mixtures, axis=1, keepdims=True)
+    cosines = np.where(lengths[:, 0] > TINY, np.clip(similarities, 0, 1), 1)[:, None].astype(np.float32)
+    moved: Vectors = cosines * vectors + np.sqrt(1 - cosines**2) * mixtures / np.maximum(lengths, TINY)
+    return moved
+
+
+def _matrix(queries: Sequence[Query]) -> Vectors:
+    """Their vectors, of unit length."""
+    vectors = np.array([query.vector[1:-1].split(",") for query in queries], np.float32)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), TINY)
+    return vectors
+
+
+def _written(vector: NDArray[np.float32]) -> str:
+    return "[" + ",".join(map(repr, vector.tolist())) + "]"
 
 
 def record(connection: Connection, collection_id: int, model: str, report: Report) -> None:

@@ -44,6 +44,10 @@ class Settings(BaseSettings):
         default=0.99, gt=0, le=1, description="the share of the 10 nearest that an index must find"
     )
     recall_sample: int = Field(default=200, ge=2, description="stored vectors that a test takes as queries")
+    document_characters: int = Field(
+        default=16_000_000, ge=1, lt=1 << 30, description="the longest text of a row that is cut into chunks"
+    )
+    document_chunks: int = Field(default=10_000, ge=1, description="the most chunks of a row")
     location: str | None = Field(
         default=None, description="a folder with models in folders of their names; looked into before the hub"
     )

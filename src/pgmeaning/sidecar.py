@@ -23,6 +23,7 @@ import structlog
 from psycopg.rows import dict_row
 
 from pgmeaning import batching, sql, store
+from pgmeaning.assembly import Assembly
 from pgmeaning.channel import Channel
 from pgmeaning.connection import Connection, connect
 from pgmeaning.errors import EndpointDown, ModelNotFound
@@ -243,40 +244,39 @@ class Sidecar:
         self._output.end()
 
     def _embed(self, work: Work) -> None:
-        wanting = [row for row in work.rows if store.needs_vector(row)]
-        others = [row for row in work.rows if not store.needs_vector(row)]
+        wanting = [row for row in work.rows if store.vector_count(row)]
+        others = [row for row in work.rows if not store.vector_count(row)]
         if others:
             self._output.put(_output(work.target, others, []))
-        distinct, places = batching.unique([row.document for row in wanting if row.document is not None])
-        rows_of: list[list[Row]] = [[] for _ in distinct]
-        for row, place in zip(wanting, places, strict=True):
-            rows_of[place].append(row)
-        lengths = batching.lengths(work.embedder, distinct)
-        batches = list(batching.batches(lengths, self.settings.batch_tokens, self.settings.batch_rows))
-        for number, batch in enumerate(batches):
+        assembly = Assembly(wanting, work.target.dimensions)
+        lengths = batching.lengths(work.embedder, assembly.documents)
+        for batch in batching.batches(lengths, self.settings.batch_tokens, self.settings.batch_rows):
             if self.stopping.is_set():
                 return
-            if self.shelf.is_suspended(work.target.model) or not self._embed_batch(work, distinct, rows_of, batch):
-                left = [row for later in batches[number:] for place in later.places for row in rows_of[place]]
-                self._output.put(replace(_output(work.target, [], []), handed_back=tuple(row.claim for row in left)))
+            if self.shelf.is_suspended(work.target.model) or not self._embed_batch(work, assembly, batch):
+                untried = tuple(row.claim for row in assembly.waiting)
+                self._output.put(replace(_output(work.target, [], []), handed_back=untried))
                 return
 
-    def _embed_batch(
-        self, work: Work, distinct: Sequence[Document], rows_of: Sequence[Sequence[Row]], batch: batching.Batch
-    ) -> bool:
-        """Embed a batch of distinct documents and hand it on with all rows that have them; False: nobody answers."""
+    def _embed_batch(self, work: Work, assembly: Assembly, batch: batching.Batch) -> bool:
+        """Embed a batch of texts and hand on the rows that have all of theirs now; False: nobody answers."""
+        places = assembly.needed(batch.places)
+        if not places:
+            return True
         started = time.monotonic()
         try:
             with self.shelf.turn.bulk():
-                documents = [distinct[place] for place in batch.places]
+                documents = [assembly.documents[place] for place in places]
                 embedded = batching.embed(work.embedder, documents, work.target.dimensions)
         except EndpointDown as error:
             self.shelf.suspend(work.target.model, error)
             return False
         seconds = time.monotonic() - started
-        work.pace.record(len(batch.places), seconds)
-        rows = [rows_of[place] for place in batch.places]
-        self._output.put(_spread(work.target, rows, embedded, batch.tokens, seconds))
+        done = assembly.take(places, embedded)
+        work.pace.record(len(places) * assembly.rows_each, seconds)
+        errors = tuple((row.claim, error) for row, error in done.errors)
+        if done.rows or errors:
+            self._output.put(Output(work.target, _light(done.rows), done.vectors, errors, batch.tokens, seconds))
         return True
 
     # Queries
@@ -304,17 +304,6 @@ def _output(target: Target, rows: Sequence[Row], errors: Sequence[tuple[Row, str
     """Rows that need no vector, and rows that get none."""
     empty = np.empty((0, target.dimensions), np.float32)
     return Output(target, _light(rows), empty, tuple((row.claim, error) for row, error in errors))
-
-
-def _spread(
-    target: Target, rows_of: Sequence[Sequence[Row]], embedded: batching.Embedded, tokens: int, seconds: float
-) -> Output:
-    """Spread the vectors of distinct documents over the rows that have them."""
-    rows = _light([row for place in embedded.places for row in rows_of[place]])
-    spread = [index for index, place in enumerate(embedded.places) for _ in rows_of[place]]
-    vectors = embedded.vectors if len(spread) == len(embedded.places) else embedded.vectors[spread]
-    errors = tuple((row.claim, error) for place, error in embedded.errors.items() for row in rows_of[place])
-    return Output(target, rows, vectors, errors, tokens, seconds)
 
 
 def _light(rows: Sequence[Row]) -> tuple[Row, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,23 @@ from pgmeaning.connection import Connection, retrying
 from pgmeaning.documents import document, several
 from pgmeaning.models.base import Vectors
 from pgmeaning.queue import Queue
-from pgmeaning.types import Claim, Row, Target
+from pgmeaning.types import Chunk, Chunking, Claim, Document, Row, Target
 
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 COPY_TRAILER = struct.pack("!h", -1)
 NULL = struct.pack("!i", -1)
 BYTEA = 17  # its type's oid
+# As pgvector keeps them, big-endian.
+NUMBERS = {"vector": ">f4", "halfvec": ">f2"}
 CHUNK_ZERO = struct.pack("!ii", 4, 0)
+
+
+class Vanished(Exception):
+    """A chunk whose vector a row was to keep is no longer there, as when somebody emptied the table meanwhile."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__(row.claim.key)
+        self.row = row
 
 
 def targets(connection: Connection, collection: str | None = None) -> list[Target]:
@@ -35,6 +46,7 @@ def _target(row: dict[str, Any]) -> Target:
     template = row["template_parts"]
     row = {key: value for key, value in row.items() if key != "scan_finished_at"}
     row["columns"] = tuple(row["columns"])
+    row["chunking"] = None if row["chunking"] is None else Chunking(**row["chunking"])
     row["template_parts"] = None if template is None else tuple((literal, column) for literal, column in template)
     return Target(**row)
 
@@ -109,51 +121,137 @@ def _media(
     return images, found.pop(0) if target.video is not None else ()
 
 
+def sizes(connection: Connection, target: Target, claims: Sequence[Claim]) -> list[int]:
+    """The bytes of text that each of the claimed rows has."""
+    statement = sql.composed("row_sizes", target.parts)
+    found = dict(connection.execute(statement, {"keys": [claim.key for claim in claims]}).fetchall())
+    return [found.get(place, 0) for place in range(1, len(claims) + 1)]
+
+
+def known_chunks(
+    connection: Connection, target: Target, rows: Sequence[Row]
+) -> dict[int, dict[bytes, list[int]]]:  # fmt: skip
+    """Of the rows of several chunks, by their place: the numbers of the stored chunks, by the hash of their text."""
+    places = [place for place, row in enumerate(rows) if row.chunks]
+    if not places:
+        return {}
+    statement = sql.composed("known_chunks", target.parts)
+    found: dict[int, dict[bytes, list[int]]] = {}
+    keys = [rows[place].claim.key for place in places]
+    for place, number, content in connection.execute(statement, {"keys": keys}).fetchall():
+        found.setdefault(places[place - 1], {}).setdefault(content, []).append(number)
+    return found
+
+
 def write(connection: Connection, queue: Queue, target: Target, rows: Sequence[Row], vectors: Vectors) -> int:
     """Write the vectors of the rows whose claim still stands and end those claims, in one transaction: how many.
 
-    `vectors` is float32 [n, dimensions], n the rows that have a document and are not unchanged, in their order.
+    `vectors` is float32 [n, dimensions]: those of the rows' `documents`, in their order.
     """
-    return retrying(lambda: _write(connection, queue, target, rows, vectors))
+    try:
+        return retrying(lambda: _write(connection, queue, target, rows, vectors))
+    except Vanished as gone:
+        queue.release([gone.row.claim])  # to be read anew
+        place = next(place for place, row in enumerate(rows) if row is gone.row)
+        start, end = _starts(rows)[place : place + 2]
+        rest = [*rows[:place], *rows[place + 1 :]]
+        return write(connection, queue, target, rest, np.delete(vectors, slice(start, end), axis=0)) if rest else 0
 
 
 def _write(connection: Connection, queue: Queue, target: Target, rows: Sequence[Row], vectors: Vectors) -> int:
-    places = {id(row): place for place, row in enumerate(row for row in rows if needs_vector(row))}
+    starts = _starts(rows)
     with connection.transaction():
-        standing = [rows[place] for place in queue.finish([row.claim for row in rows])]
-        changed = [row.claim.key for row in standing if not row.unchanged]
+        places = queue.finish([row.claim for row in rows])
+        standing = [rows[place] for place in places]
+        changed = [row.claim.key for row in standing if not row.unchanged and not _keeps(row)]
         if changed:
             connection.execute(sql.composed("remove_vectors", target.parts), {"keys": changed})
-        new = [row for row in standing if needs_vector(row)]
+        for row in standing:
+            if _keeps(row):
+                _keep_chunks(connection, target, row)
+        new = [row for row in standing if vector_count(row)]
         if new:
-            payload = copy_payload(target, new, vectors[[places[id(row)] for row in new]])
+            wanted = [index for place in places for index in range(starts[place], starts[place + 1])]
+            payload = copy_payload(target, new, vectors[wanted])
             with connection.cursor().copy(sql.composed("copy_vectors", target.parts, parameters=False)) as copy:
                 copy.write(payload)
     return len(standing)
 
 
+def _starts(rows: Sequence[Row]) -> list[int]:
+    """Where each row's vectors begin, and where the last one's end."""
+    return [0, *accumulate(map(vector_count, rows))]
+
+
+def _keeps(row: Row) -> bool:
+    return not row.unchanged and any(chunk.kept is not None for chunk in row.chunks)
+
+
+def _keep_chunks(connection: Connection, target: Target, row: Row) -> None:
+    kept = [(chunk.kept, number) for number, chunk in enumerate(row.chunks) if chunk.kept is not None]
+    arguments = {
+        "key": row.claim.key, "old": [old for old, _ in kept], "new": [number for _, number in kept],
+        "hashes": [_chunk_hash(row, number) for _, number in kept],
+    }  # fmt: skip
+    if connection.execute(sql.composed("keep_chunks", target.parts), arguments).fetchone() != (len(kept),):
+        raise Vanished(row)
+
+
 def needs_vector(row: Row) -> bool:
-    """Whether a vector must be made for the row: it has content, and not the content of the vector there is."""
+    """Whether the row has content, and not the content of the vectors there are."""
     return row.document is not None and not row.unchanged
+
+
+def documents(row: Row) -> list[Document]:
+    """What must be embedded of a row: its document; or of several chunks those that are new."""
+    if row.document is None or row.unchanged:
+        return []
+    if not row.chunks:
+        return [row.document]
+    return [row.document if number == 0 else Document(chunk.text) for number, chunk in _new_chunks(row)]
+
+
+def vector_count(row: Row) -> int:
+    """How many vectors must be made for a row."""
+    return len(_new_chunks(row)) if row.chunks else int(needs_vector(row))
+
+
+def _new_chunks(row: Row) -> list[tuple[int, Chunk]]:
+    return [(number, chunk) for number, chunk in enumerate(row.chunks) if chunk.kept is None]
+
+
+def _chunk_hash(row: Row, number: int) -> bytes | None:
+    """The first chunk stands for the row: what a reconcile compares."""
+    return row.chunks[number].content_hash if number else row.content_hash
 
 
 def copy_payload(target: Target, rows: Sequence[Row], vectors: Vectors) -> bytes:
     """A whole COPY BINARY stream: key columns, chunk, chunk_text, model, embedding, content_hash."""
-    big_endian = memoryview(np.ascontiguousarray(vectors, dtype=">f4").tobytes())
-    width = vectors.shape[1] * 4
+    numbers = np.dtype(NUMBERS[target.precision])
+    big_endian = memoryview(np.ascontiguousarray(vectors, dtype=numbers).tobytes())
+    width = vectors.shape[1] * numbers.itemsize
     model = target.model.encode()
     fields = struct.pack("!h", target.key_width + 5)
     # pgvector's binary form: the number of dimensions, a reserved zero, the elements.
-    between = (
-        CHUNK_ZERO + NULL + struct.pack("!i", len(model)) + model + struct.pack("!ihh", width + 4, vectors.shape[1], 0)
-    )
+    between = struct.pack("!i", len(model)) + model + struct.pack("!ihh", width + 4, vectors.shape[1], 0)
     stream: list[bytes | memoryview] = [COPY_HEADER]
-    for place, row in enumerate(rows):
+    place = 0
+    for row in rows:
         keys = b"".join(_field(value) for value in row.key_bytes)
-        vector = big_endian[place * width : (place + 1) * width]
-        stream += (fields, keys, between, vector, _field(row.content_hash))
+        for chunk, content_hash in _chunk_fields(row):
+            vector = big_endian[place * width : (place + 1) * width]
+            stream += (fields, keys, chunk, between, vector, _field(content_hash))
+            place += 1
     stream.append(COPY_TRAILER)
     return b"".join(stream)
+
+
+def _chunk_fields(row: Row) -> Iterator[tuple[bytes, bytes | None]]:
+    """(number and text, hash) of each chunk that is written; a row that is one chunk does not repeat its text."""
+    if not row.chunks:
+        yield CHUNK_ZERO + NULL, row.content_hash
+    for number, chunk in _new_chunks(row):
+        yield struct.pack("!ii", 4, number) + _field(chunk.text.encode()), _chunk_hash(row, number)
 
 
 def _field(value: bytes | None) -> bytes:

@@ -55,6 +55,24 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunking:
+    """How a long text is cut: by 'tokens', 'sentences', 'paragraphs' or 'markdown'; `size` and `overlap` in tokens."""
+
+    method: str
+    size: int
+    overlap: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a row's text. `kept`: the number of the stored chunk with that text, whose vector it keeps."""
+
+    text: str
+    content_hash: bytes
+    kept: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """One (collection, model): where rows come from and vectors go. `parts` is SQL, quoted by the database itself."""
 
@@ -62,6 +80,7 @@ class Target:
     collection: str
     model: str
     dimensions: int
+    precision: str  # 'vector' or 'halfvec', as the numbers are kept
     paused: bool
     problem: str | None
     source_exists: bool
@@ -72,6 +91,7 @@ class Target:
     video: str | None
     key_width: int
     parts: Mapping[str, str]
+    chunking: Chunking | None = None
 
     @property
     def has_media(self) -> bool:
@@ -99,6 +119,7 @@ class Claim:
 class Row:
     """A claimed row as it was read. `document` is None when there is nothing to embed or the row is gone.
 
+    A row of several chunks has them in `chunks`, and its `document` is the first of them, with the row's pictures.
     `key_bytes` are its key columns in PostgreSQL's binary format, as COPY BINARY takes them back, whatever their types.
     """
 
@@ -107,6 +128,7 @@ class Row:
     key_bytes: tuple[bytes | None, ...] = ()
     content_hash: bytes | None = None
     unchanged: bool = False  # its vector was made of this very content
+    chunks: tuple[Chunk, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# Rows that one transaction of a writer takes together, when they wait for it.
+# Rows (and vectors) that one transaction of a writer takes together, when they wait for it.
 WRITE_ROWS = 256
 
 
@@ -69,7 +69,7 @@ class Writer:
         output = self._outputs.get()
         while output is not None:
             self._pending.append(output)
-            full = sum(len(pending.rows) for pending in self._pending) >= WRITE_ROWS
+            full = sum(max(len(p.rows), len(p.vectors)) for p in self._pending) >= WRITE_ROWS
             output = None if full else self._outputs.get_nowait()
         return bool(self._pending)
 
@@ -125,7 +125,7 @@ def _write_rows(connection: Connection, queue: Queue, target: Target, rows: Sequ
             queue.fail([rows[0].claim], [f"the vector cannot be written: {error}"])
             return 0
     middle = len(rows) // 2
-    split = sum(1 for row in rows[:middle] if store.needs_vector(row))
+    split = sum(map(store.vector_count, rows[:middle]))
     first = _write_rows(connection, queue, target, rows[:middle], vectors[:split])
     return first + _write_rows(connection, queue, target, rows[middle:], vectors[split:])
 

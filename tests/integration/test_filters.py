@@ -176,7 +176,9 @@ EQUALITIES: list[tuple[dict[str, Any], list[int]]] = [
 ]
 
 
-def test_a_json_object_asks_for_equal_columns(docs: None, db: Connection) -> None:
+@pytest.mark.parametrize("setting", ["on", "off"])
+def test_a_json_object_asks_for_equal_columns(docs: None, db: Connection, setting: str) -> None:
+    db.execute(f"SET standard_conforming_strings = {setting}")
     for equalities, expected in EQUALITIES:
         assert found(db, "filter => %s", json.dumps(equalities)) == expected, equalities
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from pgmeaning.client import Client
 from tests.conftest import Connection
+from tests.integration.test_cli import output
 from tests.integration.test_search import cache
 
 Drain = Callable[..., int]
@@ -104,8 +106,10 @@ def test_without_words_in_common_meaning_alone_decides(db: Connection, drain: Dr
         assert {hit["text_rank"] for hit in found} == {None}
 
 
-def test_any_characters_may_stand_in_a_query(db: Connection, drain: Drain) -> None:
+@pytest.mark.parametrize("setting", ["on", "off"])
+def test_any_characters_may_stand_in_a_query(db: Connection, drain: Drain, setting: str) -> None:
     attach(db, drain)
+    db.execute(f"SET standard_conforming_strings = {setting}")
     assert 1 in text_ranked(hits(db, "it's \\ a 'cat' & | ! :* <->"))
 
 
@@ -221,3 +225,9 @@ def test_several_queries_may_be_hybrid_at_once(db: Connection, drain: Drain) -> 
         "SELECT query_index, count(text_rank) FROM pgmeaning.search_many('docs', '{cat,xyzzy}', mode => 'hybrid') GROUP BY 1 ORDER BY 1"
     ).fetchall()
     assert found == [(1, 3), (2, 0)]
+
+
+def test_the_command_searches_hybrid(db: Connection, dsn: str, drain: Drain) -> None:
+    attach(db, drain)
+    found = json.loads(output("search", "docs", "bicycle", "--mode", "hybrid", "--json", "--dsn", dsn))
+    assert {3, 6} <= {hit["key"]["id"] for hit in found[:3]}

@@ -219,6 +219,16 @@ def test_an_index_that_was_asked_for_and_is_not_there_is_an_error(db: Connection
     assert (caught.value.sqlstate, "plan_index" in str(caught.value.diag.message_hint)) == ("PM014", True)
 
 
+def test_an_index_is_known_whatever_the_sessions_settings_of_strings_and_paths(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 200, "synthetic-4096")
+    for kind, dimensions in (("prefix", 64), ("signature", None)):
+        build(dsn, kind, dimensions)
+        db.execute("SET search_path = public, pgmeaning_data; SET standard_conforming_strings = off")
+        assert kinds(db) == [(kind, True)]
+        db.execute("SET search_path = pg_catalog; SET standard_conforming_strings = on")
+        assert kinds(db) == [(kind, True)]
+
+
 def test_an_index_that_somebody_made_by_hand_is_used(db: Connection, dsn: str) -> None:
     fill(db, dsn)
     db.execute(f"CREATE INDEX by_hand ON {VECTORS} USING hnsw (embedding vector_cosine_ops)".encode())
@@ -308,6 +318,20 @@ def test_a_sidecar_builds_nothing_below_the_row_count(db: Connection, dsn: str) 
     with indexing.connected(dsn) as connection:
         assert [plan.due for plan in indexing.plans(connection, Settings(index_rows=51))] == [False]
         assert [plan.due for plan in indexing.plans(connection, Settings(index_rows=50))] == [True]
+
+
+def test_a_collection_that_cannot_have_what_was_settled_keeps_no_other_from_its_index(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 50)
+    db.execute("CREATE TABLE others (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('others', '{body}', model => 'synthetic-4096')")
+    db.execute(
+        "INSERT INTO pgmeaning.vector_index (collection_id, model, wanted) VALUES (2, 'synthetic-4096', 'direct')"
+    )
+    with running(Sidecar(dsn, Settings(upkeep=0.02, index_rows=20))):
+        wait_until(lambda: ("direct", True) in kinds(db))
+        wait_until(
+            lambda: one(db, "SELECT problem FROM pgmeaning.index_report WHERE collection = 'others'") is not None
+        )
 
 
 def test_one_builder_at_a_time(db: Connection, dsn: str) -> None:

@@ -305,7 +305,7 @@ def test_a_claim_of_pictures_is_a_small_one(dsn: str, db: Connection, monkeypatc
     monkeypatch.setattr(store, "read_rows", counting)
     assert Sidecar(dsn, Settings(media_rows=4)).run(drain=True) == 0
     assert max(read) <= 4
-    assert sum(read) == 20
+    assert len(vectors(db)) == 20
 
 
 def test_a_picture_too_long_for_a_text_in_json_holds_up_no_scan(db: Connection, drain: Drain) -> None:

@@ -102,6 +102,21 @@ def test_truncate_while_rows_are_embedded_leaves_no_vector(db: Connection, dsn: 
     assert embedded(db) == []
 
 
+def test_vectors_that_come_after_the_scan_of_a_truncate_are_not_written(db: Connection, dsn: str) -> None:
+    make(db)
+    gate = Gate("text 2")
+    with running(Sidecar(dsn, QUICK, load=Watched(gate).load)):
+        gate.reached()
+        ended = "SELECT max(scan_finished_at) FROM pgmeaning.target WHERE NOT scanning"
+        wait_until(lambda: db.execute(ended).fetchone() != (None,))
+        before = db.execute(ended).fetchone()
+        db.execute("TRUNCATE docs")
+        wait_until(lambda: db.execute(ended).fetchone() not in (before, (None,)))
+        gate.open()
+        settled(db)
+    assert embedded(db) == []
+
+
 @pytest.mark.parametrize("statement", ["SELECT pgmeaning.detach('docs')", "DROP TABLE docs CASCADE"])
 def test_a_collection_that_goes_while_it_is_embedded_holds_up_no_other(
     db: Connection, dsn: str, statement: str

@@ -1,0 +1,291 @@
+"""How fast is a search, and how much does it find, beside exact search and beside pgvector by hand?
+
+    python -m benchmarks.search [--rows 10000 50000] [--data clustered spectrum docstrings] [--queries 100]
+
+Three kinds of vectors: clusters of fifty in 4096 dimensions; 4096 dimensions whose variances fall off as a model's do,
+in a turned basis and off the origin, without clusters, which is harder; and MiniLM's 384 dimensions of the docstrings
+of the packages that are installed here. Queries are of the same kind, and not stored. Each table is of one run. The
+column that the filters are on has an index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from pgvector import Vector
+from pgvector.psycopg import register_vector
+
+from benchmarks import bench
+from pgmeaning import indexing, load_embedder, recall
+from pgmeaning.models.base import Vectors, unit_length
+from pgmeaning.settings import Settings
+from pgmeaning.store import COPY_HEADER, COPY_TRAILER
+from pgmeaning.types import Document
+
+K = 10
+DIMENSIONS = 4096
+MODELS = {"clustered": "synthetic-4096", "spectrum": "synthetic-4096", "docstrings": "all-MiniLM-L6-v2"}
+# Exact searches take long, and their times differ little.
+EXACT_QUERIES = 10
+FILTERS = {"0.1 %": 1, "1 %": 10, "50 %": 500}
+
+
+class Result(NamedTuple):
+    """One way to search."""
+
+    way: str
+    recall: float
+    p50: float
+    p95: float
+
+
+def main() -> None:
+    """Print the tables."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rows", type=int, nargs="+", default=[10_000, 50_000])
+    arguments.add_argument("--data", nargs="+", choices=list(MODELS), default=["clustered", "spectrum", "docstrings"])
+    arguments.add_argument("--queries", type=int, default=100)
+    options = arguments.parse_args()
+    for data in options.data:
+        for rows in options.rows:
+            vectors, queries = make(data, rows, options.queries)
+            with (
+                bench.database(shared_buffers="4GB") as dsn,
+                psycopg.connect(dsn, autocommit=True) as connection,
+            ):
+                register_vector(connection)
+                compare(dsn, connection, data, vectors, queries)
+
+
+# Vectors
+
+
+def make(data: str, rows: int, queries: int) -> tuple[Vectors, Vectors]:
+    """Unit vectors to store, and others to ask for."""
+    count = rows + queries
+    made = {"clustered": _clustered, "spectrum": _spectrum, "docstrings": _docstrings}[data](count)
+    order = np.random.default_rng(1).permutation(len(made))
+    return made[order[:-queries]], made[order[-queries:]]
+
+
+def _clustered(count: int) -> Vectors:
+    random = np.random.default_rng(0)
+    centres = random.standard_normal((count // 50 + 1, DIMENSIONS), dtype=np.float32)
+    noise = random.standard_normal((count, DIMENSIONS), dtype=np.float32)
+    return unit_length(centres[random.integers(len(centres), size=count)] + np.float32(0.7) * noise)
+
+
+def _spectrum(count: int) -> Vectors:
+    random = np.random.default_rng(0)
+    spread = np.arange(1, DIMENSIONS + 1, dtype=np.float32) ** -0.5
+    vectors = random.standard_normal((count, DIMENSIONS), dtype=np.float32) * spread
+    vectors *= random.choice(np.array([-1, 1], np.float32), DIMENSIONS)
+    return unit_length(_turned(vectors) + np.float32(0.02) * random.standard_normal(DIMENSIONS, dtype=np.float32))
+
+
+def _turned(vectors: Vectors) -> Vectors:
+    """Another basis (Hadamard's), so that no component stands out."""
+    width = 1
+    while width < vectors.shape[1]:
+        pairs = vectors.reshape(len(vectors), -1, 2, width)
+        first, second = pairs[:, :, 0].copy(), pairs[:, :, 1].copy()
+        pairs[:, :, 0], pairs[:, :, 1] = first + second, first - second
+        width *= 2
+    vectors *= np.float32(DIMENSIONS**-0.5)
+    return vectors
+
+
+def _docstrings(count: int) -> Vectors:
+    kept = Path(tempfile.gettempdir()) / f"pgmeaning-docstrings-{count}.npy"
+    if not kept.exists():
+        texts = _texts(count)
+        embedder = load_embedder(MODELS["docstrings"])
+        np.save(kept, embedder.embed_documents([Document(text=text) for text in texts]))
+    vectors: Vectors = np.load(kept)
+    return vectors
+
+
+def _texts(count: int) -> list[str]:
+    """Docstrings of the packages on the path, each once, cut to what is read of a snippet."""
+    found: dict[str, None] = {}
+    for text in _all_docstrings():
+        found.setdefault(text[:300])
+        if len(found) == count:
+            return list(found)
+    raise SystemExit(f"only {len(found):,} docstrings are installed here: ask for fewer rows")
+
+
+def _all_docstrings() -> Iterator[str]:
+    kinds = (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)
+    for folder in sys.path:
+        for path in sorted(Path(folder).rglob("*.py")) if folder else ():
+            try:
+                tree = ast.parse(path.read_text(errors="replace"))
+            except (SyntaxError, ValueError, RecursionError, OSError):
+                continue
+            for node in ast.walk(tree):
+                text = ast.get_docstring(node) if isinstance(node, kinds) else None
+                if text and len(text) > 40:
+                    yield f"{node.name}: {text}"  # type: ignore[attr-defined]
+
+
+# The database
+
+
+def fill(connection: bench.Connection, model: str, vectors: Vectors) -> str:
+    """A collection that has these vectors, without a sidecar; returns its vector table."""
+    connection.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text, thousandth int)")
+    connection.execute(
+        "INSERT INTO docs SELECT i, 'text ' || i, mod(i * 7919, 1000) FROM generate_series(0, %s) AS i",
+        (len(vectors) - 1,),
+    )
+    connection.execute("CREATE INDEX ON docs (thousandth)")
+    connection.execute("SELECT pgmeaning.attach('docs', '{body}', model => %s)", (model,))
+    connection.execute("UPDATE pgmeaning.target SET scanning = false")
+    (table,) = connection.execute("SELECT pgmeaning._relation_name(vectors) FROM pgmeaning.target").fetchone() or ("",)
+    _copy(connection, table, model, vectors)
+    connection.execute("VACUUM ANALYZE")
+    return str(table)
+
+
+def _copy(connection: bench.Connection, table: str, model: str, vectors: Vectors) -> None:
+    name, width = model.encode(), vectors.shape[1] * 4
+    head = (3).to_bytes(2, "big")
+    kind = len(name).to_bytes(4, "big") + name
+    size = (width + 4).to_bytes(4, "big") + vectors.shape[1].to_bytes(2, "big") + b"\0\0"
+    with connection.cursor().copy(f"COPY {table} (id, model, embedding) FROM STDIN (FORMAT BINARY)") as copy:
+        copy.write(COPY_HEADER)
+        for key, vector in enumerate(vectors.astype(">f4")):
+            copy.write(head + (8).to_bytes(4, "big") + key.to_bytes(8, "big") + kind + size + vector.tobytes())
+        copy.write(COPY_TRAILER)
+
+
+def remember(connection: bench.Connection, model: str, queries: Vectors) -> None:
+    """Put the queries' vectors into the cache, so that what is measured is the search."""
+    for number, query in enumerate(queries):
+        connection.execute(
+            "INSERT INTO pgmeaning.query_cache VALUES (%s, true, pgmeaning._input_hash(%s), %s)",
+            (model, f"query {number}", Vector(query)),
+        )
+
+
+# The comparison
+
+
+def compare(dsn: str, connection: bench.Connection, data: str, vectors: Vectors, queries: Vectors) -> None:
+    """All ways on one table, one after the other."""
+    table = fill(connection, MODELS[data], vectors)
+    remember(connection, MODELS[data], queries)
+    answers = nearest(vectors, queries)
+    size = vectors.shape[1]
+    by_hand = f"SELECT id FROM {table} ORDER BY embedding <=> %s LIMIT {K}"
+    results = [
+        measure("pgvector, exact", lambda i: ids(connection, by_hand, Vector(queries[i])), answers[:EXACT_QUERIES]),
+        measure("search, exact", searching(connection, mode="exact"), answers[:EXACT_QUERIES]),
+        measure("search, scan of signatures", searching(connection, mode="signature"), answers),
+    ]
+    plan, report = build(dsn)
+    (index_bytes, table_bytes) = connection.execute(
+        "SELECT r.index_bytes, pg_total_relation_size(t.vectors) - r.index_bytes "
+        "FROM pgmeaning.index_report AS r, pgmeaning.target AS t"
+    ).fetchone() or (0, 0)
+    results.append(measure(f"search, index ({report.kind})", searching(connection), answers))
+    two_phases = hand_written(table, report.kind, size, report.candidates or 100)
+    connection.execute(f"SET hnsw.ef_search = {min(report.candidates or 100, 1000)}")
+    results.append(
+        measure("pgvector by hand, that index", lambda i: ids(connection, two_phases, Vector(queries[i])), answers)
+    )
+    connection.execute("RESET hnsw.ef_search")
+    for share, bound in FILTERS.items():
+        among = nearest(vectors, queries, np.arange(len(vectors)) * 7919 % 1000 < bound)
+        way = searching(connection, condition=f"thousandth < {bound}")
+        results.append(measure(f"search, index, {share} match", way, among))
+    show(data, vectors, results, plan, report, index_bytes, table_bytes)
+
+
+def nearest(vectors: Vectors, queries: Vectors, mask: NDArray[np.bool_] | None = None) -> list[set[int]]:
+    """The exact answers."""
+    places = np.arange(len(vectors)) if mask is None else np.flatnonzero(mask)
+    similar = queries @ vectors[places].T
+    return [set(places[np.argsort(-row)[:K]].tolist()) for row in similar]
+
+
+def searching(
+    connection: bench.Connection, mode: str | None = None, condition: str | None = None
+) -> Callable[[int], list[int]]:
+    """pgmeaning.search, by the number of the query."""
+    statement = (
+        "SELECT (key->>'id')::bigint FROM pgmeaning.search('docs'::text, %s::text, %s, mode => %s, filter => %s)"
+    )
+    return lambda i: ids(connection, statement, f"query {i}", K, mode, condition)
+
+
+def ids(connection: bench.Connection, statement: str, *arguments: object) -> list[int]:
+    """The first column."""
+    return [row[0] for row in connection.execute(statement, arguments, prepare=True).fetchall()]
+
+
+def hand_written(table: str, kind: str, size: int, candidates: int) -> str:
+    """What a user of pgvector would write for the same index."""
+    if kind == "direct":
+        return f"SELECT id FROM {table} ORDER BY embedding <=> %s LIMIT {K}"
+    return (
+        f"WITH q AS MATERIALIZED (SELECT %s::vector AS v) SELECT n.id FROM (SELECT id, embedding FROM {table} "
+        f"ORDER BY signature <~> binary_quantize((SELECT v FROM q))::bit({size}) LIMIT {candidates}) AS n "
+        f"ORDER BY n.embedding <=> (SELECT v FROM q) LIMIT {K}"
+    )
+
+
+def measure(way: str, search: Callable[[int], list[int]], answers: Sequence[set[int]]) -> Result:
+    """Recall and milliseconds, warm."""
+    for i in range(min(3, len(answers))):
+        search(i)
+    shares, milliseconds = [], []
+    for i, expected in enumerate(answers):
+        started = time.perf_counter()
+        found = search(i)
+        milliseconds.append((time.perf_counter() - started) * 1000)
+        shares.append(len(expected & {*found}) / len(expected))
+    p50, p95 = np.percentile(milliseconds, [50, 95])
+    return Result(way, float(np.mean(shares)), float(p50), float(p95))
+
+
+def build(dsn: str) -> tuple[indexing.Plan, recall.Report]:
+    """Build and test as a sidecar would; the plan has what was foretold, with the seconds that it took."""
+    settings = Settings(index_rows=1)
+    with indexing.connected(dsn) as connection:
+        (plan,) = indexing.plans(connection, settings, "docs")
+        indexing.build(connection, plan, settings)
+        return plan, indexing.test(connection, plan, settings)
+
+
+def show(
+    data: str, vectors: Vectors, results: Sequence[Result], plan: indexing.Plan, report: recall.Report,
+    index_bytes: int, table_bytes: int,
+) -> None:  # fmt: skip
+    """Both tables."""
+    exact = results[0].p50
+    bench.print_table(
+        f"{data}: {len(vectors):,} vectors of {vectors.shape[1]} dimensions",
+        ("way", "recall@10", "p50 ms", "p95 ms", "exact / it"),
+        [(r.way, f"{r.recall:.4f}", f"{r.p50:.2f}", f"{r.p95:.2f}", f"{exact / r.p50:.1f}") for r in results],
+    )
+    print(
+        f"index {report.kind}: {report.candidates} candidates, tested recall {report.recall:.4f}; "
+        f"{index_bytes / len(vectors):,.0f} bytes a row beside {table_bytes / len(vectors):,.0f} of the table "
+        f"({(plan.bytes or 0) / len(vectors):,.0f} foretold)"
+    )
+
+
+if __name__ == "__main__":
+    main()
