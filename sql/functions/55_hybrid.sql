@@ -103,11 +103,7 @@ DECLARE
 BEGIN
     IF c.language IS NOT NULL THEN
         words := pgmeaning._any_word(c.language, query);
-<<<<<<< HEAD
-        RETURN QUERY EXECUTE format(frame, 'ts_rank(v.words, $1, 1)', 'v.words @@ $1') USING words, query_vector, depth;
-=======
-        RETURN QUERY EXECUTE frame[1] || 'ts_rank_cd(v.words, $1, 1)' || frame[2] || 'v.words @@ $1' || frame[3] USING words, query_vector, depth;
->>>>>>> main
+        RETURN QUERY EXECUTE frame[1] || 'ts_rank(v.words, $1, 1)' || frame[2] || 'v.words @@ $1' || frame[3] USING words, query_vector, depth;
         IF FOUND THEN
             RETURN;
         END IF;
