@@ -35,6 +35,7 @@ from transformers import AutoProcessor, AutoTokenizer  # noqa: E402
 
 from pgmeaning.models.qwen3_vl import Qwen3VLEmbedder, Qwen3VLReranker, load_network  # noqa: E402
 from tests.conformance import tiny_qwen  # noqa: E402
+from tests.pictures import video  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("qwen3_vl_prompts.json")
 EMBEDDER = replace(builtin_model("Qwen3-VL-Embedding-2B"), dimensions=tiny_qwen.HIDDEN)
@@ -425,6 +426,19 @@ def test_a_batch_is_cut_by_its_tokens(embedding_folder: str) -> None:
 def test_an_unreadable_picture_is_an_input_error_of_the_reranker_too(reranker: LoadedReranker) -> None:
     with pytest.raises(InputError):
         reranker.score("red bike", [{"image": b"this is no picture"}])
+
+
+def test_a_video_file_has_the_vector_of_its_bytes_and_enough_tokens_for_its_frames(
+    embedder: LoadedEmbedder, tmp_path: Path
+) -> None:
+    file = tmp_path / "clip.mp4"
+    file.write_bytes(video())
+    whole = embedder.embed_documents([{"video": str(file)}, {"video": file.read_bytes()}])
+    np.testing.assert_allclose(whole[0], whole[1], atol=1e-6)
+    ids = prompt_of(embedder, {"video": str(file)})
+    text = "".join(chr(number) if number == VIDEO_PAD else " " for number in ids).split()
+    assert len(set(map(len, text))) == 1  # as many tokens for each pair of frames
+    assert sum(map(len, text)) >= 128 * len(text)  # a frame is made no smaller than the reference makes it
 
 
 def test_frames_of_several_sizes_are_an_input_error(embedder: LoadedEmbedder) -> None:
