@@ -7,13 +7,14 @@ encoded, so that rows that wait for the model take little memory: the model deco
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from pgmeaning.batching import describe
 from pgmeaning.errors import InputError
 from pgmeaning.media import Policy, fetch_image, fetch_video
+from pgmeaning.parallel import each
 from pgmeaning.store import needs_vector
 from pgmeaning.types import Document, Row
 
@@ -31,15 +32,7 @@ class Fetcher:
 
     def fetch(self, rows: Sequence[Row]) -> tuple[list[Row], list[tuple[Row, str]]]:
         """The rows with bytes in their documents, and those that cannot have them, with why; not all once stopped."""
-        fetched: list[Row | tuple[Row, str] | None] = [None] * len(rows)
-        waiting = iter(enumerate(rows))
-        lock = threading.Lock()
-
-        def work() -> None:
-            for place, row in _shared(waiting, lock, self._stopping):
-                fetched[place] = self._fetched(row)
-
-        _run_all([work] * min(self._threads, len(rows)))
+        fetched = each(self._fetched, rows, self._threads, self._stopping)
         return (
             [row for row in fetched if isinstance(row, Row)],
             [failed for failed in fetched if isinstance(failed, tuple)],
@@ -62,24 +55,3 @@ def fetch_media(document: Document, policy: Policy) -> Document:
     images: tuple[Any, ...] = tuple(fetch_image(image, policy) for image in document.images)
     videos: tuple[Any, ...] = tuple(fetch_video(video, policy) for video in document.videos)
     return replace(document, images=images, videos=videos)
-
-
-def _shared(
-    waiting: Iterator[tuple[int, Row]], lock: threading.Lock, stopping: threading.Event
-) -> Iterator[tuple[int, Row]]:
-    """The next item for each thread that asks, until there is none or the sidecar stops."""
-    while not stopping.is_set():
-        with lock:
-            item = next(waiting, None)
-        if item is None:
-            return
-        yield item
-
-
-def _run_all(bodies: Sequence[Callable[[], None]]) -> None:
-    """In threads that do not keep the process from ending, should a server not let go."""
-    threads = [threading.Thread(target=body, name="pgmeaning fetch", daemon=True) for body in bodies]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()

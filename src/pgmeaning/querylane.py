@@ -10,6 +10,7 @@ from uuid import UUID
 
 import numpy as np
 import structlog
+from pgvector import Vector
 
 from pgmeaning import sql, store
 from pgmeaning.batching import describe
@@ -112,8 +113,7 @@ class QueryLane(Lane):
                     self._refuse(request, describe(error))
             return
         for (text, requests), vector in zip(group.items(), vectors, strict=True):
-            embedding = "[" + ",".join(map(repr, vector.tolist())) + "]"
-            arguments = {"model": model, "as_query": as_query, "input": text, "embedding": embedding}
+            arguments = {"model": model, "as_query": as_query, "input": text, "embedding": Vector(vector).to_text()}
             self._connection.execute(sql.query("answer_request"), arguments)
             self._let_go(requests)
         self._answered += len(group)

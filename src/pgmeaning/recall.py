@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from pgvector import Vector
 from psycopg.rows import dict_row
 
 from pgmeaning import sql
@@ -135,7 +136,7 @@ class Tester:
         vectors = _matrix(queries)
         distances = [min(self.search(query, self._mode, None)[0], default=0.0) for query in queries]
         moved = moved_away(vectors, np.clip(1 - np.array(distances, np.float32), 0, 1) ** MOVED)
-        return [replace(query, vector=_written(vector)) for query, vector in zip(queries, moved, strict=True)]
+        return [replace(query, vector=Vector(vector).to_text()) for query, vector in zip(queries, moved, strict=True)]
 
     def with_answers(self, queries: Sequence[Query]) -> list[Query]:
         """The queries with the distance that the exact answer's last row has."""
@@ -225,10 +226,6 @@ def _matrix(queries: Sequence[Query]) -> Vectors:
     vectors = np.array([query.vector[1:-1].split(",") for query in queries], np.float32)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), TINY)
     return vectors
-
-
-def _written(vector: NDArray[np.float32]) -> str:
-    return "[" + ",".join(map(repr, vector.tolist())) + "]"
 
 
 def record(connection: Connection, collection_id: int, model: str, report: Report) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
-import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ import httpx
 
 from pgmeaning.errors import BadVector, EndpointDown, InputError, ModelError, ModelUnavailable, TimedOut
 from pgmeaning.models.registry import SERVING_OPTIONS
+from pgmeaning.parallel import each
 from pgmeaning.types import Model
 
 KEY_VARIABLE = "PGMEANING_API_KEY"
@@ -201,45 +201,6 @@ class Endpoint:
         said, key = response.text, api_key(self.how.api_key_env)
         said = " ".join((said.replace(key, "***") if key else said).split())
         return said[:SHOWN] + "…" if len(said) > SHOWN else said
-
-
-def each(work: Callable[[T], R], items: Sequence[T], concurrency: int) -> list[R]:
-    """What `work` makes of each item, in their order, at most `concurrency` at once; raises the first error.
-
-    Not an executor: its threads would hold up the end of the process while an endpoint stalls.
-    """
-    if len(items) < 2 or concurrency < 2:
-        return [work(item) for item in items]
-    found: dict[int, R] = {}
-    errors: list[BaseException] = []
-    places = iter(range(len(items)))
-    taking = threading.Lock()
-
-    def _take() -> Iterator[int]:
-        while not errors:
-            with taking:
-                place = next(places, None)
-            if place is None:
-                return
-            yield place
-
-    def _run() -> None:
-        try:
-            for place in _take():
-                found[place] = work(items[place])
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [
-        threading.Thread(target=_run, name="pgmeaning http", daemon=True) for _ in range(min(concurrency, len(items)))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return [found[place] for place in range(len(items))]
 
 
 def api_key(variable: str = KEY_VARIABLE) -> str | None:

@@ -1,0 +1,58 @@
+"""Several things under way at once, in threads that do not keep the process from ending.
+
+Not an executor: its threads would hold up the end of the process while a server stalls.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def each(
+    work: Callable[[T], R], items: Sequence[T], concurrency: int, stopping: threading.Event | None = None
+) -> list[R]:
+    """What `work` makes of each item, in their order, at most `concurrency` at once; raises the first error.
+
+    Once `stopping` is set no further item is begun: the results are those of the others.
+    """
+    found: dict[int, R] = {}
+    errors: list[BaseException] = []
+    places = iter(range(len(items)))
+    taking = threading.Lock()
+
+    def _take() -> Iterator[int]:
+        while not errors and not (stopping and stopping.is_set()):
+            with taking:
+                place = next(places, None)
+            if place is None:
+                return
+            yield place
+
+    def _run() -> None:
+        try:
+            for place in _take():
+                found[place] = work(items[place])
+        except BaseException as error:
+            errors.append(error)
+
+    _run_all(_run, min(concurrency, len(items)))
+    if errors:
+        raise errors[0]
+    return [found[place] for place in sorted(found)]
+
+
+def _run_all(body: Callable[[], None], count: int) -> None:
+    """In so many threads; one needs none of its own."""
+    if count < 2:
+        return body()
+    threads = [threading.Thread(target=body, name="pgmeaning parallel", daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return None
