@@ -34,7 +34,7 @@ class Shelf(Generic[M]):
     def get(self, name: str) -> M:
         """The model of that name; raises ModelError where it cannot run here, at once if that is known."""
         with self._loading:
-            if name in self._failed and time.monotonic() < self._failed[name][0]:
+            if self._rests(name):
                 raise self._failed[name][1]
             if name in self._loaded:
                 self._failed.pop(name, None)
@@ -50,7 +50,10 @@ class Shelf(Generic[M]):
     def is_suspended(self, name: str) -> bool:
         """Whether it is to be let be for now."""
         with self._loading:
-            return name in self._failed and time.monotonic() < self._failed[name][0]
+            return self._rests(name)
+
+    def _rests(self, name: str) -> bool:
+        return name in self._failed and time.monotonic() < self._failed[name][0]
 
     def _try(self, name: str) -> M:
         started = time.monotonic()

@@ -186,7 +186,7 @@ def test_half_precision_still_gives_float32_vectors() -> None:
 
 
 def test_weights_that_are_nowhere_are_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "hub_has", lambda name, revision: False)
+    monkeypatch.setattr(checkpoints, "hub_has", lambda name, revision: False)
     with pytest.raises(ModelUnavailable, match=r"'bge-m3'.*BAAI/bge-m3.*option location") as failure:
         load_embedder("bge-m3")
     assert failure.value.__cause__ is None
@@ -357,7 +357,7 @@ def test_the_hub_is_asked_once_and_not_for_every_file(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(backend, "SentenceTransformer", construct)
     for reachable in (True, False):
-        monkeypatch.setattr(backend, "hub_has", lambda name, revision, answer=reachable: answer)
+        monkeypatch.setattr(checkpoints, "hub_has", lambda name, revision, answer=reachable: answer)
         with pytest.raises(ModelUnavailable, match="stop here"):
             load_embedder("bge-m3")
     assert seen == [False, True]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import HfApi
@@ -25,6 +25,8 @@ TOKENS_ELSEWHERE = 16_384
 
 HUB_SECONDS = 10
 
+T = TypeVar("T")
+
 
 def find_weights(model: Model, location: str | Path | None = None) -> Path | str:
     """The folder that holds the model, or the hub name to ask for; raises ModelUnavailable where it can be neither."""
@@ -37,6 +39,29 @@ def find_weights(model: Model, location: str | Path | None = None) -> Path | str
     if wanted.count("/") != 1 or wanted.startswith((".", "/", "~")):
         raise ModelUnavailable(f"model {model.name!r}: there is no folder {wanted!r}", hint=_how_to_point(model))
     return wanted
+
+
+def loaded(
+    model: Model, build: Callable[[dict[str, Any]], T], *, location: str | Path | None = None,
+    revision: str | None = None, threads: int | None = None,
+) -> T:  # fmt: skip
+    """What `build` makes of the checkpoint, which it is told by `pretrained_model_name_or_path` and what goes with it.
+
+    Raises ModelUnavailable where its weights are not to be had.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    where = find_weights(model, location)
+    source: dict[str, Any] = {"pretrained_model_name_or_path": str(where), "revision": None, "local_files_only": True}
+    if isinstance(where, str):
+        source["revision"] = revision or model.revision
+        source["local_files_only"] = not hub_has(where, source["revision"])
+    try:
+        with _quiet_libraries():
+            return build(source)
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+        # The library's own chain of network and parser errors would hide the one thing to do.
+        raise _unavailable(model, where, error) from None
 
 
 def parts(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -73,7 +98,7 @@ def dtype_of(name: str | None, device: str | None) -> Any:
     return found
 
 
-def unavailable(model: Model, where: Path | str, error: Exception) -> ModelUnavailable:
+def _unavailable(model: Model, where: Path | str, error: Exception) -> ModelUnavailable:
     source = f"from the folder {where}" if isinstance(where, Path) else f"under its hub name {where}"
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return ModelUnavailable(f"model {model.name!r} cannot be loaded {source}: {reason}", hint=_how_to_point(model))
@@ -86,7 +111,7 @@ def _how_to_point(model: Model) -> str:
 
 
 @contextmanager
-def quiet_libraries() -> Iterator[None]:
+def _quiet_libraries() -> Iterator[None]:
     """No progress bars, nor a report of weights that are there for another purpose (a head that is not used)."""
     loading, fetching = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     verbosity = transformers_logging.get_verbosity()

@@ -9,23 +9,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from sentence_transformers import CrossEncoder
 
-from pgmeaning.errors import InputError, ModelUnavailable
+from pgmeaning.errors import ModelUnavailable
 from pgmeaning.models.base import Vectors
-from pgmeaning.models.checkpoints import (
-    dtype_of,
-    find_weights,
-    hub_has,
-    parts,
-    quiet_libraries,
-    tokens_at_once,
-    unavailable,
-)
-from pgmeaning.models.text import checked_text, shortened
+from pgmeaning.models.checkpoints import dtype_of, loaded, parts, tokens_at_once
+from pgmeaning.models.text import checked_text, shortened, text_alone
 from pgmeaning.types import Document, Model
 
 
@@ -34,20 +27,15 @@ def load(
     threads: int | None = None, trust_remote_code: bool = False,
 ) -> CrossEncoderReranker:  # fmt: skip
     """Load the reranker; options and errors as for the sentence_transformers backend."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    where = find_weights(model, location)
-    local = isinstance(where, Path)
-    try:
-        with quiet_libraries():
-            network = CrossEncoder(
-                str(where), device=device, revision=None if local else model.revision, max_length=model.max_tokens,
-                local_files_only=local or not hub_has(str(where), model.revision), trust_remote_code=trust_remote_code,
-                model_kwargs={"dtype": dtype_of(dtype, device)},
-            )  # fmt: skip
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise unavailable(model, where, error) from None
-    return CrossEncoderReranker(network, model)
+
+    def build(source: dict[str, Any]) -> CrossEncoder:
+        return CrossEncoder(
+            source["pretrained_model_name_or_path"], device=device, revision=source["revision"],
+            local_files_only=source["local_files_only"], trust_remote_code=trust_remote_code,
+            max_length=model.max_tokens, model_kwargs={"dtype": dtype_of(dtype, device)},
+        )  # fmt: skip
+
+    return CrossEncoderReranker(loaded(model, build, location=location, threads=threads), model)
 
 
 class CrossEncoderReranker:
@@ -89,9 +77,4 @@ class CrossEncoderReranker:
         return min(self._max_tokens, 3 + (len(query) + len(text)) // 4)
 
     def _text(self, document: Document, what: str) -> str:
-        if document.images or document.videos:
-            raise InputError(
-                f"model {self._name!r} cannot judge pictures or video, and the {what} has one",
-                hint="a Qwen3-VL-Reranker model can",
-            )
-        return checked_text(shortened(document.text or "", self._max_tokens))
+        return checked_text(shortened(text_alone(self._name, document, what), self._max_tokens))

@@ -26,10 +26,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pgmeaning.errors import InputError
 from pgmeaning.models.base import Vectors
 from pgmeaning.models.sentence_transformers import Encoder, load_encoder
-from pgmeaning.models.text import checked_text
+from pgmeaning.models.text import checked_text, text_alone
 from pgmeaning.types import Document, Model
 
 Features = dict[str, Tensor]
@@ -80,12 +79,7 @@ class LateInteractionReranker:
         return torch.where(words.any(dim=1, keepdim=True), words, read)
 
     def _text(self, document: Document, what: str) -> str:
-        if document.images or document.videos:
-            raise InputError(
-                f"model {self._name!r} cannot judge pictures or video, and the {what} has one",
-                hint="a Qwen3-VL-Reranker model can",
-            )
-        return self._encoder.shortened(checked_text(document.text or ""))
+        return self._encoder.shortened(checked_text(text_alone(self._name, document, what)))
 
 
 def max_sim(query: Tensor, query_words: Tensor, documents: Tensor, document_words: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ Source: the code of the Qwen3-VL-Embedding repository (github.com/QwenLM/Qwen3-V
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -22,15 +22,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, 
 
 from pgmeaning.errors import ModelUnavailable
 from pgmeaning.models.base import Vectors, unit_length
-from pgmeaning.models.checkpoints import (
-    dtype_of,
-    find_weights,
-    hub_has,
-    parts,
-    quiet_libraries,
-    tokens_at_once,
-    unavailable,
-)
+from pgmeaning.models.checkpoints import dtype_of, loaded, parts, tokens_at_once
 from pgmeaning.models.qwen3_vl_prompt import ABSENT, Piece, PromptTokenizer
 from pgmeaning.models.qwen3_vl_vision import Vision, Visual
 from pgmeaning.models.registry import templates
@@ -74,19 +66,18 @@ def load_network(
     """
     if dtype in ("float16", "half"):
         raise ModelUnavailable(f"model {model.name!r} gives NaN in {dtype}", hint="ask for bfloat16 or float32")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    where = find_weights(model, location)
     chosen = _device(device)
-    source = {"pretrained_model_name_or_path": str(where), **_from_hub(model, where, revision)}
-    try:
-        with quiet_libraries():
-            tokenizer = AutoTokenizer.from_pretrained(**source)
-            transformer, found = kind.from_pretrained(
-                **source, dtype=_dtype(dtype, chosen), attn_implementation=_attention(chosen), output_loading_info=True
-            )
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
-        raise unavailable(model, where, error) from None
+
+    def build(source: dict[str, Any]) -> tuple[Any, Any, dict[str, Any], Callable[[], Any]]:
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        transformer, found = kind.from_pretrained(
+            **source, dtype=_dtype(dtype, chosen), attn_implementation=_attention(chosen), output_loading_info=True
+        )
+        return tokenizer, transformer, found, partial(AutoProcessor.from_pretrained, **source)
+
+    tokenizer, transformer, found, load_processor = loaded(
+        model, build, location=location, revision=revision, threads=threads
+    )
     if getattr(transformer.config, "model_type", None) != "qwen3_vl":
         raise ModelUnavailable(
             f"model {model.name!r}: a {transformer.config.model_type} is at its location, not a Qwen3-VL",
@@ -99,7 +90,7 @@ def load_network(
             hint="fetch the checkpoint anew",
         )
     prompts = PromptTokenizer(tokenizer, templates().get(model.template or "", model.template or ""), _limit(model))
-    vision = Vision(partial(AutoProcessor.from_pretrained, **source), model.options)
+    vision = Vision(load_processor, model.options)
     side = model.options.get("padding_side", "right")
     return Network(transformer.to(chosen).eval(), prompts, vision, side, batch_tokens or tokens_at_once(chosen))
 
@@ -312,13 +303,6 @@ def _visuals(prompts: Sequence[Prompt]) -> dict[str, Tensor]:
 
 def _limit(model: Model) -> int:
     return model.max_tokens or 8192
-
-
-def _from_hub(model: Model, where: Path | str, revision: str | None) -> dict[str, Any]:
-    if isinstance(where, Path):
-        return {"local_files_only": True}
-    wanted = revision or model.revision
-    return {"revision": wanted, "local_files_only": not hub_has(where, wanted)}
 
 
 def _device(name: str | None) -> torch.device:

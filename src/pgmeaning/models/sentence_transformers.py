@@ -21,15 +21,7 @@ from sentence_transformers.util import batch_to_device
 from pgmeaning.errors import InputError, ModelUnavailable
 from pgmeaning.media import read_image
 from pgmeaning.models.base import Vectors, finished, unit_length
-from pgmeaning.models.checkpoints import (
-    dtype_of,
-    find_weights,
-    hub_has,
-    parts,
-    quiet_libraries,
-    tokens_at_once,
-    unavailable,
-)
+from pgmeaning.models.checkpoints import dtype_of, loaded, parts, tokens_at_once
 from pgmeaning.models.text import checked_text, prompted, shortened
 from pgmeaning.types import Document, Model
 
@@ -53,21 +45,15 @@ def load_encoder(
     the Python files that some checkpoints bring (gte-Qwen2, jina-clip-v2, gme); never without being told.
     Raises ModelUnavailable where its weights are not to be had.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    where = find_weights(model, location)
-    local = isinstance(where, Path)
-    try:
-        with quiet_libraries():
-            transformer = SentenceTransformer(
-                str(where), device=device, revision=None if local else model.revision,
-                local_files_only=local or not hub_has(str(where), model.revision), trust_remote_code=trust_remote_code,
-                model_kwargs={"dtype": dtype_of(dtype, device)},
-            )  # fmt: skip
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        # The library's own chain of network and parser errors would hide the one thing to do.
-        raise unavailable(model, where, error) from None
-    return Encoder(transformer, model)
+
+    def build(source: dict[str, Any]) -> SentenceTransformer:
+        return SentenceTransformer(
+            source["pretrained_model_name_or_path"], device=device, revision=source["revision"],
+            local_files_only=source["local_files_only"], trust_remote_code=trust_remote_code,
+            model_kwargs={"dtype": dtype_of(dtype, device)},
+        )  # fmt: skip
+
+    return Encoder(loaded(model, build, location=location, threads=threads), model)
 
 
 class Encoder:

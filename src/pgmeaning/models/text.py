@@ -22,6 +22,16 @@ def checked_text(text: str) -> str:
     return text
 
 
+def text_alone(model: str, document: Document, what: str) -> str:
+    """The text that a reranker of texts judges; raises InputError where there is a picture or a video."""
+    if document.images or document.videos:
+        raise InputError(
+            f"model {model!r} cannot judge pictures or video, and the {what} has one",
+            hint="a Qwen3-VL-Reranker model can",
+        )
+    return document.text or ""
+
+
 def shortened(text: str, max_tokens: int | None) -> str:
     """The text as far as the model could possibly read it."""
     return text if max_tokens is None else text[: max_tokens * CHARACTERS_PER_TOKEN]
