@@ -24,3 +24,5 @@ DROP FUNCTION IF EXISTS pgmeaning.search_many(text, text[], int, text, text, int
 DROP FUNCTION IF EXISTS pgmeaning.search(text, text, int, text, text, int, interval, anycompatiblearray, int, text, float8[], float8);
 DROP FUNCTION IF EXISTS pgmeaning._by_words(pgmeaning.collection, pgmeaning.target, text, vector, int, text);
 DROP FUNCTION IF EXISTS pgmeaning._hybrid(pgmeaning.collection, pgmeaning.target, text, vector, int, text, int, float8[], float8);
+DROP FUNCTION IF EXISTS pgmeaning._places(text, vector, bigint);
+DROP FUNCTION IF EXISTS pgmeaning._candidates(pgmeaning.collection, pgmeaning.target, record, vector, int, text, text);

@@ -117,9 +117,10 @@ AS $$
         JOIN pg_namespace AS n ON n.oid = o.oprnamespace), format('OPERATOR(pg_catalog.%s)', symbol))
 $$;
 
+-- Every search asks for it: the system's own types, which have numbers below 16384, have its own operator.
 CREATE OR REPLACE FUNCTION pgmeaning._equals(type oid) RETURNS text
 LANGUAGE sql STABLE
-AS $$ SELECT pgmeaning._operator('=', type) $$;
+AS $$ SELECT CASE WHEN type < 16384 THEN 'OPERATOR(pg_catalog.=)' ELSE pgmeaning._operator('=', type) END $$;
 
 -- 'a.x = b.y AND ...': rows of two aliases with the same key.
 CREATE OR REPLACE FUNCTION pgmeaning._key_match(a text, a_columns name[], b text, b_columns name[], types text[]) RETURNS text

@@ -20,7 +20,7 @@ AS $$
           JOIN pg_opclass AS o ON o.oid = i.indclass[0]
           JOIN pg_attribute AS a ON a.attrelid = i.indexrelid AND a.attnum = 1
           LEFT JOIN pg_attribute AS column_name ON column_name.attrelid = i.indrelid AND column_name.attnum = i.indkey[0]
-          WHERE i.indrelid = vectors AND i.indpred IS NULL) AS s
+          WHERE i.indrelid = vectors AND NOT i.indisunique AND i.indpred IS NULL) AS s
     WHERE s.kind IS NOT NULL
 $$;
 

@@ -99,10 +99,11 @@ BEGIN
 END
 $$;
 
--- The nearest vectors by an index, as the key columns and row addresses of FROM (...) AS v, and how many of them may be found.
--- The planner would often scan the table: it does not know that vectors are kept out of line, nor what a quantised one costs.
-CREATE OR REPLACE FUNCTION pgmeaning._places(statement text, query_vector vector, reach bigint, OUT fetched bigint, OUT places tid[])
-LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off
+-- Runs a statement of the first phase, with so many candidates to fetch. The planner would often scan the table: it does not know that
+-- vectors are kept out of line, nor what a quantised one costs. What is forced looks dear to it, and would be compiled.
+CREATE OR REPLACE FUNCTION pgmeaning._by_index(statement text, query_vector vector, reach bigint, candidates bigint, k int,
+    OUT fit bigint, OUT hits pgmeaning.found[])
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off SET jit = off
 AS $$
 DECLARE
     dimensions int := vector_dims(query_vector);  -- loads pgvector, and with it its settings; a role may not pin them above
@@ -113,7 +114,7 @@ BEGIN
     PERFORM set_config('hnsw.ef_search', least(reach, 1000)::text, true),
             CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.iterative_scan', 'relaxed_order', true) END,
             CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.max_scan_tuples', least(2 * reach + 20000, 2147483647)::text, true) END;
-    EXECUTE statement INTO fetched, places USING query_vector, reach;
+    EXECUTE statement INTO fit, hits USING query_vector, reach, candidates, k;
     PERFORM set_config('hnsw.ef_search', size, true),
             CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.iterative_scan', iterative, true) END,
             CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.max_scan_tuples', bound, true) END;
@@ -142,30 +143,54 @@ BEGIN
 END
 $$;
 
--- The first of two phases: the nearest candidates whose rows may be found, as row addresses. Either so many vectors are
--- looked at that enough of them should belong to rows that may be found; or the vectors of those rows alone, of which
--- there are too many to compare in full (null: there are not).
-CREATE OR REPLACE FUNCTION pgmeaning._candidates(c pgmeaning.collection, t pgmeaning.target, way record, query_vector vector, k int,
-    condition text, others text) RETURNS tid[]
+-- The vectors of FROM (...) AS v that are nearest by their exact distance to $1, and as what they are found. Names that no key has.
+CREATE OR REPLACE FUNCTION pgmeaning._exactly(c pgmeaning.collection, vectors text, bound text, OUT nearest text, OUT hit text, OUT in_order text)
+LANGUAGE sql STABLE
+AS $$
+    SELECT format('SELECT %1$s, v.chunk, v.chunk_text, v.model, (v.embedding <=> $1) + 0::float8 AS "pgmeaning.distance" FROM %2$s '
+                  'ORDER BY "pgmeaning.distance", %1$s, v.chunk LIMIT %3$s', keys, vectors, bound),
+           format('%s, v.chunk, v.chunk_text, v."pgmeaning.distance", 1 - v."pgmeaning.distance", v.model',
+                  pgmeaning._key_json('v', c.vector_key_columns, c.key_columns)),
+           format('ORDER BY v."pgmeaning.distance", %s, v.chunk', keys)
+    FROM pgmeaning._column_list('v', c.vector_key_columns) AS keys
+$$;
+
+-- The k nearest in two phases: candidates by index or signature, then their exact distances. Either so many vectors are looked at that
+-- enough of them should belong to rows that may be found; or the vectors of those rows alone, of which there are too many
+-- to compare in full (null: there are not).
+CREATE OR REPLACE FUNCTION pgmeaning._nearest_in_phases(c pgmeaning.collection, t pgmeaning.target, way record, query_vector vector, k int,
+    condition text, others text) RETURNS pgmeaning.found[]
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    vectors  text := pgmeaning._relation_name(t.vectors);
-    source   text := pgmeaning._source_rows(c, condition);
-    same     text := pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types);
-    reach    bigint := pgmeaning._reach(c, t, way.candidates, condition);
-    found    record;
-    places   tid[];
+    vectors text := pgmeaning._relation_name(t.vectors);
+    source  text := pgmeaning._source_rows(c, condition);
+    same    text := pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types);
+    -- IS TRUE: not a join, which might lose the order.
+    may_be  text := format('(EXISTS (SELECT FROM %s AS s WHERE %s)) IS TRUE', source, same);
+    columns text := format('SELECT %s, v.chunk, v.chunk_text, v.model, v.embedding', pgmeaning._column_list('v', c.vector_key_columns));
+    near    text := format('%s FROM %s AS v WHERE true%s ORDER BY %s LIMIT $2', columns, vectors, others,
+                        pgmeaning._nearness(way.kind, t.dimensions, way.dimensions));
+    reach   bigint := pgmeaning._reach(c, t, way.candidates, condition);
+    ranked  record;
+    found   record;
 BEGIN
-    IF reach IS NOT NULL THEN
-        found := pgmeaning._places(format(
-            'SELECT count(*), coalesce(array_agg(v.at) FILTER (WHERE EXISTS (SELECT FROM %s AS s WHERE %s)), ''{}'') '
-            'FROM (SELECT *, v.ctid AS at FROM %s AS v WHERE true%s ORDER BY %s LIMIT $2) AS v',
-            source, same, vectors, others, pgmeaning._nearness(way.kind, t.dimensions, way.dimensions)), query_vector, reach);
-        -- All of them; or enough, though some of their rows are gone.
-        IF found.fetched < reach AND NOT way.indexed
-           OR cardinality(found.places) >= (CASE reach WHEN way.candidates THEN greatest(k, reach / 2) ELSE way.candidates END) THEN
-            RETURN found.places[:least(way.candidates, cardinality(found.places))];
+    IF reach = way.candidates THEN
+        -- Hardly a row may not be found, so the nearest few alone are looked up, of which half may be gone.
+        ranked := pgmeaning._exactly(c, 'near AS v', '2 * $4::bigint');
+        found := pgmeaning._by_index(format('WITH near AS MATERIALIZED (%s) '
+            'SELECT (SELECT count(*) FROM near), array_agg(ROW(%s)::pgmeaning.found %s) FROM (SELECT v.* FROM (%s) AS v WHERE %s LIMIT $4) AS v',
+            near, ranked.hit, ranked.in_order, ranked.nearest, may_be), query_vector, reach, way.candidates, k);
+        IF cardinality(found.hits) = k AND found.fit >= reach / 2 THEN
+            RETURN found.hits;
+        END IF;
+    ELSIF reach IS NOT NULL THEN
+        ranked := pgmeaning._exactly(c, 'fit AS v', '$4');
+        found := pgmeaning._by_index(format('WITH fit AS MATERIALIZED (SELECT v.* FROM (%s) AS v WHERE %s LIMIT $3) '
+            'SELECT (SELECT count(*) FROM fit), array_agg(ROW(%s)::pgmeaning.found %s) FROM (%s) AS v',
+            near, may_be, ranked.hit, ranked.in_order, ranked.nearest), query_vector, reach, way.candidates, k);
+        IF found.fit = way.candidates THEN
+            RETURN found.hits;
         END IF;
     END IF;
     IF t.dimensions <= 480 THEN
@@ -173,38 +198,37 @@ BEGIN
     END IF;
     -- More than of all vectors: a filter may shut out the neighbours, and signatures tell far ones apart less well. An index must
     -- not be used for this order, as it would end before rows enough were found: hence the zero.
-    EXECUTE format('SELECT coalesce(array_agg(v.at), ''{}'') FROM (SELECT v.ctid AS at FROM %s AS v JOIN %s AS s ON %s WHERE true%s '
-        'ORDER BY (%s) + 0::float8 LIMIT $2) AS v', vectors, source, same, others, pgmeaning._nearness('signature', t.dimensions, NULL))
-    INTO places USING query_vector, greatest(3 * way.candidates, 1000);
-    RETURN places;
+    ranked := pgmeaning._exactly(c, format('(%s FROM %s AS v JOIN %s AS s ON %s WHERE true%s ORDER BY (%s) + 0::float8 LIMIT $2) AS v',
+        columns, vectors, source, same, others, pgmeaning._nearness('signature', t.dimensions, NULL)), '$3');
+    EXECUTE format('SELECT coalesce(array_agg(ROW(%s)::pgmeaning.found %s), ''{}'') AS hits FROM (%s) AS v', ranked.hit, ranked.in_order, ranked.nearest)
+    INTO found USING query_vector, greatest(3 * way.candidates, 1000), k;
+    RETURN found.hits;
 END
 $$;
 
--- The k nearest vectors to one that fits, each with its row (and chunk). Second phase: the candidates' exact distances.
+-- The k nearest vectors to one that fits, each with its row (and chunk).
 CREATE OR REPLACE FUNCTION pgmeaning._nearest(c pgmeaning.collection, t pgmeaning.target, query_vector vector, k int,
     condition text, mode text, candidates int, leave_out jsonb[])
 RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    as_key text := pgmeaning._key_json('v', c.vector_key_columns, c.key_columns);
-    others text := CASE WHEN coalesce(leave_out, '{}') = '{}' THEN '' ELSE format(' AND %s <> ALL (%L::jsonb[])', as_key, leave_out) END;
+    others text := CASE WHEN coalesce(leave_out, '{}') = '{}' THEN '' ELSE format(' AND %s <> ALL (%L::jsonb[])',
+                       pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), leave_out) END;
     way    record := pgmeaning._way(t, mode, k, candidates);
-    places tid[];
+    hits   pgmeaning.found[];
+    ranked record;
 BEGIN
     IF way.kind <> 'exact' THEN
-        places := pgmeaning._candidates(c, t, way, query_vector, k, condition, others);
+        hits := pgmeaning._nearest_in_phases(c, t, way, query_vector, k, condition, others);
     END IF;
-    RETURN QUERY EXECUTE format(
-        'SELECT n.key, n.chunk, n.chunk_text, n.distance, 1 - n.distance, n.model '
-        'FROM (SELECT %s AS key, v.chunk, v.chunk_text, (v.embedding <=> $1) + 0::float8 AS distance, v.model FROM %s AS v%s '
-        'WHERE true%s ORDER BY distance, %s, v.chunk LIMIT $2) AS n ORDER BY n.distance, n.key, n.chunk',
-        as_key, pgmeaning._relation_name(t.vectors),
-        CASE WHEN places IS NULL THEN format(' JOIN %s AS s ON %s', pgmeaning._source_rows(c, condition),
-            pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types)) END,
-        CASE WHEN places IS NULL THEN others ELSE ' AND v.ctid = ANY ($3)' END,
-        pgmeaning._column_list('v', c.vector_key_columns))
-    USING query_vector, k, places;
+    IF hits IS NOT NULL THEN
+        RETURN QUERY SELECT h.* FROM unnest(hits) AS h;
+        RETURN;
+    END IF;
+    ranked := pgmeaning._exactly(c, format('%s AS v JOIN %s AS s ON %s WHERE true%s', pgmeaning._relation_name(t.vectors),
+        pgmeaning._source_rows(c, condition), pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types), others), '$2');
+    RETURN QUERY EXECUTE format('SELECT %s FROM (%s) AS v %s', ranked.hit, ranked.nearest, ranked.in_order) USING query_vector, k;
 END
 $$;
 
