@@ -20,7 +20,7 @@ demo: $(VENV)/.set-up-run ## run the main job on an embedded server, a real smal
 	@$(BIN)/pgmeaning demo
 
 test: lint ## check style, types and layers, and run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.set-up-dev ## check style, types and layers
 	@$(BIN)/ruff check

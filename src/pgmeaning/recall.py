@@ -84,7 +84,7 @@ def test(connection: Connection, collection_id: int, model: str, *, sample: int,
             )
         exact = [tester.search(query, "exact", None)[1] for query in queries[:EXACT_SEARCHES]]
         trial = _pick(tester, queries, target) if tester.kind != "exact" else Trial(0, 1, 0, tuple(exact))
-    half, most = np.percentile(trial.seconds, [50, 95]) * 1000
+    half, most = (np.percentile(trial.seconds, [50, 95]) * 1000).tolist()
     return Report(
         tester.kind, tester.rows, len(queries), target, trial.recall, trial.candidates or None, half, most,
         float(np.percentile(exact, 50)) * 1000,

@@ -147,7 +147,7 @@ def test_a_query_may_be_a_mapping(judge: Counting) -> None:
         (Hit({"id": "rice"}, {"body": "x"}, 0.1, 0.9), "id"),
         (Hit({"id": 1}, {"body": "x"}, 0.1, 0.9, chunk_text="rice"), "chunk_text"),
     ],
-    ids=repr,
+    ids=lambda value: "a function" if callable(value) else repr(value),
 )
 def test_text_is_found_by_name_place_or_function(judge: Counting, row: Any, text: Any) -> None:
     assert seen(judge, row, text=text) == "rice"
@@ -181,7 +181,9 @@ def test_a_hit_keeps_the_score_of_its_search(judge: Counting) -> None:
     assert rerank("a" * 25, [hit], reranker=judge) == [Ranked(0, 0.25, hit)]
 
 
-@pytest.mark.parametrize("where", [{"text": "body"}, {"text": ["body"]}, {"text": lambda row: row["body"]}], ids=str)
+@pytest.mark.parametrize(
+    "where", [{"text": "body"}, {"text": ["body"]}, {"text": lambda row: row["body"]}], ids=["name", "names", "code"]
+)
 def test_a_missing_value_is_an_empty_document(judge: Counting, where: Any) -> None:
     assert seen(judge, {"body": None}, **where) == ""
 
