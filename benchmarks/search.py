@@ -1,11 +1,13 @@
 """How fast is a search, and how much does it find, beside exact search and beside pgvector by hand?
 
-    python -m benchmarks.search [--rows 10000 50000] [--data clustered spectrum docstrings] [--queries 100]
+    python -m benchmarks.search [--rows 10000 50000 200000] [--data clustered real spectrum docstrings]
+                                [--precision vector halfvec] [--queries 100]
 
-Three kinds of vectors: clusters of fifty in 4096 dimensions; 4096 dimensions whose variances fall off as a model's do,
-in a turned basis and off the origin, without clusters, which is harder; and MiniLM's 384 dimensions of the docstrings
-of the packages that are installed here. Queries are of the same kind, and not stored. Each table is of one run. The
-column that the filters are on has an index.
+Four kinds of vectors. `clustered`: clusters of fifty in 4096 dimensions. `real`: MiniLM's vectors of the docstrings of
+the packages that are installed here, turned into 4096 dimensions, which keeps every distance between them. `spectrum`:
+4096 dimensions whose variances fall off as a model's do, in a turned basis and off the origin, without clusters, which
+is harder than texts are. `docstrings`: MiniLM's 384 dimensions as they are. Queries are of the same kind, and not
+stored. Each table is of one run. The column that the filters are on has an index. There are some 90,000 docstrings.
 """
 
 from __future__ import annotations
@@ -29,42 +31,53 @@ from benchmarks import bench
 from pgmeaning import indexing, load_embedder, recall
 from pgmeaning.models.base import Vectors, unit_length
 from pgmeaning.settings import Settings
-from pgmeaning.store import COPY_HEADER, COPY_TRAILER
+from pgmeaning.store import COPY_HEADER, COPY_TRAILER, NUMBERS
 from pgmeaning.types import Document
 
 K = 10
 DIMENSIONS = 4096
-MODELS = {"clustered": "synthetic-4096", "spectrum": "synthetic-4096", "docstrings": "all-MiniLM-L6-v2"}
+MODELS = {
+    "clustered": "synthetic-4096",
+    "real": "synthetic-4096",
+    "spectrum": "synthetic-4096",
+    "docstrings": "all-MiniLM-L6-v2",
+}
+BLOCK = 10_000
 # Exact searches take long, and their times differ little.
 EXACT_QUERIES = 10
 FILTERS = {"0.1 %": 1, "1 %": 10, "50 %": 500}
 
 
 class Result(NamedTuple):
-    """One way to search."""
+    """One way to search; what it took to build, and the bytes a row that it reads or adds, where it has them."""
 
     way: str
     recall: float
     p50: float
     p95: float
+    build: float | None = None
+    size: float | None = None
 
 
 def main() -> None:
     """Print the tables."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rows", type=int, nargs="+", default=[10_000, 50_000])
-    arguments.add_argument("--data", nargs="+", choices=list(MODELS), default=["clustered", "spectrum", "docstrings"])
+    arguments.add_argument("--data", nargs="+", choices=list(MODELS), default=["clustered", "real", "docstrings"])
+    arguments.add_argument("--precision", nargs="+", choices=["vector", "halfvec"], default=["vector"])
     arguments.add_argument("--queries", type=int, default=100)
     options = arguments.parse_args()
     for data in options.data:
+        grown: dict[str, dict[int, list[Result]]] = {precision: {} for precision in options.precision}
         for rows in options.rows:
             vectors, queries = make(data, rows, options.queries)
-            with (
-                bench.database(shared_buffers="4GB") as dsn,
-                psycopg.connect(dsn, autocommit=True) as connection,
-            ):
-                register_vector(connection)
-                compare(dsn, connection, data, vectors, queries)
+            for precision in options.precision:
+                with bench.database(shared_buffers="4GB") as dsn, psycopg.connect(dsn, autocommit=True) as connection:
+                    register_vector(connection)
+                    grown[precision][rows] = compare(dsn, connection, data, precision, vectors, queries)
+        for precision, results in grown.items():
+            if len(results) > 1:
+                show_growth(f"{data}, {precision}", results)
 
 
 # Vectors
@@ -72,25 +85,41 @@ def main() -> None:
 
 def make(data: str, rows: int, queries: int) -> tuple[Vectors, Vectors]:
     """Unit vectors to store, and others to ask for."""
-    count = rows + queries
-    made = {"clustered": _clustered, "spectrum": _spectrum, "docstrings": _docstrings}[data](count)
-    order = np.random.default_rng(1).permutation(len(made))
-    return made[order[:-queries]], made[order[-queries:]]
+    makers = {"clustered": _clustered, "real": _real, "spectrum": _spectrum, "docstrings": _docstrings}
+    made = makers[data](rows + queries)
+    return made[:rows], made[rows:]
 
 
 def _clustered(count: int) -> Vectors:
     random = np.random.default_rng(0)
     centres = random.standard_normal((count // 50 + 1, DIMENSIONS), dtype=np.float32)
-    noise = random.standard_normal((count, DIMENSIONS), dtype=np.float32)
-    return unit_length(centres[random.integers(len(centres), size=count)] + np.float32(0.7) * noise)
+
+    def some(size: int) -> Vectors:
+        noise = random.standard_normal((size, DIMENSIONS), dtype=np.float32)
+        return unit_length(centres[random.integers(len(centres), size=size)] + np.float32(0.7) * noise)
+
+    return _in_blocks(count, some)
 
 
 def _spectrum(count: int) -> Vectors:
     random = np.random.default_rng(0)
     spread = np.arange(1, DIMENSIONS + 1, dtype=np.float32) ** -0.5
-    vectors = random.standard_normal((count, DIMENSIONS), dtype=np.float32) * spread
-    vectors *= random.choice(np.array([-1, 1], np.float32), DIMENSIONS)
-    return unit_length(_turned(vectors) + np.float32(0.02) * random.standard_normal(DIMENSIONS, dtype=np.float32))
+    signs = random.choice(np.array([-1, 1], np.float32), DIMENSIONS)
+    away = np.float32(0.02) * random.standard_normal(DIMENSIONS, dtype=np.float32)
+
+    def some(size: int) -> Vectors:
+        vectors = random.standard_normal((size, DIMENSIONS), dtype=np.float32) * (spread * signs)
+        return unit_length(_turned(vectors) + away)
+
+    return _in_blocks(count, some)
+
+
+def _in_blocks(count: int, some: Callable[[int], Vectors]) -> Vectors:
+    """So many vectors, a block at a time: 200,000 of them are 3 GB."""
+    vectors = np.empty((count, DIMENSIONS), np.float32)
+    for start in range(0, count, BLOCK):
+        vectors[start : start + BLOCK] = some(min(BLOCK, count - start))
+    return vectors
 
 
 def _turned(vectors: Vectors) -> Vectors:
@@ -105,6 +134,13 @@ def _turned(vectors: Vectors) -> Vectors:
     return vectors
 
 
+def _real(count: int) -> Vectors:
+    small = _docstrings(count)
+    basis, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((DIMENSIONS, small.shape[1])))
+    turned: Vectors = unit_length(small @ basis.T.astype(np.float32))
+    return turned
+
+
 def _docstrings(count: int) -> Vectors:
     kept = Path(tempfile.gettempdir()) / f"pgmeaning-docstrings-{count}.npy"
     if not kept.exists():
@@ -112,7 +148,7 @@ def _docstrings(count: int) -> Vectors:
         embedder = load_embedder(MODELS["docstrings"])
         np.save(kept, embedder.embed_documents([Document(text=text) for text in texts]))
     vectors: Vectors = np.load(kept)
-    return vectors
+    return vectors[np.random.default_rng(1).permutation(count)]
 
 
 def _texts(count: int) -> list[str]:
@@ -142,7 +178,7 @@ def _all_docstrings() -> Iterator[str]:
 # The database
 
 
-def fill(connection: bench.Connection, model: str, vectors: Vectors) -> str:
+def fill(connection: bench.Connection, model: str, vectors: Vectors, precision: str = "vector") -> str:
     """A collection that has these vectors, without a sidecar; returns its vector table."""
     connection.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text, thousandth int)")
     connection.execute(
@@ -150,23 +186,26 @@ def fill(connection: bench.Connection, model: str, vectors: Vectors) -> str:
         (len(vectors) - 1,),
     )
     connection.execute("CREATE INDEX ON docs (thousandth)")
-    connection.execute("SELECT pgmeaning.attach('docs', '{body}', model => %s)", (model,))
+    connection.execute(
+        """SELECT pgmeaning.attach('docs', '{body}', model => %s, "precision" => %s)""", (model, precision)
+    )
     connection.execute("UPDATE pgmeaning.target SET scanning = false")
     (table,) = connection.execute("SELECT pgmeaning._relation_name(vectors) FROM pgmeaning.target").fetchone() or ("",)
-    _copy(connection, table, model, vectors)
+    _copy(connection, table, model, vectors, NUMBERS[precision])
     connection.execute("VACUUM ANALYZE")
     return str(table)
 
 
-def _copy(connection: bench.Connection, table: str, model: str, vectors: Vectors) -> None:
-    name, width = model.encode(), vectors.shape[1] * 4
+def _copy(connection: bench.Connection, table: str, model: str, vectors: Vectors, number: str) -> None:
+    name, width = model.encode(), vectors.shape[1] * np.dtype(number).itemsize
     head = (3).to_bytes(2, "big")
     kind = len(name).to_bytes(4, "big") + name
     size = (width + 4).to_bytes(4, "big") + vectors.shape[1].to_bytes(2, "big") + b"\0\0"
     with connection.cursor().copy(f"COPY {table} (id, model, embedding) FROM STDIN (FORMAT BINARY)") as copy:
         copy.write(COPY_HEADER)
-        for key, vector in enumerate(vectors.astype(">f4")):
-            copy.write(head + (8).to_bytes(4, "big") + key.to_bytes(8, "big") + kind + size + vector.tobytes())
+        for key, vector in enumerate(vectors):
+            number_bytes = vector.astype(number).tobytes()
+            copy.write(head + (8).to_bytes(4, "big") + key.to_bytes(8, "big") + kind + size + number_bytes)
         copy.write(COPY_TRAILER)
 
 
@@ -182,35 +221,42 @@ def remember(connection: bench.Connection, model: str, queries: Vectors) -> None
 # The comparison
 
 
-def compare(dsn: str, connection: bench.Connection, data: str, vectors: Vectors, queries: Vectors) -> None:
+def compare(
+    dsn: str, connection: bench.Connection, data: str, precision: str, vectors: Vectors, queries: Vectors
+) -> list[Result]:
     """All ways on one table, one after the other."""
-    table = fill(connection, MODELS[data], vectors)
+    table = fill(connection, MODELS[data], vectors, precision)
     remember(connection, MODELS[data], queries)
     answers = nearest(vectors, queries)
-    size = vectors.shape[1]
-    by_hand = f"SELECT id FROM {table} ORDER BY embedding <=> %s LIMIT {K}"
+    exactly = f"SELECT id FROM {table} ORDER BY embedding <=> %s::{precision} LIMIT {K}"
     results = [
-        measure("pgvector, exact", lambda i: ids(connection, by_hand, Vector(queries[i])), answers[:EXACT_QUERIES]),
+        measure("pgvector, exact", by_hand(connection, exactly, queries), answers[:EXACT_QUERIES]),
         measure("search, exact", searching(connection, mode="exact"), answers[:EXACT_QUERIES]),
         measure("search, scan of signatures", searching(connection, mode="signature"), answers),
     ]
     plan, report = build(dsn)
-    (index_bytes, table_bytes) = connection.execute(
-        "SELECT r.index_bytes, pg_total_relation_size(t.vectors) - r.index_bytes "
+    (index_size, table_size, seconds) = connection.execute(
+        "SELECT r.index_bytes, pg_total_relation_size(t.vectors) - r.index_bytes, r.build_seconds "
         "FROM pgmeaning.index_report AS r, pgmeaning.target AS t"
-    ).fetchone() or (0, 0)
-    results.append(measure(f"search, index ({report.kind})", searching(connection), answers))
-    two_phases = hand_written(table, report.kind, size, report.candidates or 100)
+    ).fetchone() or (0, 0, 0.0)
+    results[:2] = [result._replace(size=table_size / len(vectors)) for result in results[:2]]
+    index = measure(f"search, index ({report.kind})", searching(connection), answers)
+    results.append(index._replace(build=seconds, size=index_size / len(vectors)))
+    two_phases = hand_written(table, precision, report.kind, vectors.shape[1], report.candidates or 100)
     connection.execute(f"SET hnsw.ef_search = {min(report.candidates or 100, 1000)}")
-    results.append(
-        measure("pgvector by hand, that index", lambda i: ids(connection, two_phases, Vector(queries[i])), answers)
-    )
+    results.append(measure("pgvector by hand, that index", by_hand(connection, two_phases, queries), answers))
     connection.execute("RESET hnsw.ef_search")
     for share, bound in FILTERS.items():
         among = nearest(vectors, queries, np.arange(len(vectors)) * 7919 % 1000 < bound)
         way = searching(connection, condition=f"thousandth < {bound}")
         results.append(measure(f"search, index, {share} match", way, among))
-    show(data, vectors, results, plan, report, index_bytes, table_bytes)
+    title = f"{data}: {len(vectors):,} vectors of {vectors.shape[1]} dimensions"
+    show(title if precision == "vector" else f"{title}, {precision}", results)
+    print(
+        f"index {report.kind}: {report.candidates} candidates, tested recall {report.recall:.4f}; foretold: "
+        f"{plan.build_seconds or 0:.0f} s to build, {(plan.bytes or 0) / len(vectors):,.0f} bytes a row"
+    )
+    return results
 
 
 def nearest(vectors: Vectors, queries: Vectors, mask: NDArray[np.bool_] | None = None) -> list[set[int]]:
@@ -218,6 +264,11 @@ def nearest(vectors: Vectors, queries: Vectors, mask: NDArray[np.bool_] | None =
     places = np.arange(len(vectors)) if mask is None else np.flatnonzero(mask)
     similar = queries @ vectors[places].T
     return [set(places[np.argsort(-row)[:K]].tolist()) for row in similar]
+
+
+def by_hand(connection: bench.Connection, statement: str, queries: Vectors) -> Callable[[int], list[int]]:
+    """What a user would write, by the number of the query."""
+    return lambda i: ids(connection, statement, Vector(queries[i]))
 
 
 def searching(
@@ -235,14 +286,14 @@ def ids(connection: bench.Connection, statement: str, *arguments: object) -> lis
     return [row[0] for row in connection.execute(statement, arguments, prepare=True).fetchall()]
 
 
-def hand_written(table: str, kind: str, size: int, candidates: int) -> str:
+def hand_written(table: str, precision: str, kind: str, size: int, candidates: int) -> str:
     """What a user of pgvector would write for the same index."""
     if kind == "direct":
-        return f"SELECT id FROM {table} ORDER BY embedding <=> %s LIMIT {K}"
+        return f"SELECT id FROM {table} ORDER BY embedding <=> %s::{precision} LIMIT {K}"
     return (
         f"WITH q AS MATERIALIZED (SELECT %s::vector AS v) SELECT n.id FROM (SELECT id, embedding FROM {table} "
         f"ORDER BY signature <~> binary_quantize((SELECT v FROM q))::bit({size}) LIMIT {candidates}) AS n "
-        f"ORDER BY n.embedding <=> (SELECT v FROM q) LIMIT {K}"
+        f"ORDER BY n.embedding <=> (SELECT v FROM q)::{precision} LIMIT {K}"
     )
 
 
@@ -269,21 +320,34 @@ def build(dsn: str) -> tuple[indexing.Plan, recall.Report]:
         return plan, indexing.test(connection, plan, settings)
 
 
-def show(
-    data: str, vectors: Vectors, results: Sequence[Result], plan: indexing.Plan, report: recall.Report,
-    index_bytes: int, table_bytes: int,
-) -> None:  # fmt: skip
-    """Both tables."""
+def show(title: str, results: Sequence[Result]) -> None:
+    """One size's table."""
     exact = results[0].p50
     bench.print_table(
-        f"{data}: {len(vectors):,} vectors of {vectors.shape[1]} dimensions",
-        ("way", "recall@10", "p50 ms", "p95 ms", "exact / it"),
-        [(r.way, f"{r.recall:.4f}", f"{r.p50:.2f}", f"{r.p95:.2f}", f"{exact / r.p50:.1f}") for r in results],
-    )
-    print(
-        f"index {report.kind}: {report.candidates} candidates, tested recall {report.recall:.4f}; "
-        f"{index_bytes / len(vectors):,.0f} bytes a row beside {table_bytes / len(vectors):,.0f} of the table "
-        f"({(plan.bytes or 0) / len(vectors):,.0f} foretold)"
+        title,
+        ("way", "recall@10", "p50 ms", "p95 ms", "exact / it", "build s", "bytes a row"),
+        [
+            (
+                r.way, f"{r.recall:.4f}", f"{r.p50:.2f}", f"{r.p95:.2f}", f"{exact / r.p50:.1f}",
+                "" if r.build is None else f"{r.build:.0f}", "" if r.size is None else f"{r.size:,.0f}",
+            )
+            for r in results
+        ],
+    )  # fmt: skip
+
+
+def show_growth(title: str, grown: dict[int, list[Result]]) -> None:
+    """What more rows cost: each way's milliseconds by the number of rows, and the last beside the first."""
+    ways = [result.way for result in next(iter(grown.values()))]
+    sizes = list(zip(*grown.values(), strict=True))
+    times = [[result.p50 for result in way] for way in sizes]
+    builds = [[result.build or 0 for result in way] for way in sizes]
+    lines = [
+        (way, *(f"{ms:.2f}" for ms in row), f"{row[-1] / row[0]:.1f}") for way, row in zip(ways, times, strict=True)
+    ]
+    lines += [("seconds to build the index", *(f"{s:.0f}" for s in b), f"{b[-1] / b[0]:.1f}") for b in builds if b[0]]
+    bench.print_table(
+        f"{title}: p50 ms as it grows", ("way", *(f"{rows:,} rows" for rows in grown), "last / first"), lines
     )
 
 
