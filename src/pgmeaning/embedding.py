@@ -14,6 +14,7 @@ from pgmeaning.errors import InputError
 from pgmeaning.fetcher import fetch_media
 from pgmeaning.models.base import LoadedEmbedder, as_document, load_embedder
 from pgmeaning.models.registry import fingerprint, located
+from pgmeaning.parallel import Shared
 from pgmeaning.settings import Settings
 from pgmeaning.types import Document, Model
 
@@ -35,7 +36,8 @@ def embed_here(
     """
     check_modalities(model, document)
     fetched = fetch_media(document, replace(Settings().media, any_folder=True))
-    vectors = _shared(model).embed(fetched, as_query)
+    with _shared(model).use() as embedder:
+        vectors = (embedder.embed_queries if as_query else embedder.embed_documents)([fetched])
     whole = dimensions is None or dimensions == vectors.shape[1]
     vector: NDArray[np.float32] = (vectors if whole else prefix(vectors, dimensions or 0))[0]
     return vector
@@ -51,27 +53,13 @@ def check_modalities(model: Model, document: Document) -> None:
             )
 
 
-class _Shared:
-    """An embedder that threads share: it is loaded once, and embeds for one of them at a time."""
+# ---------------------------------------------------------------- models, kept once loaded
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._turn = threading.Lock()
-        self._loaded: LoadedEmbedder | None = None
-
-    def embed(self, document: Document, as_query: bool) -> NDArray[np.float32]:
-        """float32 [1, d]."""
-        with self._turn:
-            if self._loaded is None:
-                self._loaded = load_embedder(located(self._model, Settings().location))
-            embed = self._loaded.embed_queries if as_query else self._loaded.embed_documents
-            return embed([document])
-
-
-_kept: dict[str, _Shared] = {}
+_kept: dict[str, Shared[LoadedEmbedder]] = {}
 _guard = threading.Lock()
 
 
-def _shared(model: Model) -> _Shared:
+def _shared(model: Model) -> Shared[LoadedEmbedder]:
+    key = f"{model.name} {model.backend} {fingerprint(model)} {model.options}"
     with _guard:
-        return _kept.setdefault(f"{model.name} {model.backend} {fingerprint(model)} {model.options}", _Shared(model))
+        return _kept.setdefault(key, Shared(lambda: load_embedder(located(model, Settings().location))))

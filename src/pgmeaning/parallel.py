@@ -1,4 +1,4 @@
-"""Several things under way at once, in threads that do not keep the process from ending.
+"""What threads do at once and what they share; none of them keeps the process from ending.
 
 Not an executor: its threads would hold up the end of the process while a server stalls.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,6 +45,23 @@ def each(
     if errors:
         raise errors[0]
     return [found[place] for place in sorted(found)]
+
+
+class Shared(Generic[T]):
+    """A thing that threads share: made on first use, and used by one of them at a time."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._turn = threading.Lock()
+        self._made: T | None = None
+
+    @contextmanager
+    def use(self) -> Iterator[T]:
+        """It, for as long as the body runs; raises what making it raises, and a later use tries anew."""
+        with self._turn:
+            if self._made is None:
+                self._made = self._make()
+            yield self._made
 
 
 def _run_all(body: Callable[[], None], count: int) -> None:

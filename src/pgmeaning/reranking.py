@@ -13,6 +13,7 @@ from pgmeaning.documents import SEPARATOR, several
 from pgmeaning.errors import InputError, ModelUnavailable
 from pgmeaning.models.base import Input, Reranker, Vectors, as_document, load_reranker
 from pgmeaning.models.registry import builtin_model, current_release, fingerprint, located
+from pgmeaning.parallel import Shared
 from pgmeaning.settings import Settings
 from pgmeaning.types import Document, Hit, Model
 
@@ -86,22 +87,16 @@ class SharedReranker:
     """A reranker that threads share: it is loaded once, and judges for one of them at a time."""
 
     def __init__(self, model: Model, options: Mapping[str, Any]) -> None:
-        self._model = model
-        self._options = options
-        self._turn = threading.Lock()
-        self._loaded: Reranker | None = None
+        self._shared = Shared(lambda: _load(model, options))
 
-    def load(self) -> Reranker:
+    def load(self) -> None:
         """Load it unless it is; raises ModelUnavailable, with a hint at the small reranker. A later try starts anew."""
-        with self._turn:
-            if self._loaded is None:
-                self._loaded = _load(self._model, self._options)
-            return self._loaded
+        with self._shared.use():
+            pass
 
     def score(self, query: Document, documents: Sequence[Document], instruction: str | None = None) -> Vectors:
         """float32 [n], 0..1, higher is better, in the order given."""
-        judge = self.load()
-        with self._turn:
+        with self._shared.use() as judge:
             return judge.score(query, documents, instruction)
 
 
