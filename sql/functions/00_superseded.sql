@@ -26,3 +26,5 @@ DROP FUNCTION IF EXISTS pgmeaning._by_words(pgmeaning.collection, pgmeaning.targ
 DROP FUNCTION IF EXISTS pgmeaning._hybrid(pgmeaning.collection, pgmeaning.target, text, vector, int, text, int, float8[], float8);
 DROP FUNCTION IF EXISTS pgmeaning._places(text, vector, bigint);
 DROP FUNCTION IF EXISTS pgmeaning._candidates(pgmeaning.collection, pgmeaning.target, record, vector, int, text, text);
+DROP FUNCTION IF EXISTS pgmeaning._nearest(pgmeaning.collection, pgmeaning.target, vector, int, text, text, int, jsonb[]);
+DROP FUNCTION IF EXISTS pgmeaning._nearest_rows(pgmeaning.collection, pgmeaning.target, vector, int, text, text, int, jsonb[], bool);

@@ -24,15 +24,29 @@ AS $$
     WHERE s.kind IS NOT NULL
 $$;
 
--- The index that searches use: of several the one that was tested, else the most exact kind.
+-- The index that searches use: of several the one that was tested, else the most exact kind. Every search asks, so the likely
+-- answers come first: the one that was tested bears our name, or there is none.
 CREATE OR REPLACE FUNCTION pgmeaning._usable_index(t pgmeaning.target, OUT kind text, OUT dimensions int)
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 AS $$
-    SELECT i.kind, i.dimensions FROM pgmeaning._indexes(t.vectors) AS i
-    WHERE i.valid
-    ORDER BY i.kind = (SELECT x.kind FROM pgmeaning.vector_index AS x WHERE x.collection_id = t.collection_id AND x.model = t.model)
-             DESC NULLS LAST, array_position('{direct,signature,prefix}', i.kind)
-    LIMIT 1
+DECLARE
+    tested text := (SELECT x.kind FROM pgmeaning.vector_index AS x WHERE x.collection_id = t.collection_id AND x.model = t.model);
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = t.vectors AND NOT i.indisunique) THEN
+        RETURN;
+    END IF;
+    SELECT tested, a.atttypmod INTO kind, dimensions
+    FROM pg_index AS i
+    JOIN pg_class AS r ON r.oid = i.indexrelid AND r.relname = pgmeaning._index_name(t, tested)
+    JOIN pg_attribute AS a ON a.attrelid = i.indexrelid AND a.attnum = 1
+    WHERE i.indrelid = t.vectors AND i.indisvalid AND i.indisready AND tested IN ('signature', 'prefix', 'direct');
+    IF kind IS NULL THEN
+        SELECT i.kind, i.dimensions INTO kind, dimensions FROM pgmeaning._indexes(t.vectors) AS i
+        WHERE i.valid
+        ORDER BY i.kind = tested DESC NULLS LAST, array_position('{direct,signature,prefix}', i.kind)
+        LIMIT 1;
+    END IF;
+END
 $$;
 
 -- What the nearest candidates are ordered by, where $1 is the query's vector. It must be what the index has, to the letter.

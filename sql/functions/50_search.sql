@@ -99,9 +99,11 @@ BEGIN
 END
 $$;
 
--- Runs a statement of the first phase, with so many candidates to fetch. The planner would often scan the table: it does not know that
--- vectors are kept out of line, nor what a quantised one costs. What is forced looks dear to it, and would be compiled.
-CREATE OR REPLACE FUNCTION pgmeaning._by_index(statement text, query_vector vector, reach bigint, candidates bigint, k int,
+-- Runs a statement of both phases, with so many candidates to fetch; $1 to $4 are the query's vector, reach, candidates, k. The
+-- planner would often scan the table: it does not know that vectors are kept out of line, nor what a quantised one costs. What is
+-- forced looks dear to it, and would be compiled. At once: that table's index should give all that are wanted in one scan, which
+-- costs less than an iterative one; but not where much of it is dead, as after changes.
+CREATE OR REPLACE FUNCTION pgmeaning._by_index(statement text, query_vector vector, reach bigint, candidates bigint, k int, at_once regclass,
     OUT fit bigint, OUT hits pgmeaning.found[])
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off SET jit = off
 AS $$
@@ -110,11 +112,16 @@ DECLARE
     size       text := current_setting('hnsw.ef_search', true);
     iterative  text := current_setting('hnsw.iterative_scan', true);  -- since pgvector 0.8
     bound      text := current_setting('hnsw.max_scan_tuples', true);
+    scan       text;
 BEGIN
     PERFORM set_config('hnsw.ef_search', least(reach, 1000)::text, true),
-            CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.iterative_scan', 'relaxed_order', true) END,
             CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.max_scan_tuples', least(2 * reach + 20000, 2147483647)::text, true) END;
-    EXECUTE statement INTO fit, hits USING query_vector, reach, candidates, k;
+    FOREACH scan IN ARRAY CASE WHEN at_once IS NOT NULL AND reach <= 1000 THEN '{off,relaxed_order}'::text[] ELSE '{relaxed_order}' END LOOP
+        PERFORM set_config('hnsw.iterative_scan', scan, true) WHERE iterative IS NOT NULL;
+        EXECUTE statement INTO fit, hits USING query_vector, reach, candidates, k;
+        EXIT WHEN fit >= 0.9 * reach OR iterative IS NULL;
+        EXIT WHEN fit >= 0.8 * pgmeaning._vectors_expected(at_once);
+    END LOOP;
     PERFORM set_config('hnsw.ef_search', size, true),
             CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.iterative_scan', iterative, true) END,
             CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.max_scan_tuples', bound, true) END;
@@ -145,14 +152,17 @@ $$;
 
 -- The vectors of FROM (...) AS v that are nearest by their exact distance to $1, and as what they are found. Names that no key has.
 CREATE OR REPLACE FUNCTION pgmeaning._exactly(c pgmeaning.collection, vectors text, bound text, OUT nearest text, OUT hit text, OUT in_order text)
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 AS $$
-    SELECT format('SELECT %1$s, v.chunk, v.chunk_text, v.model, (v.embedding <=> $1) + 0::float8 AS "pgmeaning.distance" FROM %2$s '
-                  'ORDER BY "pgmeaning.distance", %1$s, v.chunk LIMIT %3$s', keys, vectors, bound),
-           format('%s, v.chunk, v.chunk_text, v."pgmeaning.distance", 1 - v."pgmeaning.distance", v.model',
-                  pgmeaning._key_json('v', c.vector_key_columns, c.key_columns)),
-           format('ORDER BY v."pgmeaning.distance", %s, v.chunk', keys)
-    FROM pgmeaning._column_list('v', c.vector_key_columns) AS keys
+DECLARE
+    keys text := pgmeaning._column_list('v', c.vector_key_columns);
+BEGIN
+    nearest := format('SELECT %1$s, v.chunk, v.chunk_text, v.model, (v.embedding <=> $1) + 0::float8 AS "pgmeaning.distance" FROM %2$s '
+                      'ORDER BY "pgmeaning.distance", %1$s, v.chunk LIMIT %3$s', keys, vectors, bound);
+    hit := format('%s, v.chunk, v.chunk_text, v."pgmeaning.distance", 1 - v."pgmeaning.distance", v.model',
+                  pgmeaning._key_json('v', c.vector_key_columns, c.key_columns));
+    in_order := format('ORDER BY v."pgmeaning.distance", %s, v.chunk', keys);
+END
 $$;
 
 -- The k nearest in two phases: candidates by index or signature, then their exact distances. Either so many vectors are looked at that
@@ -180,7 +190,7 @@ BEGIN
         ranked := pgmeaning._exactly(c, 'near AS v', '2 * $4::bigint');
         found := pgmeaning._by_index(format('WITH near AS MATERIALIZED (%s) '
             'SELECT (SELECT count(*) FROM near), array_agg(ROW(%s)::pgmeaning.found %s) FROM (SELECT v.* FROM (%s) AS v WHERE %s LIMIT $4) AS v',
-            near, ranked.hit, ranked.in_order, ranked.nearest, may_be), query_vector, reach, way.candidates, k);
+            near, ranked.hit, ranked.in_order, ranked.nearest, may_be), query_vector, reach, way.candidates, k, t.vectors);
         IF cardinality(found.hits) = k AND found.fit >= reach / 2 THEN
             RETURN found.hits;
         END IF;
@@ -188,7 +198,7 @@ BEGIN
         ranked := pgmeaning._exactly(c, 'fit AS v', '$4');
         found := pgmeaning._by_index(format('WITH fit AS MATERIALIZED (SELECT v.* FROM (%s) AS v WHERE %s LIMIT $3) '
             'SELECT (SELECT count(*) FROM fit), array_agg(ROW(%s)::pgmeaning.found %s) FROM (%s) AS v',
-            near, may_be, ranked.hit, ranked.in_order, ranked.nearest), query_vector, reach, way.candidates, k);
+            near, may_be, ranked.hit, ranked.in_order, ranked.nearest), query_vector, reach, way.candidates, k, NULL);
         IF found.fit = way.candidates THEN
             RETURN found.hits;
         END IF;
@@ -208,8 +218,7 @@ $$;
 
 -- The k nearest vectors to one that fits, each with its row (and chunk).
 CREATE OR REPLACE FUNCTION pgmeaning._nearest(c pgmeaning.collection, t pgmeaning.target, query_vector vector, k int,
-    condition text, mode text, candidates int, leave_out jsonb[])
-RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
+    condition text, mode text, candidates int, leave_out jsonb[]) RETURNS pgmeaning.found[]
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -222,21 +231,20 @@ BEGIN
     IF way.kind <> 'exact' THEN
         hits := pgmeaning._nearest_in_phases(c, t, way, query_vector, k, condition, others);
     END IF;
-    IF hits IS NOT NULL THEN
-        RETURN QUERY SELECT h.* FROM unnest(hits) AS h;
-        RETURN;
+    IF hits IS NULL THEN
+        ranked := pgmeaning._exactly(c, format('%s AS v JOIN %s AS s ON %s WHERE true%s', pgmeaning._relation_name(t.vectors),
+            pgmeaning._source_rows(c, condition), pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types), others), '$2');
+        EXECUTE format('SELECT coalesce(array_agg(ROW(%s)::pgmeaning.found %s), ''{}'') FROM (%s) AS v', ranked.hit, ranked.in_order, ranked.nearest)
+        INTO hits USING query_vector, k;
     END IF;
-    ranked := pgmeaning._exactly(c, format('%s AS v JOIN %s AS s ON %s WHERE true%s', pgmeaning._relation_name(t.vectors),
-        pgmeaning._source_rows(c, condition), pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types), others), '$2');
-    RETURN QUERY EXECUTE format('SELECT %s FROM (%s) AS v %s', ranked.hit, ranked.nearest, ranked.in_order) USING query_vector, k;
+    RETURN hits;
 END
 $$;
 
 -- The k nearest rows, each by its nearest chunk; or, not grouped, the k nearest chunks. One row may have the nearest chunks by the
 -- hundred: so those that are found already are left out when more are looked for, until there are k rows or no more.
 CREATE OR REPLACE FUNCTION pgmeaning._nearest_rows(c pgmeaning.collection, t pgmeaning.target, query_vector vector, k int,
-    condition text, mode text, candidates int, leave_out jsonb[], grouped bool)
-RETURNS SETOF pgmeaning.found
+    condition text, mode text, candidates int, leave_out jsonb[], grouped bool) RETURNS pgmeaning.found[]
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -246,17 +254,16 @@ DECLARE
     known  jsonb[] := coalesce(leave_out, '{}');
 BEGIN
     IF c.chunking IS NULL OR NOT coalesce(grouped, true) THEN
-        RETURN QUERY SELECT * FROM pgmeaning._nearest(c, t, query_vector, k, condition, mode, candidates, known);
-        RETURN;
+        RETURN pgmeaning._nearest(c, t, query_vector, k, condition, mode, candidates, known);
     END IF;
     LOOP
-        hits := ARRAY(SELECT n::pgmeaning.found FROM pgmeaning._nearest(c, t, query_vector, wanted, condition, mode, candidates, known) AS n);
+        hits := pgmeaning._nearest(c, t, query_vector, wanted, condition, mode, candidates, known);
         rows := rows || ARRAY(SELECT b::pgmeaning.found FROM (SELECT DISTINCT ON (h.key) h.* FROM unnest(hits) AS h ORDER BY h.key, h.distance, h.chunk) AS b);
         EXIT WHEN cardinality(rows) >= k OR cardinality(hits) < wanted;
         known := coalesce(leave_out, '{}') || ARRAY(SELECT r.key FROM unnest(rows) AS r);
         wanted := least(4 * wanted::bigint, 2147483647);
     END LOOP;
-    RETURN QUERY SELECT r.* FROM unnest(rows) AS r ORDER BY r.distance, r.key LIMIT k;
+    RETURN ARRAY(SELECT r::pgmeaning.found FROM (SELECT r.* FROM unnest(rows) AS r ORDER BY r.distance, r.key LIMIT k) AS r);
 END
 $$;
 
@@ -267,7 +274,7 @@ RETURNS TABLE (distance float8)
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
-    RETURN QUERY SELECT n.distance FROM pgmeaning._nearest(c, t, query_vector::vector, k, NULL, mode, candidates, ARRAY[leave_out::jsonb]) AS n;
+    RETURN QUERY SELECT n.distance FROM unnest(pgmeaning._nearest(c, t, query_vector::vector, k, NULL, mode, candidates, ARRAY[leave_out::jsonb])) AS n;
 END
 $$;
 
@@ -294,8 +301,8 @@ DECLARE
     t pgmeaning.target := pgmeaning._active_target(c);
 BEGIN
     PERFORM pgmeaning._check_search(c, t, k, mode);
-    RETURN QUERY SELECT * FROM pgmeaning._nearest_rows(c, t, pgmeaning._fit(query_vector, t.dimensions), k,
-        pgmeaning._condition(c, filter, filter_params::text[]), mode, candidates, NULL, "group");
+    RETURN QUERY SELECT * FROM unnest(pgmeaning._nearest_rows(c, t, pgmeaning._fit(query_vector, t.dimensions), k,
+        pgmeaning._condition(c, filter, filter_params::text[]), mode, candidates, NULL, "group"));
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.nearest IS 'The k rows of a collection nearest to a vector.';
@@ -313,6 +320,7 @@ DECLARE
     t         pgmeaning.target := pgmeaning._active_target(c);
     condition text;
     vectors   vector[];
+    hits      pgmeaning.found[];
 BEGIN
     -- Before the model is asked: what is wrong with the call should not take a model to find out.
     PERFORM pgmeaning._check_search(c, t, k, nullif(mode, 'hybrid'));
@@ -324,8 +332,9 @@ BEGIN
             RETURN QUERY SELECT place, h.* FROM pgmeaning._hybrid(c, t, queries[place], pgmeaning._fit(vectors[place], t.dimensions), k,
                 condition, candidates, weights, rank_constant, "group") AS h;
         ELSE
-            RETURN QUERY SELECT place, n.*, (row_number() OVER ())::int, NULL::int
-            FROM pgmeaning._nearest_rows(c, t, pgmeaning._fit(vectors[place], t.dimensions), k, condition, mode, candidates, NULL, "group") AS n;
+            hits := pgmeaning._nearest_rows(c, t, pgmeaning._fit(vectors[place], t.dimensions), k, condition, mode, candidates, NULL, "group");
+            RETURN QUERY SELECT place, n.key, n.chunk, n.chunk_text, n.distance, n.score, n.model, n.ordinality::int, NULL::int
+            FROM unnest(hits) WITH ORDINALITY AS n;
         END IF;
     END LOOP;
 END
@@ -440,7 +449,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('collection %L has no vector for row %s', name, wanted),
             HINT = 'There is no such row, or nothing to embed in it, or it is still owed: CALL pgmeaning.wait_for(...).';
     END IF;
-    RETURN QUERY SELECT * FROM pgmeaning._nearest_rows(c, t, own, k, condition, mode, candidates, ARRAY[itself], "group");
+    RETURN QUERY SELECT * FROM unnest(pgmeaning._nearest_rows(c, t, own, k, condition, mode, candidates, ARRAY[itself], "group"));
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.similar IS 'More like this row, by the mean of its chunks: the k nearest others.';

@@ -129,7 +129,8 @@ DECLARE
 BEGIN
     RETURN QUERY
     WITH by_vector AS (
-        SELECT n.*, (row_number() OVER ())::int AS place FROM pgmeaning._nearest_rows(c, t, query_vector, depth, condition, NULL, candidates, NULL, grouped) AS n
+        SELECT n.*, n.ordinality::int AS place
+        FROM unnest(pgmeaning._nearest_rows(c, t, query_vector, depth, condition, NULL, candidates, NULL, grouped)) WITH ORDINALITY AS n
     )
     SELECT coalesce(v.key, w.key), coalesce(v.chunk, w.chunk), coalesce(v.chunk_text, w.chunk_text), coalesce(v.distance, w.distance),
            coalesce(share[1] / (above + v.place), 0) + coalesce(share[2] / (above + w.text_rank), 0) AS fused,

@@ -234,7 +234,7 @@ def test_an_index_that_somebody_made_by_hand_is_used(db: Connection, dsn: str) -
     db.execute(f"CREATE INDEX by_hand ON {VECTORS} USING hnsw (embedding vector_cosine_ops)".encode())
     before = scans(db)
     answers(db, None, range(1, 2))
-    assert scans(db) == before + 1
+    assert scans(db) > before
 
 
 # Building
