@@ -28,3 +28,4 @@ DROP FUNCTION IF EXISTS pgmeaning._places(text, vector, bigint);
 DROP FUNCTION IF EXISTS pgmeaning._candidates(pgmeaning.collection, pgmeaning.target, record, vector, int, text, text);
 DROP FUNCTION IF EXISTS pgmeaning._nearest(pgmeaning.collection, pgmeaning.target, vector, int, text, text, int, jsonb[]);
 DROP FUNCTION IF EXISTS pgmeaning._nearest_rows(pgmeaning.collection, pgmeaning.target, vector, int, text, text, int, jsonb[], bool);
+DROP FUNCTION IF EXISTS pgmeaning._farthest(text, vector[]);

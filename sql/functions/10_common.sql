@@ -171,7 +171,7 @@ AS $$ SELECT format(
             WHEN 'bytea' THEN 'pg_catalog.encode(pg_catalog.sha256(%1$I.%2$I), ''hex'')'
             WHEN 'text[]' THEN 'nullif(pg_catalog.array_remove(%1$I.%2$I, NULL)::text, ''{}'')'
             WHEN 'bytea[]' THEN 'nullif(pg_catalog.array_remove(%1$I.%2$I, NULL)::text, ''{}'')'
-            WHEN 'jsonb' THEN 'nullif(nullif(%1$I.%2$I::text, ''[]''), ''null'')'
+            WHEN 'jsonb' THEN 'CASE WHEN pg_catalog.jsonb_path_exists(%1$I.%2$I, ''$[*] ? (@.type() != "null")'') THEN %1$I.%2$I::text END'
             ELSE '%1$I.%2$I::text' END, alias, col) $$;
 
 -- A hash of all that is embedded of a source row; null when there is nothing to embed.

@@ -283,7 +283,8 @@ CREATE OR REPLACE FUNCTION pgmeaning._whole(embedding anyelement) RETURNS vector
 LANGUAGE sql IMMUTABLE
 AS $$ SELECT embedding::vector $$;
 
-CREATE OR REPLACE FUNCTION pgmeaning._farthest(query_vector text, vectors vector[]) RETURNS float8
+-- By the operator that searches of these vectors go by, which rounds the query where they are of half precision.
+CREATE OR REPLACE FUNCTION pgmeaning._farthest(query_vector text, vectors anyarray) RETURNS float8
 LANGUAGE sql IMMUTABLE
 AS $$ SELECT max((v <=> query_vector::vector) + 0::float8) FROM unnest(vectors) AS v $$;
 

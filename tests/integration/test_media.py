@@ -117,10 +117,20 @@ def test_a_list_of_pictures_is_one_document_and_nulls_are_left_out(db: Connectio
     if type != "bytea[]":
         values = [data_uri(value) if isinstance(value, bytes) else None for value in values]
     put(db, json.dumps(values) if type == "jsonb" else values)
-    db.execute("INSERT INTO products VALUES (2, NULL, %s), (3, NULL, %s)", ("[]" if type == "jsonb" else "{}", None))
+    empty, nothing = ("[]", "[null]") if type == "jsonb" else ("{}", "{NULL}")
+    db.execute("INSERT INTO products VALUES (2, NULL, %s), (3, NULL, %s), (4, NULL, NULL)", (empty, nothing))
     assert drain() == 0
     assert same(vectors(db), {1: expected(first, second)})
     assert db.execute("SELECT count(*) FROM pgmeaning.queue").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("type", ["text[]", "jsonb", "bytea[]"])
+def test_a_list_of_nothing_owes_no_vector(db: Connection, type: str) -> None:
+    make(db, type)
+    db.execute("INSERT INTO products VALUES (1, NULL, %s)", ("[null, null]" if type == "jsonb" else "{NULL,NULL}",))
+    hashed = "SELECT pgmeaning._content_hash('s', c) FROM pgmeaning.collection AS c"
+    (content_hash,) = db.execute(hashed).fetchone() or ("",)
+    assert db.execute(f"SELECT {content_hash} FROM products AS s".encode()).fetchone() == (None,)
 
 
 def test_videos_are_embedded_from_their_bytes(db: Connection, drain: Drain) -> None:

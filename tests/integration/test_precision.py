@@ -73,7 +73,7 @@ def test_every_kind_of_index_is_built_tested_and_used(halves: Connection, dsn: s
         (plan,) = indexing.plans(connection, settings, "halves")
         indexing.build(connection, plan, settings)
         indexing.test(connection, plan, settings)
-    report = "SELECT index, recall > 0.5 FROM pgmeaning.index_report WHERE collection = 'halves'"
+    report = "SELECT index, recall >= 0.99 FROM pgmeaning.index_report WHERE collection = 'halves'"
     assert halves.execute(report).fetchone() == (kind, True)
     found = {key for key, _ in nearest(halves, "halves", "body 7")}
     assert len(found & {key for key, _ in nearest(halves, "wholes", "body 7")}) >= 9
