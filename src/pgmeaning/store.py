@@ -171,8 +171,9 @@ def _write(connection: Connection, queue: Queue, target: Target, rows: Sequence[
                 _keep_chunks(connection, target, row)
         new = [row for row in standing if vector_count(row)]
         if new:
-            wanted = [index for place in places for index in range(starts[place], starts[place + 1])]
-            payload = copy_payload(target, new, vectors[wanted])
+            if len(standing) < len(rows):
+                vectors = vectors[[index for place in places for index in range(starts[place], starts[place + 1])]]
+            payload = copy_payload(target, new, vectors)
             with connection.cursor().copy(sql.composed("copy_vectors", target.parts, parameters=False)) as copy:
                 copy.write(payload)
     return len(standing)
@@ -228,7 +229,7 @@ def _chunk_hash(row: Row, number: int) -> bytes | None:
 def copy_payload(target: Target, rows: Sequence[Row], vectors: Vectors) -> bytes:
     """A whole COPY BINARY stream: key columns, chunk, chunk_text, model, embedding, content_hash."""
     numbers = np.dtype(NUMBERS[target.precision])
-    big_endian = memoryview(np.ascontiguousarray(vectors, dtype=numbers).tobytes())
+    big_endian = np.ascontiguousarray(vectors, dtype=numbers).view(np.uint8).reshape(-1).data
     width = vectors.shape[1] * numbers.itemsize
     model = target.model.encode()
     fields = struct.pack("!h", target.key_width + 5)

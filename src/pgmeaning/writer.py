@@ -94,7 +94,9 @@ class Writer:
         rows = [row for output in outputs for row in output.rows]
         errors = [error for output in outputs for error in output.errors]
         started = time.monotonic()
-        written = _write_rows(connection, queue, target, rows, np.concatenate([output.vectors for output in outputs]))
+        vectors = [output.vectors for output in outputs]
+        together = vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
+        written = _write_rows(connection, queue, target, rows, together)
         if errors:
             queue.fail([claim for claim, _ in errors], [error for _, error in errors])
             log.warning(
