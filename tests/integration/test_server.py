@@ -150,6 +150,8 @@ def running() -> Iterator[EmbeddedServer]:
 def child(data_dir: Path, code: str) -> Iterator[subprocess.Popen[str]]:
     """Another Python process, with `start(**settings)` for the folder's server."""
     prelude = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background\n"
         "from pgmeaning.server import EmbeddedServer\n"
         f"def start(**settings): return EmbeddedServer({str(data_dir)!r}, settings={FAST} | settings).start()\n"
     )
