@@ -312,9 +312,9 @@ COMMENT ON PROCEDURE pgmeaning.prepare IS 'Puts a query''s vector into the cache
 CREATE OR REPLACE FUNCTION pgmeaning._owed(collection_id int, wanted jsonb, OUT owed bool, OUT failed bool)
 LANGUAGE sql VOLATILE SECURITY DEFINER
 AS $$
-    SELECT EXISTS (SELECT FROM pgmeaning.inbox AS i WHERE i.collection_id = $1 AND ($2 IS NULL OR i.key = $2 OR i.key IS NULL))
-        OR EXISTS (SELECT FROM pgmeaning.queue AS q WHERE q.collection_id = $1 AND ($2 IS NULL OR q.key = $2) AND q.failed_at IS NULL)
-        OR EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.collection_id = $1 AND t.scanning),
+    SELECT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.collection_id = $1 AND t.scanning)  -- the cheapest to look at, so first
+        OR EXISTS (SELECT FROM pgmeaning.inbox AS i WHERE i.collection_id = $1 AND ($2 IS NULL OR i.key = $2 OR i.key IS NULL))
+        OR EXISTS (SELECT FROM pgmeaning.queue AS q WHERE q.collection_id = $1 AND ($2 IS NULL OR q.key = $2) AND q.failed_at IS NULL),
            EXISTS (SELECT FROM pgmeaning.queue AS q WHERE q.collection_id = $1 AND q.key = $2 AND q.failed_at IS NOT NULL)
 $$;
 
@@ -327,7 +327,8 @@ DECLARE
     state    record;
     probe    text;
     patience interval := coalesce(timeout, '30 seconds');
-    deadline timestamptz := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) patience;
+    started  timestamptz := pg_catalog.clock_timestamp();
+    waited   interval;
 BEGIN
     BEGIN
         COMMIT;
@@ -340,13 +341,15 @@ BEGIN
     LOOP
         state := pgmeaning._owed(c.id, wanted);
         EXIT WHEN NOT state.owed;
-        IF pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>=) deadline THEN
+        waited := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started;
+        IF waited OPERATOR(pg_catalog.>=) patience THEN
             RAISE EXCEPTION USING ERRCODE = 'PM007',
                 MESSAGE = pg_catalog.format('collection %L still owes vectors after %s', name, patience),
                 HINT = 'Is a sidecar running? SELECT * FROM pgmeaning.sidecars; SELECT * FROM pgmeaning.status.';
         END IF;
         COMMIT;
-        PERFORM pg_catalog.pg_sleep(0.002);
+        -- A twentieth of what was waited for so far: who waits for a backfill should not take a processor from it.
+        PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.002, extract(epoch FROM waited) OPERATOR(pg_catalog./) 20)));
     END LOOP;
     IF state.failed THEN
         RAISE EXCEPTION USING ERRCODE = 'PM008', MESSAGE = pg_catalog.format('row %s of collection %L could not be embedded', wanted, name),
