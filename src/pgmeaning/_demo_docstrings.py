@@ -94,8 +94,8 @@ def _of_compiled(name: str) -> Iterator[Docstring]:
     for attribute, thing in _public_callables(module):
         public = "os" if name == "posix" else name
         first_line, _, rest = (inspect.getdoc(thing) or "").partition("\n")
-        if re.match(rf"{re.escape(attribute)}\(", first_line):  # "sleep(seconds)", an empty line, and then the text
-            yield from _row(public, attribute, first_line[len(attribute) :].split(" -> ")[0], rest)
+        if call := re.match(r"\w+(\(.*)", first_line):  # "sleep(seconds)", an empty line, and then the text
+            yield from _row(public, attribute, call[1].split(" -> ")[0], rest)
         else:
             yield from _row(public, attribute, _inspected(thing), f"{first_line}\n{rest}")
 
