@@ -183,6 +183,29 @@ def test_more_candidates_than_a_scan_of_the_index_gives_at_once_are_found(db: Co
     assert len(hits) == 2500
 
 
+def test_as_much_is_found_where_most_of_the_index_is_dead(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 400)
+    build(dsn, "direct")
+    db.execute(f"ALTER TABLE {VECTORS} SET (autovacuum_enabled = off)".encode())
+    for _ in range(3):
+        db.execute("UPDATE docs SET body = body || ' again'")
+        assert Sidecar(dsn, Settings(), load=lambda _: Clustered(384)).run(drain=True) == 0
+    assert recall(answers(db, None, candidates=60), answers(db, "exact")) >= 0.99
+
+
+@pytest.mark.parametrize("kind", ["direct", "signature"])
+def test_k_rows_are_found_though_the_rows_of_the_nearest_vectors_are_gone(db: Connection, dsn: str, kind: str) -> None:
+    fill(db, dsn, 400, "synthetic-4096" if kind == "signature" else "synthetic-384")
+    build(dsn, kind)
+    (nearest,) = answers(db, "exact", range(1, 2))
+    more = db.execute("SELECT (key ->> 'id')::int FROM pgmeaning.similar('docs', '1', 150, mode => 'exact')").fetchall()
+    db.execute("DELETE FROM docs WHERE id = ANY (%s)", ([key for (key,) in more],))
+    found, exact = answers(db, None, range(1, 2))[0], answers(db, "exact", range(1, 2))[0]
+    assert len(found) == 10
+    assert not {*found} & {*nearest}
+    assert recall([found], [exact]) >= 0.9
+
+
 def test_a_search_leaves_the_callers_settings_as_they_were(db: Connection, dsn: str) -> None:
     fill(db, dsn)
     build(dsn, "direct")
