@@ -101,10 +101,16 @@ LANGUAGE sql STABLE
 AS $$ SELECT pgmeaning._type_name(pgmeaning._base_type(type), -1) $$;
 
 -- A comparison of a type, qualified: of the default operator class that its primary key goes by, which only a superuser
--- makes, not any operator of that name, which anybody may.
+-- makes, not any operator of that name, which anybody may. The system's own types, whose numbers are below 16384, have the
+-- system's own: that is looked at first, since every search asks.
 CREATE OR REPLACE FUNCTION pgmeaning._operator(symbol text, type oid) RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 AS $$
+BEGIN
+    IF type < 16384 THEN
+        RETURN format('OPERATOR(pg_catalog.%s)', symbol);
+    END IF;
+    RETURN (
     WITH base AS MATERIALIZED (SELECT pgmeaning._base_type(type) AS oid)  -- once, not for every operator class
     SELECT coalesce((
         SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
@@ -114,13 +120,13 @@ AS $$
         JOIN pg_amop AS a ON a.amopfamily = c.opcfamily AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
                          AND a.amopstrategy = array_position('{<,<=,=,>=,>}'::text[], symbol)
         JOIN pg_operator AS o ON o.oid = a.amopopr
-        JOIN pg_namespace AS n ON n.oid = o.oprnamespace), format('OPERATOR(pg_catalog.%s)', symbol))
+        JOIN pg_namespace AS n ON n.oid = o.oprnamespace), format('OPERATOR(pg_catalog.%s)', symbol)));
+END
 $$;
 
--- Every search asks for it: the system's own types, which have numbers below 16384, have its own operator.
 CREATE OR REPLACE FUNCTION pgmeaning._equals(type oid) RETURNS text
 LANGUAGE sql STABLE
-AS $$ SELECT CASE WHEN type < 16384 THEN 'OPERATOR(pg_catalog.=)' ELSE pgmeaning._operator('=', type) END $$;
+AS $$ SELECT pgmeaning._operator('=', type) $$;
 
 -- 'a.x = b.y AND ...': rows of two aliases with the same key.
 CREATE OR REPLACE FUNCTION pgmeaning._key_match(a text, a_columns name[], b text, b_columns name[], types text[]) RETURNS text

@@ -37,9 +37,9 @@ BEGIN
     END IF;
     SELECT tested, a.atttypmod INTO kind, dimensions
     FROM pg_index AS i
-    JOIN pg_class AS r ON r.oid = i.indexrelid AND r.relname = pgmeaning._index_name(t, tested)
     JOIN pg_attribute AS a ON a.attrelid = i.indexrelid AND a.attnum = 1
-    WHERE i.indrelid = t.vectors AND i.indisvalid AND i.indisready AND tested IN ('signature', 'prefix', 'direct');
+    WHERE i.indrelid = t.vectors AND NOT i.indisunique AND i.indisvalid AND i.indisready
+      AND tested IN ('signature', 'prefix', 'direct') AND pgmeaning._is_our_index(t, i.indexrelid, tested);
     IF kind IS NULL THEN
         SELECT i.kind, i.dimensions INTO kind, dimensions FROM pgmeaning._indexes(t.vectors) AS i
         WHERE i.valid

@@ -101,9 +101,9 @@ $$;
 
 -- Runs a statement of both phases, with so many candidates to fetch; $1 to $4 are the query's vector, reach, candidates, k. The
 -- planner would often scan the table: it does not know that vectors are kept out of line, nor what a quantised one costs. What is
--- forced looks dear to it, and would be compiled. At once: that table's index should give all that are wanted in one scan, which
--- costs less than an iterative one; but not where much of it is dead, as after changes.
-CREATE OR REPLACE FUNCTION pgmeaning._by_index(statement text, query_vector vector, reach bigint, candidates bigint, k int, at_once regclass,
+-- forced looks dear to it, and would be compiled. At once: one scan of the index should give all that are wanted, and costs less than
+-- an iterative one; but it does not where much of the index is dead, as after changes.
+CREATE OR REPLACE FUNCTION pgmeaning._by_index(statement text, query_vector vector, reach bigint, candidates bigint, k int, at_once bool,
     OUT fit bigint, OUT hits pgmeaning.found[])
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off SET jit = off
 AS $$
@@ -116,11 +116,10 @@ DECLARE
 BEGIN
     PERFORM set_config('hnsw.ef_search', least(reach, 1000)::text, true),
             CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.max_scan_tuples', least(2 * reach + 20000, 2147483647)::text, true) END;
-    FOREACH scan IN ARRAY CASE WHEN at_once IS NOT NULL AND reach <= 1000 THEN '{off,relaxed_order}'::text[] ELSE '{relaxed_order}' END LOOP
+    FOREACH scan IN ARRAY CASE WHEN at_once AND reach <= 1000 THEN '{off,relaxed_order}'::text[] ELSE '{relaxed_order}' END LOOP
         PERFORM set_config('hnsw.iterative_scan', scan, true) WHERE iterative IS NOT NULL;
         EXECUTE statement INTO fit, hits USING query_vector, reach, candidates, k;
         EXIT WHEN fit >= 0.9 * reach OR iterative IS NULL;
-        EXIT WHEN fit >= 0.8 * pgmeaning._vectors_expected(at_once);
     END LOOP;
     PERFORM set_config('hnsw.ef_search', size, true),
             CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.iterative_scan', iterative, true) END,
@@ -150,8 +149,9 @@ BEGIN
 END
 $$;
 
--- The vectors of FROM (...) AS v that are nearest by their exact distance to $1, and as what they are found. Names that no key has.
-CREATE OR REPLACE FUNCTION pgmeaning._exactly(c pgmeaning.collection, vectors text, bound text, OUT nearest text, OUT hit text, OUT in_order text)
+-- The vectors of FROM (...) AS v that are nearest by their exact distance to $1, and all of FROM (nearest) AS v as what is found of
+-- them, in order. No key has a column of that name for the distance.
+CREATE OR REPLACE FUNCTION pgmeaning._exactly(c pgmeaning.collection, vectors text, bound text, OUT nearest text, OUT hits text)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -159,9 +159,8 @@ DECLARE
 BEGIN
     nearest := format('SELECT %1$s, v.chunk, v.chunk_text, v.model, (v.embedding <=> $1) + 0::float8 AS "pgmeaning.distance" FROM %2$s '
                       'ORDER BY "pgmeaning.distance", %1$s, v.chunk LIMIT %3$s', keys, vectors, bound);
-    hit := format('%s, v.chunk, v.chunk_text, v."pgmeaning.distance", 1 - v."pgmeaning.distance", v.model',
-                  pgmeaning._key_json('v', c.vector_key_columns, c.key_columns));
-    in_order := format('ORDER BY v."pgmeaning.distance", %s, v.chunk', keys);
+    hits := format('coalesce(array_agg(ROW(%s, v.chunk, v.chunk_text, v."pgmeaning.distance", 1 - v."pgmeaning.distance", v.model)::pgmeaning.found '
+                   'ORDER BY v."pgmeaning.distance", %s, v.chunk), ''{}'')', pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), keys);
 END
 $$;
 
@@ -189,16 +188,16 @@ BEGIN
         -- Hardly a row may not be found, so the nearest few alone are looked up, of which half may be gone.
         ranked := pgmeaning._exactly(c, 'near AS v', '2 * $4::bigint');
         found := pgmeaning._by_index(format('WITH near AS MATERIALIZED (%s) '
-            'SELECT (SELECT count(*) FROM near), array_agg(ROW(%s)::pgmeaning.found %s) FROM (SELECT v.* FROM (%s) AS v WHERE %s LIMIT $4) AS v',
-            near, ranked.hit, ranked.in_order, ranked.nearest, may_be), query_vector, reach, way.candidates, k, t.vectors);
+            'SELECT (SELECT count(*) FROM near), %s FROM (SELECT v.* FROM (%s) AS v WHERE %s LIMIT $4) AS v',
+            near, ranked.hits, ranked.nearest, may_be), query_vector, reach, way.candidates, k, true);
         IF cardinality(found.hits) = k AND found.fit >= reach / 2 THEN
             RETURN found.hits;
         END IF;
     ELSIF reach IS NOT NULL THEN
         ranked := pgmeaning._exactly(c, 'fit AS v', '$4');
         found := pgmeaning._by_index(format('WITH fit AS MATERIALIZED (SELECT v.* FROM (%s) AS v WHERE %s LIMIT $3) '
-            'SELECT (SELECT count(*) FROM fit), array_agg(ROW(%s)::pgmeaning.found %s) FROM (%s) AS v',
-            near, may_be, ranked.hit, ranked.in_order, ranked.nearest), query_vector, reach, way.candidates, k, NULL);
+            'SELECT (SELECT count(*) FROM fit), %s FROM (%s) AS v',
+            near, may_be, ranked.hits, ranked.nearest), query_vector, reach, way.candidates, k, false);
         IF found.fit = way.candidates THEN
             RETURN found.hits;
         END IF;
@@ -210,13 +209,14 @@ BEGIN
     -- not be used for this order, as it would end before rows enough were found: hence the zero.
     ranked := pgmeaning._exactly(c, format('(%s FROM %s AS v JOIN %s AS s ON %s WHERE true%s ORDER BY (%s) + 0::float8 LIMIT $2) AS v',
         columns, vectors, source, same, others, pgmeaning._nearness('signature', t.dimensions, NULL)), '$3');
-    EXECUTE format('SELECT coalesce(array_agg(ROW(%s)::pgmeaning.found %s), ''{}'') AS hits FROM (%s) AS v', ranked.hit, ranked.in_order, ranked.nearest)
+    EXECUTE format('SELECT %s AS hits FROM (%s) AS v', ranked.hits, ranked.nearest)
     INTO found USING query_vector, greatest(3 * way.candidates, 1000), k;
     RETURN found.hits;
 END
 $$;
 
--- The k nearest vectors to one that fits, each with its row (and chunk).
+-- The k nearest vectors to one that fits, each with its row (and chunk). To be put into a variable before it is unnested: the planner
+-- runs a stable function in unnest() to see how many there are, and so would search twice.
 CREATE OR REPLACE FUNCTION pgmeaning._nearest(c pgmeaning.collection, t pgmeaning.target, query_vector vector, k int,
     condition text, mode text, candidates int, leave_out jsonb[]) RETURNS pgmeaning.found[]
 LANGUAGE plpgsql STABLE
@@ -234,7 +234,7 @@ BEGIN
     IF hits IS NULL THEN
         ranked := pgmeaning._exactly(c, format('%s AS v JOIN %s AS s ON %s WHERE true%s', pgmeaning._relation_name(t.vectors),
             pgmeaning._source_rows(c, condition), pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types), others), '$2');
-        EXECUTE format('SELECT coalesce(array_agg(ROW(%s)::pgmeaning.found %s), ''{}'') FROM (%s) AS v', ranked.hit, ranked.in_order, ranked.nearest)
+        EXECUTE format('SELECT %s FROM (%s) AS v', ranked.hits, ranked.nearest)
         INTO hits USING query_vector, k;
     END IF;
     RETURN hits;
@@ -273,8 +273,11 @@ CREATE OR REPLACE FUNCTION pgmeaning._nearest_to_text(c pgmeaning.collection, t 
 RETURNS TABLE (distance float8)
 LANGUAGE plpgsql STABLE
 AS $$
+DECLARE
+    hits pgmeaning.found[];
 BEGIN
-    RETURN QUERY SELECT n.distance FROM unnest(pgmeaning._nearest(c, t, query_vector::vector, k, NULL, mode, candidates, ARRAY[leave_out::jsonb])) AS n;
+    hits := pgmeaning._nearest(c, t, query_vector::vector, k, NULL, mode, candidates, ARRAY[leave_out::jsonb]);
+    RETURN QUERY SELECT n.distance FROM unnest(hits) AS n;
 END
 $$;
 
@@ -300,10 +303,12 @@ AS $$
 DECLARE
     c pgmeaning.collection := pgmeaning._collection(name);
     t pgmeaning.target := pgmeaning._active_target(c);
+    hits pgmeaning.found[];
 BEGIN
     PERFORM pgmeaning._check_search(c, t, k, mode);
-    RETURN QUERY SELECT * FROM unnest(pgmeaning._nearest_rows(c, t, pgmeaning._fit(query_vector, t.dimensions), k,
-        pgmeaning._condition(c, filter, filter_params::text[]), mode, candidates, NULL, "group"));
+    hits := pgmeaning._nearest_rows(c, t, pgmeaning._fit(query_vector, t.dimensions), k,
+        pgmeaning._condition(c, filter, filter_params::text[]), mode, candidates, NULL, "group");
+    RETURN QUERY SELECT * FROM unnest(hits);
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.nearest IS 'The k rows of a collection nearest to a vector.';
@@ -437,6 +442,7 @@ DECLARE
     own    vector;
     itself jsonb;
     condition text;
+    hits   pgmeaning.found[];
 BEGIN
     PERFORM pgmeaning._check_search(c, t, k, mode);
     condition := pgmeaning._condition(c, filter, filter_params::text[]);
@@ -450,7 +456,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('collection %L has no vector for row %s', name, wanted),
             HINT = 'There is no such row, or nothing to embed in it, or it is still owed: CALL pgmeaning.wait_for(...).';
     END IF;
-    RETURN QUERY SELECT * FROM unnest(pgmeaning._nearest_rows(c, t, own, k, condition, mode, candidates, ARRAY[itself], "group"));
+    hits := pgmeaning._nearest_rows(c, t, own, k, condition, mode, candidates, ARRAY[itself], "group");
+    RETURN QUERY SELECT * FROM unnest(hits);
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.similar IS 'More like this row, by the mean of its chunks: the k nearest others.';

@@ -126,11 +126,11 @@ DECLARE
     depth int := greatest(k, 100);  -- what is far down either list changes little
     share float8[] := coalesce(weights, '{1,1}');
     above float8 := coalesce(rank_constant, 60);
+    nearest pgmeaning.found[] := pgmeaning._nearest_rows(c, t, query_vector, depth, condition, NULL, candidates, NULL, grouped);
 BEGIN
     RETURN QUERY
     WITH by_vector AS (
-        SELECT n.*, n.ordinality::int AS place
-        FROM unnest(pgmeaning._nearest_rows(c, t, query_vector, depth, condition, NULL, candidates, NULL, grouped)) WITH ORDINALITY AS n
+        SELECT n.*, n.ordinality::int AS place FROM unnest(nearest) WITH ORDINALITY AS n
     )
     SELECT coalesce(v.key, w.key), coalesce(v.chunk, w.chunk), coalesce(v.chunk_text, w.chunk_text), coalesce(v.distance, w.distance),
            coalesce(share[1] / (above + v.place), 0) + coalesce(share[2] / (above + w.text_rank), 0) AS fused,
