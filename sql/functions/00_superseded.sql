@@ -29,3 +29,6 @@ DROP FUNCTION IF EXISTS pgmeaning._candidates(pgmeaning.collection, pgmeaning.ta
 DROP FUNCTION IF EXISTS pgmeaning._nearest(pgmeaning.collection, pgmeaning.target, vector, int, text, text, int, jsonb[]);
 DROP FUNCTION IF EXISTS pgmeaning._nearest_rows(pgmeaning.collection, pgmeaning.target, vector, int, text, text, int, jsonb[], bool);
 DROP FUNCTION IF EXISTS pgmeaning._farthest(text, vector[]);
+DROP FUNCTION IF EXISTS pgmeaning._by_index(text, vector, bigint, bigint, int);
+DROP FUNCTION IF EXISTS pgmeaning._by_index(text, vector, bigint, bigint, int, regclass);
+DROP FUNCTION IF EXISTS pgmeaning._exactly(pgmeaning.collection, text, text);
