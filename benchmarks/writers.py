@@ -4,7 +4,7 @@
 
 pgbench writes into one table without triggers and into one that is attached, in turn, round by round. "Trigger alone":
 the lock of an awake sidecar is held, so there is no NOTIFY, and nothing else runs. "Sidecar busy": a real one is awake
-with a model that takes its time, as one behind HTTP does. "Sidecar asleep": nobody drains, so each statement's commit
+with a model that takes its time, as one behind HTTP does, and has a backlog to embed in both turns. "Sidecar asleep": nobody drains, so each statement's commit
 carries a NOTIFY. "Sidecar at full speed": the model costs nothing, so the sidecar competes with the writers.
 """
 
@@ -25,10 +25,15 @@ import psycopg
 
 from benchmarks import bench
 
-SINGLE = "INSERT INTO {table} (title, body) VALUES ('a title', 'a body of some words');"
-MANY = (
-    "INSERT INTO {table} (title, body) SELECT 'title ' || i, 'a body of some words' FROM generate_series(1, 1000) AS i;"
-)
+# No two rows alike, since a sidecar embeds equal texts of a batch once.
+SINGLE = """\\set n random(1, 1000000000)
+INSERT INTO {table} (title, body) VALUES ('a title', 'a body of some words, number ' || :n);"""
+MANY = """\\set n random(1, 1000000000)
+INSERT INTO {table} (title, body)
+SELECT 'title ' || i, 'a body of some words, number ' || :n FROM generate_series(1, 1000) AS i;"""
+
+# 128 rows every 50 ms, and some more.
+BACKLOG_A_SECOND = 4000
 
 SETTINGS = (
     ("trigger alone", "awake"),
@@ -61,7 +66,7 @@ def compare(
     attached: list[float] = []
     for _ in range(options.rounds):
         _tables(dsn)
-        with _sidecar(dsn, setting):
+        with _sidecar(dsn, setting, options.seconds):
             plain.append(pgbench(dsn, script.format(table="plain"), clients, options.seconds))
             attached.append(pgbench(dsn, script.format(table="docs"), clients, options.seconds))
     before, after = statistics.median(plain), statistics.median(attached)
@@ -71,7 +76,7 @@ def compare(
 def _tables(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT pgmeaning.detach(collection) FROM pgmeaning.status")
-        for table in ("plain", "docs"):
+        for table in ("plain", "docs", "backlog"):
             connection.execute(f"DROP TABLE IF EXISTS {table}")
             connection.execute(
                 f"CREATE TABLE {table} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, title text, body text)"
@@ -82,13 +87,15 @@ def _tables(dsn: str) -> None:
 
 
 @contextmanager
-def _sidecar(dsn: str, setting: str) -> Iterator[None]:
-    """A sidecar of that setting, already busy with a backlog where it is to be."""
+def _sidecar(dsn: str, setting: str, seconds: int) -> Iterator[None]:
+    """A sidecar of that setting; where it is to be busy, it has more to embed than both turns give it time for."""
     if setting == "slow":
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(
-                "INSERT INTO docs (title, body) SELECT 'backlog', i::text FROM generate_series(1, 5000) AS i"
+                "INSERT INTO backlog (title, body) SELECT 'backlog', i::text FROM generate_series(1, %s) AS i",
+                [BACKLOG_A_SECOND * seconds * 2],
             )
+            connection.execute("SELECT pgmeaning.attach('backlog', ARRAY['body'], model => 'synthetic-384')")
     if setting == "awake":
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("SELECT pg_advisory_lock(1885826405, 1)")
