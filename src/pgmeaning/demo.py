@@ -238,7 +238,7 @@ class Tour:
             self._result("follow")
 
     def search(self) -> None:
-        """Whole rows; with a filter, which helps a small model that takes `stop` first; in a join; keys alone."""
+        """Whole rows; with a filter, which says 'a while' to a model that hears 'stop' first; in a join; keys alone."""
         self._title("Search by meaning, in plain SQL")
         for step in ("20_search", "21_search_filtered", "22_search_join", "23_search_rows"):
             self._show(step)
