@@ -4,8 +4,9 @@
 
 pgbench writes into one table without triggers and into one that is attached, in turn, round by round. "Trigger alone":
 the lock of an awake sidecar is held, so there is no NOTIFY, and nothing else runs. "Sidecar busy": a real one is awake
-with a model that takes its time, as one behind HTTP does, and has a backlog to embed in both turns. "Sidecar asleep": nobody drains, so each statement's commit
-carries a NOTIFY. "Sidecar at full speed": the model costs nothing, so the sidecar competes with the writers.
+with a model that takes its time, as one behind HTTP does, and has a backlog to embed in both turns. "Sidecar asleep":
+nobody drains, so each statement's commit carries a NOTIFY. "Sidecar at full speed": the model costs nothing, so the
+sidecar competes with the writers.
 """
 
 from __future__ import annotations

@@ -11,18 +11,24 @@ AS $$
     FROM unnest(c.key_types) AS t
 $$;
 
--- (Re)makes the trigger function of a collection: static SQL, so that its plans are cached.
+-- (Re)makes the trigger function of a collection: static SQL, so that its plans are cached. It is in the schema pgmeaning,
+-- so that a DROP SCHEMA pgmeaning CASCADE takes the triggers along: left behind they would make every write fail.
 -- It must not fail whatever became of the columns, and a subtransaction to catch errors in would cost every write. So
 --   a column that is gone or was renamed falls through to the next scope, `gone`, which has all names: a null key, which
 --   fold() takes as a broken collection, or contents that differ, so that each updated row is recorded;
---   *<> compares the bytes of records: it exists whatever the columns' types are, and no collation hides a change.
+--   *<> compares the bytes of records: it exists whatever the columns' types are, and no collation hides a change;
+--   a virtual generated column cannot be read from a transition table: where one is embedded, each updated row is recorded.
 -- SECURITY DEFINER: whoever may write the source table appends to the inbox without a right to it. Nobody else may make a
 -- trigger of it (firing one asks for no right): on a table of their own they could write any key.
 CREATE OR REPLACE FUNCTION pgmeaning._make_trigger_function(c pgmeaning.collection) RETURNS void
 LANGUAGE plpgsql
 AS $make$
 DECLARE
-    trigger_name text := format('pgmeaning_data.%I', 'on_change_' || c.id);
+    trigger_name text := format('pgmeaning.%I', 'on_change_' || c.id);
+    content      text := (SELECT format('ROW(%s)', string_agg(quote_ident(col), ', ' ORDER BY i))
+                          FROM unnest(pgmeaning._embedded_columns(c)) WITH ORDINALITY AS u (col, i));
+    computed     bool := EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.source AND NOT a.attisdropped AND a.attgenerated = 'v'
+                                 AND a.attname = ANY (pgmeaning._embedded_columns(c)));
 BEGIN
     EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
                    'SET search_path = pg_catalog, pg_temp SET enable_nestloop = off %s AS %L',
@@ -43,7 +49,7 @@ BEGIN
             FROM (SELECT %3$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key, %5$s AS content FROM old_rows) AS o
         ), after AS NOT MATERIALIZED (
             SELECT true AS present, n.key, n.content
-            FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key, %5$s AS content FROM new_rows) AS n
+            FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key, %6$s AS content FROM new_rows) AS n
         )
         SELECT %1$s, n.key FROM after AS n LEFT JOIN before AS o ON o.key = n.key WHERE o.present IS NULL OR o.content *<> n.content
         UNION ALL
@@ -65,8 +71,7 @@ $function$,
         pgmeaning._stand_ins(c, '0'),
         (SELECT format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%1$L, %1$I', k), ', ' ORDER BY i))
          FROM unnest(c.key_columns) WITH ORDINALITY AS u (k, i)),
-        (SELECT format('ROW(%s)', string_agg(quote_ident(col), ', ' ORDER BY i))
-         FROM unnest(pgmeaning._embedded_columns(c)) WITH ORDINALITY AS u (col, i))));
+        CASE WHEN computed THEN 'ROW(0)' ELSE content END, CASE WHEN computed THEN 'ROW(1)' ELSE content END));
     EXECUTE format('REVOKE EXECUTE ON FUNCTION %s() FROM PUBLIC', trigger_name);
 END
 $make$;
@@ -98,7 +103,7 @@ DECLARE
     event text;
 BEGIN
     FOREACH event IN ARRAY ARRAY['insert', 'update', 'delete', 'truncate'] LOOP
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION pgmeaning_data.%I()',
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION pgmeaning.%I()',
             format('pgmeaning_%s_%s', c.id, event), event, pgmeaning._relation_name(relation),
             CASE event WHEN 'insert' THEN 'REFERENCING NEW TABLE AS new_rows'
                        WHEN 'update' THEN 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'
@@ -113,31 +118,70 @@ LANGUAGE sql STABLE
 AS $$
     SELECT t.tgrelid::regclass, t.tgname
     FROM pg_proc AS p JOIN pg_trigger AS t ON t.tgfoid = p.oid
-    WHERE p.pronamespace = 'pgmeaning_data'::regnamespace AND p.proname = 'on_change_' || collection_id
+    WHERE p.pronamespace = 'pgmeaning'::regnamespace AND p.proname = 'on_change_' || collection_id
+$$;
+
+-- A statement fires the triggers of the table that it names alone. So a partition is also written to through the tables that it
+-- is part of, and a child by inheritance through its parents, as far as those have the key.
+CREATE OR REPLACE FUNCTION pgmeaning._ancestors(c pgmeaning.collection) RETURNS SETOF regclass
+LANGUAGE sql STABLE
+AS $$
+    WITH RECURSIVE above AS (
+        SELECT i.inhparent AS relation FROM pg_inherits AS i WHERE i.inhrelid = c.source
+        UNION
+        SELECT i.inhparent FROM pg_inherits AS i JOIN above AS a ON i.inhrelid = a.relation
+    )
+    SELECT a.relation::regclass FROM above AS a WHERE c.key_columns <@ pgmeaning._column_names(a.relation)
+$$;
+
+-- Whether a trigger that looks at the rows would make writes to it fail.
+CREATE OR REPLACE FUNCTION pgmeaning._has_foreign_part(relation regclass) RETURNS bool
+LANGUAGE sql STABLE
+AS $$
+    SELECT EXISTS (SELECT FROM pgmeaning._family(relation) AS f JOIN pg_inherits AS i ON i.inhparent = f
+                   JOIN pg_class AS c ON c.oid = i.inhrelid WHERE c.relkind = 'f')
+$$;
+
+-- All tables whose triggers are needed to see every write to the source.
+CREATE OR REPLACE FUNCTION pgmeaning._watched(c pgmeaning.collection) RETURNS SETOF regclass
+LANGUAGE sql STABLE
+AS $$
+    SELECT pgmeaning._family(c.source)
+    UNION
+    SELECT a FROM pgmeaning._ancestors(c) AS a WHERE NOT pgmeaning._has_foreign_part(a)
+$$;
+
+-- Triggers on tables that are watched no more, as far as we may drop them.
+CREATE OR REPLACE FUNCTION pgmeaning._stray_triggers(c pgmeaning.collection) RETURNS TABLE (relation regclass, trigger name)
+LANGUAGE sql STABLE
+AS $$
+    SELECT t.relation, t.trigger FROM pgmeaning._triggers(c.id) AS t JOIN pg_class AS r ON r.oid = t.relation
+    WHERE t.relation NOT IN (SELECT w FROM pgmeaning._watched(c) AS w) AND pg_has_role(r.relowner, 'USAGE')
 $$;
 
 -- Brings the triggers in line with the partitions there are. Returns whether anything changed: then rows may have come
--- or gone unseen. It waits for no lock, so that no writer queues up behind it: the next pass tries again.
+-- or gone unseen. It waits for no lock, so that no writer queues up behind it: the next pass tries again. (LOCK TABLE ...
+-- NOWAIT would ask for more rights than a trigger does.)
 CREATE OR REPLACE FUNCTION pgmeaning._sync_triggers(c pgmeaning.collection) RETURNS bool
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    member regclass;
-    stray  record;
-    done   bool := false;
+    patience text := current_setting('lock_timeout');
+    member   regclass;
+    stray    record;
+    done     bool := false;
 BEGIN
-    FOR member IN SELECT f FROM pgmeaning._family(c.source) AS f
+    PERFORM set_config('lock_timeout', '1ms', true);
+    FOR member IN SELECT w FROM pgmeaning._watched(c) AS w
                   EXCEPT SELECT t.relation FROM pgmeaning._triggers(c.id) AS t LOOP
-        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE NOWAIT', pgmeaning._relation_name(member));
         PERFORM pgmeaning._add_triggers(c, member);
         done := true;
     END LOOP;
-    FOR stray IN SELECT t.* FROM pgmeaning._triggers(c.id) AS t
-                 WHERE t.relation NOT IN (SELECT f FROM pgmeaning._family(c.source) AS f) LOOP
-        EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', pgmeaning._relation_name(stray.relation));
+    FOR stray IN SELECT t.* FROM pgmeaning._stray_triggers(c) AS t LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', stray.trigger, pgmeaning._relation_name(stray.relation));
         done := true;
     END LOOP;
+    PERFORM set_config('lock_timeout', patience, true);
     RETURN done;
 END
 $$;
@@ -150,12 +194,48 @@ AS $$
         (SELECT format('column %I of %s is gone or was renamed', wanted, pgmeaning._relation_name(c.source))
          FROM unnest(c.key_columns || pgmeaning._embedded_columns(c)) AS wanted
          WHERE NOT wanted = ANY (pgmeaning._column_names(c.source)) LIMIT 1),
-        (SELECT format('key column %I of %s is now %s, it was %s', u.c, pgmeaning._relation_name(c.source),
+        (SELECT format('key column %I of %s is now %s, it was %s: detach() and attach() anew', u.c, pgmeaning._relation_name(c.source),
                        pgmeaning._key_type(a.atttypid), u.type)
          FROM unnest(c.key_columns, c.key_types) AS u (c, type)
          JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attname = u.c AND NOT a.attisdropped
          WHERE pgmeaning._key_type(a.atttypid) <> u.type LIMIT 1),
+        (SELECT format('%s is no longer the primary key of %s: detach() and attach() anew', array_to_string(c.key_columns, ', '),
+                       pgmeaning._relation_name(c.source))
+         WHERE NOT EXISTS (
+            SELECT FROM pg_index AS i
+            WHERE i.indrelid = c.source AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = cardinality(c.key_columns)
+              AND c.key_columns <@ ARRAY(SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = c.source AND a.attnotnull
+                                         AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])))),
+        (SELECT format('%s is written to through %s as well, which has a foreign table as a partition, so no trigger can see that',
+                       pgmeaning._relation_name(c.source), pgmeaning._relation_name(a))
+         FROM pgmeaning._ancestors(c) AS a WHERE pgmeaning._has_foreign_part(a) LIMIT 1),
         (SELECT format('its vector table by %s was dropped: detach() and attach() anew', t.model)
          FROM pgmeaning.target AS t
          WHERE t.collection_id = c.id AND NOT EXISTS (SELECT FROM pg_class AS r WHERE r.oid = t.vectors) LIMIT 1))
+$$;
+
+-- Whether a policy of these roles goes for the caller; 0 is PUBLIC.
+CREATE OR REPLACE FUNCTION pgmeaning._is_for_me(roles oid[]) RETURNS bool
+LANGUAGE sql STABLE
+AS $$ SELECT EXISTS (SELECT FROM unnest(roles) AS r WHERE r = 0 OR pg_has_role(r, 'USAGE')) $$;
+
+-- Why the caller, a sidecar, cannot embed the source: rights that it lacks, or rows that are hidden from it. Those would look
+-- deleted, and lose their vectors. A policy that lets all rows through hides none.
+CREATE OR REPLACE FUNCTION pgmeaning._access_problem(c pgmeaning.collection) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT coalesce(
+        (SELECT format('role %I may not read column %I of %s: GRANT SELECT ON %3$s TO %1$I', current_user, wanted, pgmeaning._relation_name(c.source))
+         FROM unnest(c.key_columns || pgmeaning._embedded_columns(c)) AS wanted
+         WHERE wanted = ANY (pgmeaning._column_names(c.source)) AND NOT has_column_privilege(c.source, wanted, 'SELECT') LIMIT 1),
+        (SELECT format('role %I may make no trigger on %s: GRANT TRIGGER ON %2$s TO %1$I', current_user, pgmeaning._relation_name(w))
+         FROM (SELECT w FROM pgmeaning._watched(c) AS w EXCEPT SELECT t.relation FROM pgmeaning._triggers(c.id) AS t) AS missing (w)
+         WHERE NOT has_table_privilege(w, 'TRIGGER') LIMIT 1),
+        (SELECT format('row-level security hides rows of %s from role %I, which embeds them: ALTER ROLE %2$I BYPASSRLS, or '
+                       'CREATE POLICY pgmeaning ON %1$s FOR SELECT TO %2$I USING (true)', pgmeaning._relation_name(c.source), current_user)
+         WHERE row_security_active(c.source::oid) AND NOT (
+            EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = c.source AND p.polpermissive AND p.polcmd IN ('r', '*')
+                    AND pgmeaning._is_for_me(p.polroles) AND pg_get_expr(p.polqual, p.polrelid) = 'true')
+            AND NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = c.source AND NOT p.polpermissive AND p.polcmd IN ('r', '*')
+                            AND pgmeaning._is_for_me(p.polroles)))))
 $$;

@@ -26,19 +26,19 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM003', MESSAGE = format('table %s has no primary key', source),
             DETAIL = 'A vector is tied to its row by the row''s primary key.',
             HINT = format('Add one, such as: ALTER TABLE %s ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY', source);
-    ELSIF EXISTS (SELECT FROM pgmeaning._family(source) AS f JOIN pg_inherits AS i ON i.inhparent = f
-                  JOIN pg_class AS c ON c.oid = i.inhrelid WHERE c.relkind = 'f') THEN
+    ELSIF pgmeaning._has_foreign_part(source) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM003', MESSAGE = format('table %s has a foreign table as a partition', source),
             DETAIL = 'PostgreSQL refuses to write to such a partition where a trigger looks at the rows.',
-            HINT = 'Attach its local partitions one by one.';
+            HINT = 'Detach that partition, or attach a table that the rows are copied to.';
     ELSIF NOT has_table_privilege(source, 'SELECT') OR NOT has_table_privilege(source, 'TRIGGER') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not attach %s', current_user, source),
             HINT = format('As its owner: GRANT SELECT, TRIGGER ON %s TO %I', source, current_user);
     ELSIF NOT has_schema_privilege('pgmeaning_data', 'CREATE') OR NOT has_table_privilege('pgmeaning.collection', 'INSERT') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not attach tables in this database', current_user),
             DETAIL = 'Collections belong to the role that owns the schema pgmeaning.',
-            HINT = (SELECT format('Call attach() as %I, or: GRANT %1$I TO %I', pg_get_userbyid(n.nspowner), current_user)
-                    FROM pg_namespace AS n WHERE n.nspname = 'pgmeaning');
+            HINT = (SELECT format(CASE WHEN r.rolsuper THEN 'Call attach() as %I, or let an ordinary role own the schema pgmeaning: a superuser is not to be granted.'
+                                       ELSE 'Call attach() as %I, or: GRANT %1$I TO %I' END, r.rolname, current_user)
+                    FROM pg_namespace AS n JOIN pg_roles AS r ON r.oid = n.nspowner WHERE n.nspname = 'pgmeaning');
     END IF;
 END
 $$;
@@ -316,6 +316,7 @@ DECLARE
     roles     name[];
     patience  text;
     member    regclass;
+    watched   regclass;
     kept      text := pgmeaning._check_precision(attach."precision");
 BEGIN
     PERFORM pgmeaning._check_source(source);
@@ -330,6 +331,11 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM004', MESSAGE = format('attach() was not told what of %s to embed', source),
             DETAIL = 'Its columns: ' || array_to_string(pgmeaning._column_names(source), ', ') || '.',
             HINT = 'Say columns => ARRAY[''title'', ''body''] or template => ''{title}: {body}''.';
+    END IF;
+
+    IF cardinality(embedded) + num_nonnulls(attach.image, attach.video) > 100 THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM004', MESSAGE = format('attach() takes up to 100 columns, not %s', cardinality(embedded) + num_nonnulls(attach.image, attach.video)),
+            HINT = 'Embed a generated column that joins several.';
     END IF;
 
     c.chunking := pgmeaning._check_chunking(attach.chunking, embedded, embedder);
@@ -358,16 +364,26 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('collection %L is being made by somebody else', c.name),
             HINT = 'Give another name: attach(..., name => ''...''), or try again.';
     END;
+    PERFORM FROM pgmeaning._ancestors(c) AS a WHERE pgmeaning._has_foreign_part(a);
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM003', MESSAGE = pgmeaning._source_problem(c),
+            HINT = 'Detach the foreign partition, or attach a table that the rows are copied to.';
+    END IF;
     PERFORM pgmeaning._make_policy_functions(c),
             pgmeaning._make_target(c, embedder.name, coalesce(attach.dimensions, embedder.dimensions), 'active', kept),
             pgmeaning._make_view(c),
             pgmeaning._make_trigger_function(c);
 
     BEGIN
-        FOR member IN SELECT f FROM pgmeaning._family(source) AS f LOOP
+        FOR member IN SELECT w FROM pgmeaning._watched(c) AS w LOOP
+            watched := member;
             PERFORM pgmeaning._add_triggers(c, member);
         END LOOP;
-    EXCEPTION WHEN lock_not_available THEN
+    EXCEPTION WHEN insufficient_privilege THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may make no trigger on %s', current_user, watched),
+            DETAIL = format('Rows of %s are written through it.', source),
+            HINT = format('As its owner: GRANT TRIGGER ON %s TO %I', watched, current_user);
+    WHEN lock_not_available THEN
         RAISE EXCEPTION USING ERRCODE = 'PM015', MESSAGE = format('table %s is being written to by an open transaction', source),
             DETAIL = 'attach() adds triggers, which waits until the transactions that write to the table have ended.',
             HINT = 'Try again, or SET lock_timeout to wait longer than 5 seconds.';
@@ -382,7 +398,7 @@ COMMENT ON FUNCTION pgmeaning.attach IS 'Embeds columns of a table from now on: 
 -- The targets come first, since a sidecar's scan holds them while it reads the tables that are locked next. What the queue
 -- has of it is left to housekeeping: its rows are locked by sidecars that wait for those very tables.
 CREATE OR REPLACE FUNCTION pgmeaning._forget(c pgmeaning.collection, keep_vectors bool) RETURNS void
-LANGUAGE plpgsql
+LANGUAGE plpgsql SET client_min_messages = warning  -- not what goes along with what is dropped
 AS $$
 DECLARE
     item record;
@@ -392,9 +408,8 @@ BEGIN
         RETURN;  -- somebody else was faster
     END IF;
     PERFORM FROM pgmeaning.target AS t WHERE t.collection_id = c.id FOR UPDATE;
-    FOR item IN SELECT * FROM pgmeaning._triggers(c.id) LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', item.trigger, pgmeaning._relation_name(item.relation));
-    END LOOP;
+    -- The triggers go with their function: dropping one by one would take the tables' owner.
+    EXECUTE format('DROP FUNCTION IF EXISTS pgmeaning.%I() CASCADE', 'on_change_' || c.id);
     FOR item IN SELECT t.vectors FROM pgmeaning.target AS t JOIN pg_class AS r ON r.oid = t.vectors WHERE t.collection_id = c.id LOOP
         IF keep_vectors THEN
             EXECUTE format('DROP POLICY IF EXISTS source_rows ON %s', pgmeaning._relation_name(item.vectors));
@@ -406,7 +421,7 @@ BEGIN
     END LOOP;
     FOR item IN SELECT p.oid::regprocedure AS signature FROM pg_proc AS p
                 WHERE p.pronamespace = 'pgmeaning_data'::regnamespace
-                  AND p.proname IN ('on_change_' || c.id, 'visible_' || c.id, 'unrestricted_' || c.id, 'words_' || c.id) LOOP
+                  AND p.proname IN ('visible_' || c.id, 'unrestricted_' || c.id, 'words_' || c.id) LOOP
         EXECUTE format('DROP FUNCTION %s', item.signature);
     END LOOP;
     DELETE FROM pgmeaning.collection WHERE id = c.id;
@@ -428,6 +443,20 @@ BEGIN
 END
 $$;
 
+-- What only those may do who may change the registry, without a raw error from one of its tables.
+CREATE OR REPLACE FUNCTION pgmeaning._check_manager(c pgmeaning.collection) RETURNS pgmeaning.collection
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    IF NOT has_table_privilege('pgmeaning.collection', 'UPDATE') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not manage collection %L', current_user, c.name),
+            DETAIL = 'Collections belong to the role that owns the schema pgmeaning.',
+            HINT = (SELECT format('Call this as %I.', pg_get_userbyid(n.nspowner)) FROM pg_namespace AS n WHERE n.nspname = 'pgmeaning');
+    END IF;
+    RETURN c;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION pgmeaning.detach(name text, keep_vectors bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql
 AS $$
@@ -440,6 +469,7 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM pgmeaning._collection(detach.name);
     END IF;
+    PERFORM pgmeaning._check_manager(c);
     patience := pgmeaning._bound_patience();
     BEGIN
         PERFORM pgmeaning._forget(c, coalesce(detach.keep_vectors, false));
@@ -459,27 +489,45 @@ $$;
 COMMENT ON FUNCTION pgmeaning.detach IS 'Stops embedding a table. Drops its vectors and view unless keep_vectors.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.pause(name text) RETURNS void
-LANGUAGE sql
-AS $$ UPDATE pgmeaning.collection SET state = 'paused' WHERE id = (pgmeaning._collection($1)).id $$;
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    c pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection($1));
+BEGIN
+    UPDATE pgmeaning.collection SET state = 'paused' WHERE id = c.id;
+END
+$$;
 COMMENT ON FUNCTION pgmeaning.pause IS 'Changes are still recorded, but nothing is embedded until resume().';
 
 CREATE OR REPLACE FUNCTION pgmeaning.resume(name text) RETURNS void
-LANGUAGE sql
-AS $$ UPDATE pgmeaning.collection SET state = 'active' WHERE id = (pgmeaning._collection($1)).id;
-      SELECT pgmeaning._wake() $$;
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    c pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection($1));
+BEGIN
+    UPDATE pgmeaning.collection SET state = 'active' WHERE id = c.id;
+    PERFORM pgmeaning._wake();
+END
+$$;
 
 -- A note in the inbox, not an UPDATE: a caller in REPEATABLE READ must not lose against a sidecar.
 CREATE OR REPLACE FUNCTION pgmeaning.refresh(name text) RETURNS void
-LANGUAGE sql
-AS $$ INSERT INTO pgmeaning.inbox (collection_id, note) VALUES ((pgmeaning._collection($1)).id, 'reconcile');
-      SELECT pgmeaning._wake() $$;
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    c pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection($1));
+BEGIN
+    INSERT INTO pgmeaning.inbox (collection_id, note) VALUES (c.id, 'reconcile');
+    PERFORM pgmeaning._wake();
+END
+$$;
 COMMENT ON FUNCTION pgmeaning.refresh IS 'Asks for a reconcile: missing and stale vectors, vectors without a row.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.retry(name text) RETURNS bigint
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    c       pgmeaning.collection := pgmeaning._collection(retry.name);
+    c       pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection(retry.name));
     retried bigint;
 BEGIN
     -- Those that a sidecar has locked are being queued anew anyway.

@@ -32,6 +32,18 @@ BEGIN
 END
 $$;
 
+-- Trigger functions of earlier versions were in the other schema.
+DO $$
+DECLARE
+    routine regprocedure;
+BEGIN
+    FOR routine IN SELECT p.oid FROM pg_proc AS p
+                   WHERE p.pronamespace = 'pgmeaning_data'::regnamespace AND p.proname ~ '^on_change_[0-9]+$' LOOP
+        EXECUTE format('ALTER FUNCTION %s SET SCHEMA pgmeaning', routine);
+    END LOOP;
+END
+$$;
+
 -- A newer trigger function for the collections that there are: replacing it locks no table.
 SELECT pgmeaning._make_trigger_function(c) FROM pgmeaning.collection AS c
 WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = c.source) AND c.problem IS NULL;

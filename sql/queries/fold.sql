@@ -18,6 +18,11 @@ WITH {portion}, taken AS (
     ON CONFLICT (collection_id, model, key) DO UPDATE
         SET generation = excluded.generation, visible_at = now(), attempts = 0, priority = 1, claimed_by = NULL,
             failed_at = NULL, last_error = NULL
+), large AS MATERIALIZED (
+    -- One by one, since the queue's index may refuse them: those stand there as failed.
+    SELECT pgmeaning._queue_large(c.collection_id, t.model, c.key, 1, c.since) AS done
+    FROM changed AS c JOIN pgmeaning.target AS t USING (collection_id)
+    WHERE pg_column_size(c.key) > %(key_bytes)s
 ), started AS (
     UPDATE pgmeaning.target SET scanning = true, scan_cursor = NULL, scanned = 0, scan_started_at = now()
     WHERE collection_id IN (SELECT t.collection_id FROM taken AS t WHERE t.note IS NOT NULL)
@@ -32,4 +37,4 @@ WITH {portion}, taken AS (
     ) AS o
     WHERE (q.collection_id, q.model, q.key) = (o.collection_id, o.model, o.key)
 )
-SELECT count(*), count(note), count(*) FILTER (WHERE pg_column_size(key) > %(key_bytes)s) FROM taken
+SELECT count(*), count(note), (SELECT count(l.done) FROM large AS l) FROM taken

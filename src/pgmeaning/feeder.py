@@ -17,7 +17,7 @@ from pgmeaning.chunking import Cutter, Limits
 from pgmeaning.connection import Connection, is_passing
 from pgmeaning.errors import ModelError
 from pgmeaning.models.base import Embedder
-from pgmeaning.queue import FOLD_LIMIT, KEY_BYTES, Folded, Queue
+from pgmeaning.queue import FOLD_LIMIT, Folded, Queue
 from pgmeaning.reconcile import PAGE_MAX, scan_page
 from pgmeaning.types import Chunking, Claim, Row, Target
 
@@ -137,10 +137,7 @@ class Feeder:
         if plenty and time.monotonic() - self._folded_at < FOLD_SECONDS:
             return None
         self._folded_at = time.monotonic()
-        folded = queue.fold(FOLD_CLAIMS * self._settings.claim_rows if plenty else FOLD_LIMIT)
-        if folded.oversized:
-            log.error("rows left out: their key is too long for the queue", rows=folded.oversized, most_bytes=KEY_BYTES)
-        return folded
+        return queue.fold(FOLD_CLAIMS * self._settings.claim_rows if plenty else FOLD_LIMIT)
 
     def _read_registry(self, connection: Connection, *, now: bool = False) -> None:
         if now or time.monotonic() - self._targets_read > REGISTRY_AGE:

@@ -23,19 +23,20 @@ from pgmeaning.types import Claim
 
 CHANNEL = "pgmeaning"
 FOLD_LIMIT = 10_000
-# The queue's index takes 2,704 bytes, model and all. One longer key must not keep every other change from being folded.
-KEY_BYTES = 2500
+# The queue's index takes 2,704 bytes, model and all: keys of more than this are queued one by one, since one that it
+# refuses must not keep every other change from being folded.
+KEY_BYTES = 2000
 # After folding met a row that somebody's transaction holds, for how long it looks before it takes.
 WARY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What one pass over the inbox found: rows taken; notes among them; keys too long for the queue, left out."""
+    """What one pass over the inbox found: rows taken; notes among them; rows queued one by one for their large keys."""
 
     taken: int = 0
     notes: int = 0
-    oversized: int = 0
+    large: int = 0
 
 
 class Queue:

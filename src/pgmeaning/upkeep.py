@@ -36,6 +36,7 @@ class Upkeep:
         self._cleaned = 0.0
         self._trimmed = 0.0
         self._failed_crashed = 0.0
+        self._members: dict[int, set[int]] = {}  # by collection: its source and partitions, as last seen
 
     def start_up(self) -> None:
         """Before any work: a direct connection, this package's schema, and a loopback that leads to this database."""
@@ -115,6 +116,9 @@ class Upkeep:
 
     def _look_at(self, connection: Connection, source: dict[str, Any]) -> None:
         collection = {"collection_id": source["id"]}
+        members = set(source["members"])
+        shrunk = bool(self._members.get(source["id"], set()) - members)
+        self._members[source["id"]] = members
         if source["dropped"]:
             log.info("the source was dropped: so are its vectors", collection=source["name"])
             connection.execute(sql.query("forget"), collection)
@@ -130,6 +134,6 @@ class Upkeep:
         elif source["renamed"]:
             log.info("the source was renamed", collection=source["name"])
             connection.execute(sql.query("record_rename"), collection)
-        elif source["triggers_differ"]:
+        elif source["triggers_differ"] or shrunk:  # a partition that was dropped took its triggers along
             connection.execute(sql.query("sync_triggers"), collection)
             connection.execute(sql.query("start_scan"), {"collections": [source["id"]]})

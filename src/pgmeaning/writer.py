@@ -116,9 +116,12 @@ def _write_rows(connection: Connection, queue: Queue, target: Target, rows: Sequ
     """Write, halving what the database refuses until the refused row stands alone."""
     try:
         return store.write(connection, queue, target, rows, vectors) if rows else 0
-    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
-        log.info("collection changed or detached meanwhile", collection=target.collection)
-        queue.release([row.claim for row in rows])
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        # Of a detached collection no claim is left to fail; any other must not be embedded over and over.
+        log.info(
+            "collection changed or detached meanwhile", collection=target.collection, error=str(error).split("\n")[0]
+        )
+        queue.fail([row.claim for row in rows], [f"the vector cannot be written: {error}"] * len(rows))
         return 0
     except psycopg.Error as error:
         if connection.closed or is_passing(error):

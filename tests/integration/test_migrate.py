@@ -281,6 +281,6 @@ def test_others_may_not_write_our_tables_or_make_triggers_of_our_functions(db: C
     assert rights == []
     callable_by_all = db.execute(
         "SELECT has_function_privilege('pg_monitor', p.oid, 'EXECUTE') FROM pg_proc AS p "
-        "WHERE p.pronamespace = 'pgmeaning_data'::regnamespace AND p.prorettype = 'trigger'::regtype"
+        "WHERE p.pronamespace IN ('pgmeaning'::regnamespace, 'pgmeaning_data'::regnamespace) AND p.prorettype = 'trigger'::regtype AND p.prosecdef"
     ).fetchall()
     assert callable_by_all == [(False,)]

@@ -1,0 +1,274 @@
+"""What becomes of a source that is part of another table, computed, hidden, or changed after it was attached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pgmeaning import migrate
+from pgmeaning.settings import Settings
+from pgmeaning.sidecar import Sidecar
+from tests.conftest import Connection, running, wait_until
+from tests.integration.test_attach import refused
+
+Drain = Callable[..., int]
+Connect = Callable[..., Connection]
+
+
+@pytest.fixture
+def keys(db: Connection) -> Callable[[], set[object]]:
+    """What the inbox has of keys, and forgets."""
+
+    def _keys() -> set[object]:
+        rows = db.execute("DELETE FROM pgmeaning.inbox RETURNING coalesce(key ->> 'id', note)").fetchall()
+        return {key for (key,) in rows}
+
+    return _keys
+
+
+def problem(db: Connection) -> str:
+    return str(db.execute("SELECT coalesce(problem, '') FROM pgmeaning.status").fetchall()[0][0])
+
+
+def test_writes_through_the_table_that_an_attached_partition_is_part_of_are_seen(
+    db: Connection, keys: Callable[[], set[object]]
+) -> None:
+    db.execute(
+        "CREATE TABLE events (id int, month int, body text, PRIMARY KEY (month, id)) PARTITION BY LIST (month);"
+        "CREATE TABLE january PARTITION OF events FOR VALUES IN (1)"
+    )
+    db.execute("SELECT pgmeaning.attach('january', columns => '{body}')")
+    db.execute("INSERT INTO events VALUES (1, 1, 'above'); INSERT INTO january VALUES (2, 1, 'direct')")
+    assert keys() == {"1", "2"}
+    db.execute("UPDATE events SET body = 'changed' WHERE id = 2")
+    assert keys() == {"2"}
+    db.execute("TRUNCATE events")
+    assert "truncate" in keys()
+    db.execute("SELECT pgmeaning.detach('january'); INSERT INTO events VALUES (3, 1, 'unseen')")
+    assert keys() == set()
+
+
+def test_writes_through_the_parent_of_an_attached_child_are_seen(
+    db: Connection, keys: Callable[[], set[object]]
+) -> None:
+    db.execute("CREATE TABLE base (id int PRIMARY KEY, body text)")
+    db.execute("CREATE TABLE child (PRIMARY KEY (id), more text) INHERITS (base)")
+    db.execute("SELECT pgmeaning.attach('child', columns => '{body,more}')")
+    db.execute("INSERT INTO child VALUES (1, 'one', 'more')")
+    assert keys() == {"1"}
+    db.execute("UPDATE base SET body = 'changed'")
+    assert keys() == {"1"}
+    db.execute("DELETE FROM base")
+    assert keys() == {"1"}
+
+
+def test_a_table_that_becomes_a_partition_is_watched_through_the_whole(db: Connection, sidecar: Sidecar) -> None:
+    db.execute("CREATE TABLE january (id int, month int, body text, PRIMARY KEY (month, id))")
+    db.execute("SELECT pgmeaning.attach('january', columns => '{body}')")
+    db.execute("CREATE TABLE events (LIKE january INCLUDING ALL) PARTITION BY LIST (month)")
+    db.execute("ALTER TABLE events ATTACH PARTITION january FOR VALUES IN (1)")
+    db.execute("INSERT INTO events VALUES (1, 1, 'above')")
+    wait_until(lambda: db.execute("SELECT FROM january_embedding").rowcount == 1)
+
+
+def test_a_partition_beside_a_foreign_one_is_refused(db: Connection) -> None:
+    db.execute("CREATE EXTENSION IF NOT EXISTS postgres_fdw; CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw")
+    db.execute(
+        "CREATE TABLE events (id int, month int, body text) PARTITION BY LIST (month);"
+        "CREATE TABLE january PARTITION OF events (PRIMARY KEY (id)) FOR VALUES IN (1);"
+        "CREATE FOREIGN TABLE february PARTITION OF events FOR VALUES IN (2) SERVER elsewhere"
+    )
+    assert "written to through" in str(refused(db, "SELECT pgmeaning.attach('january', columns => '{body}')", "PM003"))
+
+
+def test_a_dropped_partition_takes_its_vectors_along(db: Connection, sidecar: Sidecar) -> None:
+    db.execute(
+        "CREATE TABLE events (id int, month int, body text, PRIMARY KEY (month, id)) PARTITION BY LIST (month);"
+        "CREATE TABLE january PARTITION OF events FOR VALUES IN (1); CREATE TABLE others PARTITION OF events DEFAULT"
+    )
+    db.execute("INSERT INTO events VALUES (1, 1, 'one'), (2, 2, 'two')")
+    db.execute("SELECT pgmeaning.attach('events', columns => '{body}')")
+    wait_until(lambda: db.execute("SELECT FROM events_embedding").rowcount == 2)
+    for _ in range(2):  # between two heartbeats it has looked at all sources
+        beat = db.execute("SELECT heartbeat_at FROM pgmeaning.sidecar").fetchone()
+        wait_until(lambda b=beat: db.execute("SELECT heartbeat_at FROM pgmeaning.sidecar").fetchone() != b)  # type: ignore[misc]
+    db.execute("DROP TABLE january")
+    wait_until(lambda: db.execute("SELECT FROM events_embedding").rowcount == 1)
+
+
+def test_a_virtual_generated_column_is_embedded_and_updated(db: Connection, keys: Callable[[], set[object]]) -> None:
+    if db.info.server_version < 180000:
+        pytest.skip("virtual generated columns came with PostgreSQL 18")
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text, loud text GENERATED ALWAYS AS (body || '!') VIRTUAL)")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{loud}')")
+    db.execute("INSERT INTO docs VALUES (1, 'one'), (2, 'two')")
+    assert keys() == {"1", "2"}
+    db.execute("UPDATE docs SET body = 'changed' WHERE id = 2")
+    assert keys() == {"2"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP CONSTRAINT docs_pkey",
+        "DROP CONSTRAINT docs_pkey, ADD COLUMN other int GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+        "DROP CONSTRAINT docs_pkey, ADD PRIMARY KEY (id, body)",
+    ],
+)
+def test_a_key_that_is_no_longer_unique_breaks_the_collection_until_it_is_again(
+    db: Connection, sidecar: Sidecar, change: str
+) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    db.execute(f"ALTER TABLE docs {change}".encode())
+    assert "no longer the primary key" in problem(db)
+    db.execute("INSERT INTO docs VALUES (1, 'one')")
+    db.execute("ALTER TABLE docs ADD UNIQUE (id)")
+    wait_until(lambda: db.execute("SELECT FROM docs_embedding").rowcount == 1)
+    assert problem(db) == ""
+
+
+def test_dropping_our_schema_takes_the_triggers_along(db: Connection) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    db.execute("DROP SCHEMA pgmeaning CASCADE")
+    db.execute("INSERT INTO docs VALUES (1, 'one'); UPDATE docs SET body = 'two'; DELETE FROM docs; TRUNCATE docs")
+
+
+def test_trigger_functions_of_an_earlier_version_move_and_keep_their_triggers(
+    db: Connection, dsn: str, keys: Callable[[], set[object]]
+) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    db.execute("ALTER FUNCTION pgmeaning.on_change_1() SET SCHEMA pgmeaning_data")
+    db.execute("UPDATE pgmeaning.installation SET functions_hash = 'earlier'")
+    migrate.upgrade(dsn)
+    db.execute("INSERT INTO docs VALUES (1, 'one')")
+    assert keys() == {"1"}
+    assert db.execute("SELECT to_regprocedure('pgmeaning_data.on_change_1()')").fetchone() == (None,)
+
+
+def test_more_columns_than_a_function_takes_are_refused(db: Connection) -> None:
+    columns = [f"c{i}" for i in range(101)]
+    db.execute(f"CREATE TABLE docs (id int PRIMARY KEY, {', '.join(f'{c} text' for c in columns)})".encode())
+    refused(db, f"SELECT pgmeaning.attach('docs', columns => '{{{','.join(columns)}}}')", "PM004")
+    db.execute(f"SELECT pgmeaning.attach('docs', columns => '{{{','.join(columns[:100])}}}')".encode())
+
+
+# A role that owns pgmeaning, but neither is a superuser nor owns the tables
+
+
+@pytest.fixture
+def owner(empty_dsn: str) -> Iterator[str]:
+    """The DSN of a role that owns the database and has been granted to attach the table docs of another role."""
+    with superuser(empty_dsn) as db:
+        name = f"owner_{db.info.dbname}"
+        db.execute(f"CREATE ROLE {name} LOGIN CREATEROLE PASSWORD 'secret'; CREATE EXTENSION vector".encode())
+        db.execute(f"ALTER DATABASE {db.info.dbname} OWNER TO {name}; GRANT CREATE ON SCHEMA public TO {name}".encode())
+        owned = make_conninfo(empty_dsn, user=name, password="secret")
+        migrate.upgrade(owned)
+        db.execute(
+            "SELECT pgmeaning.set_default_model('synthetic-384');"
+            "CREATE TABLE docs (id int, month int, body text, PRIMARY KEY (month, id)) PARTITION BY LIST (month);"
+            "CREATE TABLE january PARTITION OF docs FOR VALUES IN (1);"
+            f"GRANT SELECT, TRIGGER ON docs, january TO {name}".encode()
+        )
+        try:
+            yield owned
+        finally:
+            db.execute(f"ALTER DATABASE {db.info.dbname} OWNER TO CURRENT_USER".encode())
+            db.execute(f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}".encode())
+
+
+@pytest.fixture
+def db_of(owner: str, empty_dsn: str) -> Iterator[Connection]:
+    """A superuser's connection to the database of `owner`."""
+    with superuser(empty_dsn) as db:
+        yield db
+
+
+def superuser(dsn: str) -> psycopg.Connection[Any]:
+    return psycopg.connect(dsn, autocommit=True)
+
+
+def test_who_was_granted_to_attach_a_table_may_detach_it(db_of: Connection, owner: str) -> None:
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+        db_of.execute("INSERT INTO docs VALUES (1, 1, 'one')")
+        connection.execute("SELECT pgmeaning.detach('docs')")
+    db_of.execute("INSERT INTO docs VALUES (2, 1, 'two')")
+    assert db_of.execute("SELECT count(*) FROM pgmeaning.status").fetchone() == (0,)
+
+
+def test_a_new_partition_that_we_may_not_watch_is_told_and_watched_once_we_may(db_of: Connection, owner: str) -> None:
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    db_of.execute("CREATE TABLE february PARTITION OF docs FOR VALUES IN (2)")
+    role = owner_of(owner)
+    with running(Sidecar(owner, Settings(upkeep=0.1))):
+        wait_until(lambda: "may make no trigger on public.february" in problem(db_of))
+        db_of.execute(f"GRANT TRIGGER ON february TO {role}".encode())
+        wait_until(lambda: problem(db_of) == "")
+        wait_until(lambda: db_of.execute("SELECT FROM pg_trigger WHERE tgrelid = 'february'::regclass").rowcount == 4)
+        db_of.execute("INSERT INTO february VALUES (1, 2, 'seen')")
+        wait_until(lambda: db_of.execute("SELECT FROM docs_embedding").rowcount == 1)
+
+
+def test_rows_that_policies_hide_from_the_sidecar_keep_their_vectors_and_are_told(
+    db_of: Connection, owner: str
+) -> None:
+    db_of.execute("INSERT INTO docs VALUES (1, 1, 'one')")
+    role = owner_of(owner)
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    with running(Sidecar(owner, Settings(upkeep=0.1))):
+        wait_until(lambda: db_of.execute("SELECT FROM docs_embedding").rowcount == 1)
+        db_of.execute("ALTER TABLE docs ENABLE ROW LEVEL SECURITY")
+        wait_until(lambda: "row-level security hides rows" in problem(db_of))
+        db_of.execute("SELECT pgmeaning.refresh('docs')")
+        wait_until(lambda: db_of.execute("SELECT FROM pgmeaning.inbox").rowcount == 0)
+        assert db_of.execute("SELECT FROM docs_embedding").rowcount == 1
+        db_of.execute(f"CREATE POLICY pgmeaning ON docs FOR SELECT TO {role} USING (true)".encode())
+        wait_until(lambda: problem(db_of) == "")
+
+
+def test_a_source_that_may_no_longer_be_read_stays_broken(db_of: Connection, owner: str) -> None:
+    role = owner_of(owner)
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    db_of.execute(f"REVOKE SELECT ON docs FROM {role}".encode())
+    with running(Sidecar(owner, Settings(upkeep=0.1))):
+        wait_until(lambda: "may not read column" in problem(db_of))
+
+
+def test_nobody_is_told_to_grant_a_superuser(db: Connection) -> None:
+    name = f"plain_{db.info.dbname}"
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute(f"CREATE ROLE {name}; GRANT SELECT, TRIGGER ON docs TO {name}; SET ROLE {name}".encode())
+    try:
+        hint = refused(db, "SELECT pgmeaning.attach('docs', columns => '{body}')", "PM011").diag.message_hint
+        assert "GRANT" not in str(hint)
+        for statement in ("pause('docs')", "resume('docs')", "refresh('docs')", "retry('docs')", "detach('docs')"):
+            db.execute("RESET ROLE")
+            if not db.execute("SELECT FROM pgmeaning.collection").rowcount:
+                db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+            db.execute(f"SET ROLE {name}".encode())
+            assert "may not manage" in str(refused(db, f"SELECT pgmeaning.{statement}", "PM011"))
+    finally:
+        db.execute(f"RESET ROLE; DROP OWNED BY {name}; DROP ROLE {name}".encode())
+
+
+def owner_of(dsn: str) -> str:
+    return str(psycopg.conninfo.conninfo_to_dict(dsn)["user"])
+
+
+def test_vectors_that_have_nowhere_to_go_are_failures_and_not_made_over_and_over(db: Connection, drain: Drain) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text); INSERT INTO docs VALUES (1, 'one')")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    db.execute("DROP EXTENSION vector CASCADE")
+    assert drain(attempts=2, backoff=0.01) == 1
+    assert "cannot be written" in str(db.execute("SELECT error FROM pgmeaning.failures").fetchall())
