@@ -32,3 +32,4 @@ DROP FUNCTION IF EXISTS pgmeaning._farthest(text, vector[]);
 DROP FUNCTION IF EXISTS pgmeaning._by_index(text, vector, bigint, bigint, int);
 DROP FUNCTION IF EXISTS pgmeaning._by_index(text, vector, bigint, bigint, int, regclass);
 DROP FUNCTION IF EXISTS pgmeaning._exactly(pgmeaning.collection, text, text);
+DROP FUNCTION IF EXISTS pgmeaning._fit(vector, int);

@@ -56,7 +56,8 @@ BEGIN
         ELSIF entry.kind = 'null' THEN
             condition := condition || format(' AND %I IS NULL', entry.key);
         ELSIF entry.kind = 'array' AND NOT entry.compound THEN
-            condition := condition || format(' AND %I %s ANY (%L::%s[])', entry.key, pgmeaning._equals(entry.type),
+            condition := condition || format(CASE WHEN entry.value @> '[null]' THEN ' AND (%1$I %2$s ANY (%3$L::%4$s[]) OR %1$I IS NULL)'
+                                                  ELSE ' AND %1$I %2$s ANY (%3$L::%4$s[])' END, entry.key, pgmeaning._equals(entry.type),
                 ARRAY(SELECT jsonb_array_elements_text(entry.value)), pgmeaning._type_name(entry.type, -1));
         ELSE
             condition := condition || format(' AND %I %s %L::%s', entry.key, pgmeaning._equals(entry.type),
@@ -77,35 +78,45 @@ AS $$
 DECLARE
     source    text := pgmeaning._relation_name(c.source);
     condition text := filter;
+    probe     refcursor;
 BEGIN
-    IF params IS NOT NULL AND (filter IS NULL OR filter ~ '^[[:space:]]*{') THEN
+    IF array_ndims(params) > 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'filter_params holds arrays', DETAIL = 'Each parameter is one value.',
+            HINT = 'Write an array as a text: filter => ''lang = ANY ($1)'', filter_params => ARRAY[''{en,fr}''].';
+    ELSIF params IS NOT NULL AND (filter IS NULL OR filter ~ '^[[:space:]]*{') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'there are filter_params, but no filter that takes any',
             HINT = 'filter => ''price < $1'', filter_params => ARRAY[20]';
     ELSIF filter ~ '^[[:space:]]*{' THEN  -- no condition in SQL begins with a brace
         condition := pgmeaning._equalities(c, filter::jsonb);
     ELSIF params IS NOT NULL THEN
-        condition := pgmeaning._bind(filter, params);
+        condition := pgmeaning._bind(filter, ARRAY(SELECT unnest(params)));  -- counted from 1
     END IF;
     IF condition IS NOT NULL THEN
-        EXECUTE format(E'SELECT FROM %s WHERE (%s\n) LIMIT 0', source, condition);
-        EXECUTE format(E'SELECT FROM %s WHERE %s\n LIMIT 0', source, condition);
+        -- A cursor takes one statement only: a second one behind a semicolon must not run before it is refused.
+        OPEN probe NO SCROLL FOR EXECUTE format(E'SELECT FROM %s WHERE (%s\n) LIMIT 0', source, condition);
+        CLOSE probe;
+        OPEN probe NO SCROLL FOR EXECUTE format(E'SELECT FROM %s WHERE %s\n LIMIT 0', source, condition);
+        CLOSE probe;
     END IF;
     RETURN condition;
 EXCEPTION WHEN syntax_error OR undefined_column OR undefined_function OR undefined_table OR undefined_object OR undefined_parameter
                OR invalid_schema_name OR datatype_mismatch OR ambiguous_column OR grouping_error OR windowing_error OR wrong_object_type
-               OR data_exception OR indeterminate_datatype OR feature_not_supported THEN
+               OR data_exception OR indeterminate_datatype OR feature_not_supported OR invalid_cursor_definition OR check_violation THEN
     RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the filter is not a condition on the rows of %s: %s', source, SQLERRM),
         DETAIL = format('It is %L.', left(filter, 1000)),
-        HINT = 'Write what could stand after WHERE, with names of other schemas qualified: filter => ''lang = $1'', filter_params => ARRAY[''en''].';
+        HINT = 'Write what could stand after WHERE, with names of other schemas qualified, operators too, as OPERATOR(public.%): filter => ''lang = $1'', filter_params => ARRAY[''en''].';
 END
 $$;
 
--- The rows of the source that may be found: all, or those that the condition lets through.
+-- The rows of the source that may be found, by their keys: all, or those that the condition lets through. No other column: the
+-- caller may have been granted a few.
 CREATE OR REPLACE FUNCTION pgmeaning._source_rows(c pgmeaning.collection, condition text) RETURNS text
 LANGUAGE sql STABLE
 AS $$
     SELECT CASE WHEN condition IS NULL THEN pgmeaning._relation_name(c.source)
-                ELSE format(E'(SELECT * FROM %s WHERE (%s\n))', pgmeaning._relation_name(c.source), condition) END
+                ELSE format(E'(SELECT %s FROM %s WHERE (%s\n))', (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
+                                                              FROM unnest(c.key_columns) WITH ORDINALITY AS u (k, i)),
+                            pgmeaning._relation_name(c.source), condition) END
 $$;
 
 -- How many rows the caller may find, as the planner has it: statistics, the condition, and row security.

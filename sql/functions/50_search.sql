@@ -47,24 +47,28 @@ BEGIN
 END
 $$;
 
--- A full vector of the model brought to the collection's dimensions: a Matryoshka prefix, unit length again.
-CREATE OR REPLACE FUNCTION pgmeaning._fit(query_vector vector, dimensions int) RETURNS vector
-LANGUAGE plpgsql IMMUTABLE
+-- A full vector of the model brought to the collection's dimensions: a Matryoshka prefix, unit length again. Any other length is
+-- another model's.
+CREATE OR REPLACE FUNCTION pgmeaning._fit(query_vector vector, t pgmeaning.target) RETURNS vector
+LANGUAGE plpgsql STABLE
 AS $$
+DECLARE
+    whole int := (SELECT m.dimensions FROM pgmeaning.model AS m WHERE m.name = t.model);
 BEGIN
     IF query_vector IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'the query is NULL', HINT = 'Give a text or a vector.';
     ELSIF vector_norm(query_vector) = 0 THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'the query vector is all zeros, which has no direction',
             HINT = 'Cosine distance needs a vector of some length.';
-    ELSIF vector_dims(query_vector) = dimensions THEN
+    ELSIF vector_dims(query_vector) = t.dimensions THEN
         RETURN query_vector;
-    ELSIF vector_dims(query_vector) < dimensions THEN
+    ELSIF vector_dims(query_vector) <> whole THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014',
-            MESSAGE = format('the query vector has %s dimensions, the collection %s', vector_dims(query_vector), dimensions),
+            MESSAGE = format('the query vector has %s dimensions, the collection %s', vector_dims(query_vector), t.dimensions),
+            DETAIL = format('Its model, %L, gives %s.', t.model, whole),
             HINT = 'Vectors of two models cannot be compared: make the query''s with the collection''s model.';
     END IF;
-    RETURN l2_normalize(subvector(query_vector, 1, dimensions));
+    RETURN l2_normalize(subvector(query_vector, 1, t.dimensions));
 END
 $$;
 
@@ -306,7 +310,7 @@ DECLARE
     hits pgmeaning.found[];
 BEGIN
     PERFORM pgmeaning._check_search(c, t, k, mode);
-    hits := pgmeaning._nearest_rows(c, t, pgmeaning._fit(query_vector, t.dimensions), k,
+    hits := pgmeaning._nearest_rows(c, t, pgmeaning._fit(query_vector, t), k,
         pgmeaning._condition(c, filter, filter_params::text[]), mode, candidates, NULL, "group");
     RETURN QUERY SELECT * FROM unnest(hits);
 END
@@ -329,16 +333,17 @@ DECLARE
     hits      pgmeaning.found[];
 BEGIN
     -- Before the model is asked: what is wrong with the call should not take a model to find out.
+    queries := ARRAY(SELECT unnest(queries));  -- counted from 1
     PERFORM pgmeaning._check_search(c, t, k, nullif(mode, 'hybrid'));
     PERFORM pgmeaning._check_hybrid(c, weights, rank_constant) WHERE mode = 'hybrid';
     condition := pgmeaning._condition(c, filter, filter_params::text[]);
     vectors := pgmeaning._vectors(c.model, queries, true, coalesce(timeout, '10 seconds'));
     FOR place IN 1..coalesce(cardinality(queries), 0) LOOP
         IF mode = 'hybrid' THEN
-            RETURN QUERY SELECT place, h.* FROM pgmeaning._hybrid(c, t, queries[place], pgmeaning._fit(vectors[place], t.dimensions), k,
+            RETURN QUERY SELECT place, h.* FROM pgmeaning._hybrid(c, t, queries[place], pgmeaning._fit(vectors[place], t), k,
                 condition, candidates, weights, rank_constant, "group") AS h;
         ELSE
-            hits := pgmeaning._nearest_rows(c, t, pgmeaning._fit(vectors[place], t.dimensions), k, condition, mode, candidates, NULL, "group");
+            hits := pgmeaning._nearest_rows(c, t, pgmeaning._fit(vectors[place], t), k, condition, mode, candidates, NULL, "group");
             RETURN QUERY SELECT place, n.key, n.chunk, n.chunk_text, n.distance, n.score, n.model, n.ordinality::int, NULL::int
             FROM unnest(hits) WITH ORDINALITY AS n;
         END IF;
@@ -370,6 +375,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('rerank is %s: how many rows to judge must be at least 1', rerank),
             HINT = 'Leave it out to judge none.';
     END IF;
+    PERFORM pgmeaning._check_search(c, pgmeaning._active_target(c), k, nullif(mode, 'hybrid')) FROM pgmeaning._collection(collection) AS c;
     judge := pgmeaning._reranker(reranker);
     hits := ARRAY(SELECT ROW(m.key, m.chunk, m.chunk_text, m.distance, m.score, m.model, m.vector_rank, m.text_rank)::pgmeaning.ranked
         FROM pgmeaning.search_many(collection, ARRAY[query], greatest(k, rerank), filter, mode, candidates, timeout, filter_params,
@@ -404,11 +410,12 @@ BEGIN
                         ELSE format('Name the one you mean: pgmeaning.search(%L, ...).', names[1]) END;
     END IF;
     c := pgmeaning._collection(names[1]);
-    RETURN QUERY EXECUTE format(
-        'SELECT s, f.distance, f.score FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) WITH ORDINALITY AS f '
-        'CROSS JOIN LATERAL jsonb_to_record(f.key) AS k (%s) JOIN %s AS s ON %s ORDER BY f.ordinality',
+    PERFORM pgmeaning._check_search(c, pgmeaning._active_target(c), k, nullif(mode, 'hybrid'));
+    RETURN QUERY EXECUTE format(  -- the alias is of a name that no column has, which would be taken for it
+        'SELECT "the row", f.distance, f.score FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) WITH ORDINALITY AS f '
+        'CROSS JOIN LATERAL jsonb_to_record(f.key) AS k (%s) JOIN %s AS "the row" ON %s ORDER BY f.ordinality',
         pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._relation_name(c.source),
-        pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types))
+        pgmeaning._key_match('the row', c.key_columns, 'k', c.key_columns, c.key_types))
     USING c.name, query, k, filter, mode, candidates, timeout, filter_params::text[],
         rerank, reranker, weights, rank_constant;
 END
@@ -453,7 +460,7 @@ BEGIN
         pgmeaning._relation_name(c.source), pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types))
     INTO own, itself USING wanted;
     IF own IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('collection %L has no vector for row %s', name, wanted),
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('collection %L has no vector for row %s', name, coalesce(wanted::text, 'NULL')),
             HINT = 'There is no such row, or nothing to embed in it, or it is still owed: CALL pgmeaning.wait_for(...).';
     END IF;
     hits := pgmeaning._nearest_rows(c, t, own, k, condition, mode, candidates, ARRAY[itself], "group");

@@ -306,3 +306,32 @@ def test_a_wrong_estimate_costs_time_but_no_row(many: None, db: Connection) -> N
     # To the planner two columns that say the same are independent, and those that exclude each other too.
     assert recall(db, "part < 500 AND part % 1000 < 500 AND id % 40 < 2", 100) >= 0.99
     assert recall(db, "(part >= 500) = (part < 500) OR id = 17", 100) >= 0.99
+
+
+def test_a_second_statement_behind_a_semicolon_is_refused_before_it_runs(docs: None, db: Connection) -> None:
+    db.execute("CREATE SEQUENCE ran")
+    for text in ("true) LIMIT 0; SELECT nextval('public.ran'); SELECT (1", "true; SELECT nextval('public.ran')"):
+        assert refused(db, "filter => %s", text).sqlstate == "PM014"
+    assert db.execute("SELECT is_called FROM ran").fetchone() == (False,)
+
+
+def test_a_filter_needs_no_right_to_columns_it_does_not_name(docs: None, db: Connection, connect: Any) -> None:
+    role = f"some_{db.info.dbname}"
+    db.execute(f"CREATE ROLE {role}; GRANT SELECT (id, lang) ON docs TO {role}".encode())
+    db.execute(f'GRANT SELECT ON docs_embedding, pgmeaning_data."docs__synthetic-384" TO {role}'.encode())
+    db.execute(f"SET ROLE {role}".encode())
+    try:
+        assert found(db, "filter => 'lang = ''en'''") == list(range(2, 21, 2))
+    finally:
+        db.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
+def test_a_null_among_several_values_finds_the_rows_that_have_none(docs: None, db: Connection) -> None:
+    assert found(db, "filter => %s", '{"lang": ["en", null]}') == list(range(1, 21))
+
+
+def test_an_array_among_the_parameters_is_refused_with_the_way_to_write_it(docs: None, db: Connection) -> None:
+    error = refused(db, "filter => 'lang = ANY ($1)', filter_params => ARRAY[ARRAY['en']]")
+    assert error.sqlstate == "PM014"
+    assert "{en,fr}" in str(error.diag.message_hint)
+    assert found(db, "filter => 'lang = ANY ($1)', filter_params => ARRAY['{en}']") == list(range(2, 21, 2))

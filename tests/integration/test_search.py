@@ -336,3 +336,37 @@ def test_only_the_active_models_vectors_are_found(docs: None, db: Connection) ->
     )
     assert {model for (model,) in rows(db, "SELECT model FROM pgmeaning.search('docs', 'q7')")} == {"synthetic-384"}
     assert {model for (model,) in rows(db, "SELECT model FROM docs_embedding")} == {"synthetic-384"}
+
+
+@pytest.mark.parametrize("key", ["id", "s"])
+def test_typed_search_works_whatever_the_columns_are_called(db: Connection, drain: Drain, key: str) -> None:
+    db.execute(f"CREATE TABLE odd (id int, s int, k int, f text, hit text, body text, PRIMARY KEY ({key}))".encode())
+    db.execute("INSERT INTO odd VALUES (1, 2, 3, 'f', 'hit', 'x')")
+    db.execute("SELECT pgmeaning.attach('odd', '{body}')")
+    drain()
+    cache(db, "q")
+    assert rows(db, "SELECT (hit).* FROM pgmeaning.search(NULL::odd, 'q')") == [(1, 2, 3, "f", "hit", "x")]
+
+
+def test_a_vector_of_another_length_is_another_models(docs: None, db: Connection) -> None:
+    error = refused(db, "SELECT * FROM pgmeaning.nearest('docs', array_fill(1::real, ARRAY[768])::vector)")
+    assert error.sqlstate == "PM014"
+    assert "768" in str(error)
+
+
+@pytest.mark.parametrize("k", ["0", "-1", "NULL"])
+def test_k_is_checked_before_anything_is_reranked(docs: None, db: Connection, k: str) -> None:
+    call = "pgmeaning.search('docs', 'q', rerank => 5, reranker => 'all-MiniLM-L6-v2-late-interaction', k => {})"
+    assert refused(db, f"SELECT * FROM {call.format(k)}").sqlstate == "PM014"
+
+
+def test_several_queries_are_told_apart_wherever_their_array_begins(docs: None, db: Connection) -> None:
+    for text in ("a", "b"):
+        cache(db, text)
+    statement = "SELECT query_index, key FROM pgmeaning.search_many('docs', {}, k => 1) ORDER BY 1"
+    assert rows(db, statement.format("'[0:1]={a,b}'")) == rows(db, statement.format("'{a,b}'"))
+
+
+def test_a_typed_search_without_its_key_is_a_clear_error(docs: None, db: Connection) -> None:
+    db.execute("ALTER TABLE docs RENAME id TO number")
+    assert refused(db, "SELECT * FROM pgmeaning.search(NULL::docs, 'q')").sqlstate == "PM010"
