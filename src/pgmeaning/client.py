@@ -15,11 +15,11 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 from pgvector import Vector
-from pgvector.psycopg import register_vector
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from pgmeaning import sql, store
+from pgmeaning.adapters import register_vectors
 from pgmeaning.documents import render, several
 from pgmeaning.embedding import check_modalities, embed_here, query_document
 from pgmeaning.errors import CollectionError, DatabaseError, InputError, ModelNotFound, SchemaOutdated, TimedOut
@@ -47,7 +47,7 @@ def connect(dsn: str = "") -> Client:
     try:
         with translated_errors():
             _check_schema(connection)
-        register_vector(connection)
+            register_vectors(connection)
     except BaseException:
         connection.close()
         raise
