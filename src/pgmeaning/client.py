@@ -61,7 +61,7 @@ def _check_schema(connection: psycopg.Connection[Any]) -> None:
     (revision,) = connection.execute(sql.query("installed_revision")).fetchone() or (None,)
     if revision != sql.newest_migration():
         raise SchemaOutdated(
-            f"the database's pgmeaning schema is {revision}, this package needs {sql.newest_migration()}",
+            f"the database's pgmeaning schema is {revision or 'unknown'}, this package needs {sql.newest_migration()}",
             hint="run: pgmeaning migrate, or install the package's version that the database has",
         )
 

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from psycopg import sql as compose
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgmeaning import migrate, sql
-from pgmeaning.errors import DatabaseError
+from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar import Sidecar
 from tests.conftest import Connection, wait_until
@@ -32,6 +32,10 @@ FROZEN = {
     "0002_search.up.sql": "f670f5625ae28bb5ec0a3d8ac55a9e3470ee98ae04a7510dc541770a3d1e2ecb",
     "0002_search.down.sql": "3cafc6e683459e5324ad205e03d09cc97c5e40ec2b93a40d68c9a75324a42803",
 }
+
+
+Command = Callable[[str], migrate.State]
+COMMANDS = [migrate.check, migrate.upgrade]
 
 
 @pytest.fixture
@@ -142,17 +146,55 @@ def test_an_upgrade_keeps_collections_working(db: Connection, dsn: str) -> None:
     assert db.execute("SELECT key FROM pgmeaning.inbox").fetchall() == [({"id": 1},)]
 
 
-def test_a_database_that_is_newer_than_the_package_is_refused_with_a_hint(db: Connection, dsn: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_database_that_is_newer_than_the_package_is_refused_with_a_hint(
+    db: Connection, dsn: str, command: Command
+) -> None:
     db.execute("UPDATE pgmeaning.alembic_version SET version_num = '9999'")
-    with pytest.raises(DatabaseError, match="newer") as raised:
-        migrate.upgrade(dsn)
+    with pytest.raises(SchemaOutdated, match="9999, is newer") as raised:
+        command(dsn)
     assert raised.value.hint
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("loss", "left"),
+    [
+        ("DROP SCHEMA pgmeaning CASCADE", "pgmeaning_data"),
+        ("DROP SCHEMA pgmeaning_data CASCADE; DELETE FROM pgmeaning.alembic_version", "pgmeaning"),
+        ("DELETE FROM pgmeaning.alembic_version", "pgmeaning, pgmeaning_data"),  # as pg_dump --schema-only does
+    ],
+)
+def test_what_an_earlier_installation_left_is_named_with_what_to_do(
+    db: Connection, dsn: str, command: Command, loss: str, left: str
+) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    db.execute(loss)
+    with pytest.raises(DatabaseError, match=f"earlier installation, without a version: {left} ") as raised:
+        command(dsn)
+    advice = "DROP SCHEMA IF EXISTS pgmeaning, pgmeaning_data CASCADE"
+    assert advice in str(raised.value.hint)
+    db.execute(advice)
+    assert migrate.upgrade(dsn).due
+
+
+def test_a_schema_that_was_made_beforehand_is_taken(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA pgmeaning")
+    assert migrate.upgrade(empty_dsn).due
 
 
 def test_a_failure_halfway_leaves_nothing(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
-        connection.execute("CREATE SCHEMA pgmeaning_data")
-    with pytest.raises(DatabaseError, match="pgmeaning_data"):
+        connection.execute("CREATE SCHEMA audit")
+        connection.execute(
+            "CREATE FUNCTION audit.refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no views here'; END $$"
+        )
+        connection.execute(
+            "CREATE EVENT TRIGGER refuse ON ddl_command_end WHEN TAG IN ('CREATE VIEW') EXECUTE FUNCTION audit.refuse()"
+        )
+    with pytest.raises(DatabaseError, match="no views here"):
         migrate.upgrade(empty_dsn)
     with psycopg.connect(empty_dsn) as connection:
         assert connection.execute("SELECT to_regnamespace('pgmeaning')").fetchone() == (None,)
