@@ -59,6 +59,7 @@ def upgrade(dsn: str) -> State:
     """
     with _transaction(dsn) as (alchemy, connection):
         connection.execute(sql.query("migration_lock"), LOCK)
+        _refuse_strangers(connection)
         before = _known_state(connection)
         if before.due:
             _upgrade(alchemy, connection)
@@ -147,6 +148,19 @@ def _known_state(connection: psycopg.Connection[Any]) -> State:
     return found
 
 
+def _refuse_strangers(connection: psycopg.Connection[Any]) -> None:
+    """Only the owner may replace what is there, so nobody else is let to fail halfway."""
+    found = connection.execute(sql.query("installation_owner")).fetchone()
+    if found is None:
+        return
+    owner, role, allowed = found
+    if not allowed:
+        raise DatabaseError(
+            f"pgmeaning in this database belongs to role {owner}, for which role {role} may not act",
+            hint=f"run pgmeaning migrate as role {owner}, or as a superuser",
+        )
+
+
 def _refuse_leftovers(connection: psycopg.Connection[Any]) -> None:
     """What is half there has lost its version, and so nobody knows how to go on from it."""
     (schemas,) = connection.execute(sql.query("leftovers")).fetchone() or (None,)
@@ -177,6 +191,7 @@ def _upgrade(alchemy: sqlalchemy.Connection, connection: psycopg.Connection[Any]
     connection.execute(sql.query("register_models"), (_models_json(),))
     connection.execute(sql.query("register_releases"), (_releases_json(),))
     connection.execute(sql.query("record_installation"), (_contents_hash(), _version()))
+    connection.execute(sql.query("hand_over"))
 
 
 def as_database_error(error: psycopg.Error) -> DatabaseError:

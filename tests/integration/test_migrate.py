@@ -21,7 +21,7 @@ from pgmeaning import migrate, sql
 from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar import Sidecar
-from tests.conftest import Connection, wait_until
+from tests.conftest import Connection, running, wait_until
 
 SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
@@ -223,6 +223,55 @@ def test_the_owner_of_a_database_migrates_attaches_embeds_and_searches_without_d
         assert raised.value.sqlstate == "PM009"
         owner.execute("SELECT pgmeaning.detach('docs')")
     migrate.downgrade(owned_dsn)
+
+
+def test_who_does_not_own_the_installation_is_told_who_does(empty_dsn: str, owned_dsn: str) -> None:
+    migrate.upgrade(empty_dsn)
+    with pytest.raises(
+        DatabaseError, match=f"belongs to role {conninfo_to_dict(empty_dsn)['user']}, .*_owner"
+    ) as raised:
+        migrate.upgrade(owned_dsn)
+    assert raised.value.hint
+    assert not migrate.check(owned_dsn).due  # looking needs no right
+
+
+def test_what_a_superuser_migrates_stays_its_owners(empty_dsn: str, owned_dsn: str) -> None:
+    migrate.upgrade(owned_dsn)
+    migrate.upgrade(empty_dsn)
+    with psycopg.connect(empty_dsn, autocommit=True) as superuser:
+        superuser.execute("ALTER SERVER pgmeaning_loopback OWNER TO CURRENT_USER")
+        superuser.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+        superuser.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+        _make_due(superuser)
+        migrate.upgrade(empty_dsn)
+        strangers = superuser.execute(
+            "SELECT object FROM (SELECT oid::regprocedure::text, proowner, pronamespace FROM pg_proc UNION ALL "
+            "SELECT oid::regclass::text, relowner, relnamespace FROM pg_class UNION ALL "
+            "SELECT oid::regtype::text, typowner, typnamespace FROM pg_type UNION ALL "
+            "SELECT srvname, srvowner, 'pgmeaning'::regnamespace FROM pg_foreign_server) AS o (object, owner, namespace) "
+            "WHERE namespace IN ('pgmeaning'::regnamespace, 'pgmeaning_data'::regnamespace) "
+            "AND owner <> (SELECT nspowner FROM pg_namespace WHERE nspname = 'pgmeaning')"
+        ).fetchall()
+        assert strangers == []
+        _make_due(superuser)
+    migrate.upgrade(owned_dsn)
+    assert not migrate.check(owned_dsn).due
+
+
+def test_a_search_by_the_owner_is_answered_after_a_superuser_migrated(empty_dsn: str, owned_dsn: str) -> None:
+    migrate.upgrade(owned_dsn)
+    with psycopg.connect(empty_dsn, autocommit=True) as superuser:
+        _make_due(superuser)
+    migrate.upgrade(empty_dsn)
+    with running(Sidecar(owned_dsn, Settings())), psycopg.connect(owned_dsn, autocommit=True) as owner:
+        assert owner.execute("SELECT pgmeaning.embed('rice', model => 'synthetic-384') IS NULL").fetchone() == (False,)
+
+
+def _make_due(db: Connection) -> None:
+    """As if the package had changed functions, views and types: they are dropped and made anew."""
+    db.execute("UPDATE pgmeaning.installation SET functions_hash = 'of another version'")
+    db.execute("DROP FUNCTION pgmeaning.retry, pgmeaning._ask_loopback, pgmeaning._test_loopback")
+    db.execute("DROP VIEW pgmeaning.failures")
 
 
 def test_vector_may_be_in_a_schema_of_its_own(empty_dsn: str) -> None:
