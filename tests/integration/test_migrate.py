@@ -308,6 +308,31 @@ def test_a_downgrade_leaves_the_users_tables_and_their_writes_working(db: Connec
     assert not migrate.check(dsn).due
 
 
+def test_a_downgrade_drops_the_role_of_the_databases_own_loopback(empty_dsn: str) -> None:
+    migrate.upgrade(empty_dsn)
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        own = (
+            "SELECT count(*) FROM pg_roles JOIN pg_database AS d ON rolname = 'pgmeaning_loopback_' || d.oid "
+            "WHERE datname = current_database()"
+        )
+        assert connection.execute(own).fetchone() == (1,)
+        connection.execute(
+            "DO $$ BEGIN EXECUTE format('GRANT CONNECT ON DATABASE %I TO pgmeaning_loopback_%s', datname, oid) "
+            "FROM pg_database WHERE datname = current_database(); END $$"
+        )
+        migrate.downgrade(empty_dsn)
+        assert connection.execute(own).fetchone() == (0,)
+
+
+def test_a_downgrade_leaves_the_loopback_role_that_another_database_has(db: Connection, dsn: str) -> None:
+    role = "SELECT umoptions[1] FROM pg_user_mappings WHERE srvname = 'pgmeaning_loopback'"
+    (option,) = db.execute(role).fetchone() or ("",)
+    migrate.downgrade(dsn)  # its role is the one of the template
+    assert db.execute(
+        "SELECT 'user=' || rolname FROM pg_roles WHERE 'user=' || rolname = %s", (option,)
+    ).fetchone() == (option,)
+
+
 def test_migrations_are_frozen() -> None:
     folder = sql.folder("sql") / "migrations"
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.sql"))}
