@@ -132,10 +132,22 @@ def test_pause_shows_in_the_status(docs: str) -> None:
 
 
 def test_an_unknown_collection_is_an_error(dsn: str) -> None:
-    for command in ("pause", "resume", "refresh", "retry", "detach"):
+    for command in ("pause", "resume", "refresh", "retry", "detach", "status", "failures", "index"):
         done = run(command, "nothing", "--dsn", dsn)
-        assert done.returncode == 1
-        assert "nothing" in done.stderr
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "there is no collection 'nothing'" in done.stderr
+
+
+def test_a_collection_whose_table_is_gone_still_has_a_status_and_failures(db: Connection, docs: str) -> None:
+    db.execute("DROP TABLE docs CASCADE")
+    assert json.loads(output("status", "docs", "--json", "--dsn", docs))[0]["state"] == "dropped"
+    assert output("failures", "docs", "--dsn", docs) == "no failures\n"
+
+
+def test_status_says_that_no_sidecar_runs_whether_or_not_one_has_run(docs: str) -> None:
+    for _before_and_after in range(2):
+        assert "no sidecar runs now" in output("status", "--dsn", docs)
+        assert run("sidecar", "--drain", "--dsn", docs).returncode == 0
 
 
 def test_search_prints_one_json_document(docs: str, sidecar: Sidecar) -> None:
