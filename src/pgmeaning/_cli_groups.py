@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,8 +21,9 @@ server_app = typer.Typer(
 model_app = typer.Typer(no_args_is_help=True, help="The models that this database knows.")
 release_app = typer.Typer(no_args_is_help=True, help="Releases: which models and dimensions belong together.")
 
+# Not a Path, to which an empty name would be the current folder.
 DataDir = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--data-dir", metavar="FOLDER", help="The data folder; else one below the user's data folder."),
 ]
 Port = Annotated[
@@ -32,7 +32,7 @@ Port = Annotated[
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)]
 
 
-def embedded_server(data_dir: Path | None, port: int | None = None) -> EmbeddedServer:
+def embedded_server(data_dir: str | None, port: int | None = None) -> EmbeddedServer:
     from pgmeaning.server import EmbeddedServer
 
     return EmbeddedServer(data_dir, port)
@@ -60,7 +60,8 @@ def server_status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         print_json(status)
         return
     for name, value in status.items():
-        typer.echo(f"{name:9} {value if name in ('pid', 'port') else shown(value)}".rstrip())
+        if value is not None:
+            typer.echo(f"{name:9} {value if name in ('pid', 'port') else shown(value)}")
 
 
 @server_app.command("psql", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -49,7 +49,7 @@ def index(
             client.want_index(collection, kind, dimensions)
         _bring_about(collection, address(dsn), target, only_test=test)
         rows = client.index_report(collection)
-        print_rows(rows, REPORT_COLUMNS, as_json=as_json, nothing=f"there is no collection {collection!r}")
+        print_rows(rows, REPORT_COLUMNS, as_json=as_json, nothing="nothing to report")
 
 
 def _bring_about(collection: str, dsn: str, target: float | None, *, only_test: bool) -> None:

@@ -31,6 +31,7 @@ from pgmeaning.errors import ServerError
 
 LONGEST_SOCKET_PATH = 103  # bytes: macOS's limit; Linux has four more
 SHORT_SOCKET_FOLDER = "/tmp/pgmeaning-sockets-"
+DYING_SECONDS = 2.0  # what sessions have to notice that their server was killed
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,12 @@ class DataFolder:
 
     def _ours(self, name: str) -> Path:
         return self.path / f"pgmeaning.{name}"
+
+    def refuse_file(self) -> None:
+        """A folder that is a file, or below one, is an oversight."""
+        place = next(path for path in (self.path, *self.path.parents) if os.path.exists(path))
+        if not place.is_dir():
+            raise ServerError(f"{place} is a file, not a folder", hint="choose another data folder")
 
     def is_taken(self) -> bool:
         """Whether a server was ever started here by us."""
@@ -121,6 +128,7 @@ class DataFolder:
     def settle(self, install: Install, account: Account | None, *, sync: bool) -> None:
         """Bring the folder from whatever state an earlier process left it in to a cluster that can be started."""
         self._forget_the_dead()
+        self._forget_the_unreadable()
         for unfinished in self.path.glob("pgmeaning.initdb-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
         made = self._ours("cluster")
@@ -141,8 +149,24 @@ class DataFolder:
         # An id that is free is left to PostgreSQL. In both cases it still refuses to start beside surviving sessions,
         # which it knows by their shared memory.
         if _exists(postmaster.pid):
-            for leftover in (self.path / "postmaster.pid", *self.path.glob(".s.PGSQL.*")):
-                leftover.unlink(missing_ok=True)
+            self._drop_locks()
+
+    def _forget_the_unreadable(self) -> None:
+        """Remove lock files that name no process, as a crash of the system leaves them: PostgreSQL would not start."""
+        locks = (self.path / "postmaster.pid", *self.path.glob(".s.PGSQL.*.lock"))
+        unreadable = next((lock for lock in locks if lock.exists() and not _names_a_process(lock)), None)
+        if unreadable is None:
+            return
+        if not wait_for(lambda: all(serves(pid, self.path) is False for pid in _processes()), DYING_SECONDS):
+            raise ServerError(
+                f"{unreadable} names no process, and a PostgreSQL may be working in its folder",
+                hint="end that one; if there is none, remove the file",
+            )
+        self._drop_locks()
+
+    def _drop_locks(self) -> None:
+        for lock in (self.path / "postmaster.pid", *self.path.glob(".s.PGSQL.*")):
+            lock.unlink(missing_ok=True)
 
     def _initdb(self, install: Install, account: Account | None, sync: bool) -> Path:
         """Make a cluster aside, under a new name: a killed predecessor's initdb may still be busy with its own."""
@@ -251,6 +275,18 @@ def serves(pid: int, data_dir: Path) -> bool | None:
     with contextlib.suppress(OSError):  # not Linux, or a container's root, which may not look at another account's
         return os.readlink(f"/proc/{pid}/cwd") == str(data_dir)
     return True if f" -D {data_dir} " in _command(pid) else None
+
+
+def _names_a_process(lock: Path) -> bool:
+    """As PostgreSQL reads it; a single user's process has a minus in front."""
+    return re.match(rb"-?[1-9]", lock.read_bytes()) is not None
+
+
+def _processes() -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    ps = subprocess.run(["ps", "-A", "-o", "pid="], capture_output=True, text=True)
+    return [int(pid) for pid in ps.stdout.split()]
 
 
 def alive(pid: int) -> bool:

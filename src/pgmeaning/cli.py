@@ -303,7 +303,7 @@ def _status(client: Client, collection: str | None) -> Group:
         if collections
         else "no collections (make one: pgmeaning attach TABLE --column COLUMN)",
         "",
-        table(sidecars, SIDECAR_COLUMNS) if sidecars else "no sidecar has run (start one: pgmeaning sidecar)",
+        table(sidecars, SIDECAR_COLUMNS) if sidecars else "no sidecar runs now (start one: pgmeaning sidecar)",
     )
 
 

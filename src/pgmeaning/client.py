@@ -15,11 +15,11 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 from pgvector import Vector
-from pgvector.psycopg import register_vector
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from pgmeaning import sql, store
+from pgmeaning.adapters import register_vectors
 from pgmeaning.documents import render, several
 from pgmeaning.embedding import check_modalities, embed_here, query_document
 from pgmeaning.errors import CollectionError, DatabaseError, InputError, ModelNotFound, SchemaOutdated, TimedOut
@@ -47,7 +47,7 @@ def connect(dsn: str = "") -> Client:
     try:
         with translated_errors():
             _check_schema(connection)
-        register_vector(connection)
+            register_vectors(connection)
     except BaseException:
         connection.close()
         raise
@@ -61,7 +61,7 @@ def _check_schema(connection: psycopg.Connection[Any]) -> None:
     (revision,) = connection.execute(sql.query("installed_revision")).fetchone() or (None,)
     if revision != sql.newest_migration():
         raise SchemaOutdated(
-            f"the database's pgmeaning schema is {revision}, this package needs {sql.newest_migration()}",
+            f"the database's pgmeaning schema is {revision or 'unknown'}, this package needs {sql.newest_migration()}",
             hint="run: pgmeaning migrate, or install the package's version that the database has",
         )
 
@@ -153,12 +153,12 @@ class Client:
         self._execute("wait_for", {"name": name, "key": wanted, "timeout": timedelta(seconds=timeout)})
 
     def status(self, collection: str | None = None) -> list[dict[str, Any]]:
-        """The rows of pgmeaning.status."""
-        return self._dicts("status", {"collection": collection})
+        """The rows of pgmeaning.status, of all collections or of one."""
+        return self._report("status", collection)
 
     def failures(self, collection: str | None = None) -> list[dict[str, Any]]:
-        """The rows of pgmeaning.failures."""
-        return self._dicts("failures", {"collection": collection})
+        """The rows of pgmeaning.failures, of all collections or of one."""
+        return self._report("failures", collection)
 
     def sidecars(self) -> list[dict[str, Any]]:
         """The rows of pgmeaning.sidecars."""
@@ -181,8 +181,8 @@ class Client:
         self._value("want_index", {"name": name, "kind": kind, "dimensions": dimensions})
 
     def index_report(self, collection: str | None = None) -> list[dict[str, Any]]:
-        """The rows of pgmeaning.index_report."""
-        return self._dicts("index_report", {"collection": collection})
+        """The rows of pgmeaning.index_report, of all collections or of one."""
+        return self._report("index_report", collection)
 
     def add_model(self, model: Model) -> None:
         """Add a model of your own to the registry, such as an endpoint; the same again changes nothing.
@@ -360,6 +360,13 @@ class Client:
     def _value(self, name: str, arguments: Mapping[str, Any]) -> Any:
         row = self._execute(name, arguments).fetchone()
         return row[0] if row else None
+
+    def _report(self, name: str, collection: str | None) -> list[dict[str, Any]]:
+        """Rows of a view; raises CollectionError for a collection that there is not."""
+        rows = self._dicts(name, {"collection": collection})
+        if not rows and collection is not None:
+            self._execute("known_collection", {"collection": collection})
+        return rows
 
     def _dicts(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         with translated_errors(), self.connection.cursor(row_factory=dict_row) as cursor:

@@ -39,7 +39,7 @@ PATIENCE = 120.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run(data_dir: Path | None = None, port: int | None = None, limit: int | None = None) -> None:
+def run(data_dir: Path | str | None = None, port: int | None = None, limit: int | None = None) -> None:
     """Run the demo; `limit` takes so many rows only. Raises what the server, the database or the model raise."""
     _check_model()
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)

@@ -43,19 +43,24 @@ class State:
 
 
 def check(dsn: str) -> State:
-    """Compare a database with this package; changes nothing. Raises DatabaseError where it cannot connect."""
+    """Compare a database with this package; changes nothing.
+
+    Raises DatabaseError where it cannot connect, and where `upgrade` would refuse what it finds.
+    """
     with _connect(dsn) as connection:
-        return state(connection)
+        return _known_state(connection)
 
 
 def upgrade(dsn: str) -> State:
     """Bring an empty database, or any earlier version, to the newest; returns the state found before.
 
-    Raises DatabaseError, with the server's hint, where pgvector is missing or rights do not suffice.
+    Raises DatabaseError, with a hint, where pgvector is missing, rights do not suffice, or an earlier installation left
+    only parts; SchemaOutdated where the database is newer than this package.
     """
     with _transaction(dsn) as (alchemy, connection):
         connection.execute(sql.query("migration_lock"), LOCK)
-        before = state(connection)
+        _refuse_strangers(connection)
+        before = _known_state(connection)
         if before.due:
             _upgrade(alchemy, connection)
     with _connect(dsn) as connection:
@@ -67,6 +72,7 @@ def downgrade(dsn: str) -> None:
     """Take pgmeaning out of the database, the vectors too. Source tables stay untouched."""
     with _transaction(dsn) as (alchemy, connection):
         connection.execute(sql.query("migration_lock"), LOCK)
+        _known_state(connection)
         _run_alembic(alchemy, "downgrade", "base")
         connection.execute(sql.query("drop_schema"))
 
@@ -104,7 +110,6 @@ def _connect(dsn: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
 def _transaction(dsn: str) -> Iterator[tuple[sqlalchemy.Connection, psycopg.Connection[Any]]]:
     """One transaction, as Alembic wants it and as psycopg: all of a migration or nothing."""
     import sqlalchemy
-    from alembic.util import CommandError
 
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://", creator=lambda: _connect(dsn, autocommit=False), poolclass=sqlalchemy.NullPool
@@ -113,10 +118,6 @@ def _transaction(dsn: str) -> Iterator[tuple[sqlalchemy.Connection, psycopg.Conn
         with engine.begin() as alchemy:
             driver: Any = alchemy.connection.driver_connection
             yield alchemy, driver
-    except CommandError as error:
-        raise SchemaOutdated(
-            f"the database's pgmeaning schema is newer than this package: {error}", hint="upgrade the package pgmeaning"
-        ) from error
     except psycopg.Error as error:
         raise as_database_error(error) from error
     except sqlalchemy.exc.DBAPIError as error:
@@ -132,6 +133,43 @@ def state(connection: psycopg.Connection[Any]) -> State:
         if tables["installation"]:
             functions_hash = (cursor.execute(sql.query("installed_functions")).fetchone() or {}).get("functions_hash")
     return State(revision, _head(), functions_hash == _contents_hash())
+
+
+def _known_state(connection: psycopg.Connection[Any]) -> State:
+    """What the database has, if this package can go on from there."""
+    found = state(connection)
+    if found.revision is not None and found.revision not in sql.migrations():
+        raise SchemaOutdated(
+            f"the database's pgmeaning schema, {found.revision}, is newer than this package, which knows {found.head}",
+            hint="upgrade the package pgmeaning",
+        )
+    if found.revision is None:
+        _refuse_leftovers(connection)
+    return found
+
+
+def _refuse_strangers(connection: psycopg.Connection[Any]) -> None:
+    """Only the owner may replace what is there, so nobody else is let to fail halfway."""
+    found = connection.execute(sql.query("installation_owner")).fetchone()
+    if found is None:
+        return
+    owner, role, allowed = found
+    if not allowed:
+        raise DatabaseError(
+            f"pgmeaning in this database belongs to role {owner}, for which role {role} may not act",
+            hint=f"run pgmeaning migrate as role {owner}, or as a superuser",
+        )
+
+
+def _refuse_leftovers(connection: psycopg.Connection[Any]) -> None:
+    """What is half there has lost its version, and so nobody knows how to go on from it."""
+    (schemas,) = connection.execute(sql.query("leftovers")).fetchone() or (None,)
+    if schemas:
+        raise DatabaseError(
+            f"the database has schemas of an earlier installation, without a version: {schemas}",
+            hint="restore them with their rows; or throw them away, and the vectors with them: "
+            "DROP SCHEMA IF EXISTS pgmeaning, pgmeaning_data CASCADE, then run: pgmeaning migrate",
+        )
 
 
 def _contents_hash() -> str:
@@ -153,6 +191,7 @@ def _upgrade(alchemy: sqlalchemy.Connection, connection: psycopg.Connection[Any]
     connection.execute(sql.query("register_models"), (_models_json(),))
     connection.execute(sql.query("register_releases"), (_releases_json(),))
     connection.execute(sql.query("record_installation"), (_contents_hash(), _version()))
+    connection.execute(sql.query("hand_over"))
 
 
 def as_database_error(error: psycopg.Error) -> DatabaseError:

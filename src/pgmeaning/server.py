@@ -81,8 +81,11 @@ class EmbeddedServer:
         """`settings` are PostgreSQL's, for this start only; `timeout` is for one start or stop, in seconds."""
         if port is not None and not 0 < port < 65536:
             raise ServerError(f"{port} is not a port", hint="ports go from 1 to 65535")
+        if data_dir == "":  # a shell's variable that is not set; as a path it would be the current folder
+            raise ServerError("the data folder's name is empty", hint="name a folder, or leave it out")
         self.data_dir = Path(data_dir or default_data_dir()).expanduser().resolve()
         self._folder = DataFolder(self.data_dir)
+        self._folder.refuse_file()
         self._port = port
         self._settings = dict(settings or {})
         self._timeout = timeout

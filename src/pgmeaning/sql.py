@@ -47,9 +47,14 @@ def migration(name: str) -> str:
     return (folder("sql") / "migrations" / f"{name}.sql").read_text()
 
 
+def migrations() -> list[str]:
+    """The numbers of the migrations, which are their revisions."""
+    return sorted(path.name.split("_")[0] for path in (folder("sql") / "migrations").glob("*.up.sql"))
+
+
 def newest_migration() -> str:
-    """The number of the newest migration, which is its revision."""
-    return max(path.name.split("_")[0] for path in (folder("sql") / "migrations").glob("*.up.sql"))
+    """The number of the newest migration."""
+    return migrations()[-1]
 
 
 def functions() -> list[tuple[str, str]]:

