@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 from uuid import UUID
 
@@ -15,7 +17,7 @@ from pgvector import Vector
 from pgmeaning import sql, store
 from pgmeaning.batching import describe
 from pgmeaning.connection import Connection
-from pgmeaning.errors import TimedOut
+from pgmeaning.errors import ModelError, TimedOut
 from pgmeaning.models.base import Embedder, Reranker, Vectors, check_vectors
 from pgmeaning.settings import Settings
 from pgmeaning.shelf import Shelf
@@ -58,6 +60,10 @@ class Lane:
         """Answer what waits; returns how many."""
         raise NotImplementedError
 
+    def is_ready(self) -> bool:
+        """Whether something that was put off can be answered now."""
+        return False
+
     def _take(self, limit: int, *, rerank: bool) -> list[Request]:
         arguments = {"sidecar": self._sidecar, "models": self._models, "limit": limit, "rerank": rerank}
         return [Request(*row) for row in self._connection.execute(sql.query("take_requests"), arguments).fetchall()]
@@ -85,10 +91,16 @@ class QueryLane(Lane):
         self._shelf = shelf
         self._settings = settings
         self._answered = 0  # since the cache was trimmed
+        self._put_off: list[Request] = []  # until their model is loaded, which holds up no query for another
+        self._loaders: dict[str, threading.Thread] = {}
+
+    def is_ready(self) -> bool:
+        """Whether something that was put off can be answered now."""
+        return any(self._shelf.is_at_hand(request.model) for request in self._put_off)
 
     def answer(self) -> int:
         """Answer what waits; returns how many."""
-        requests = self._take(REQUESTS_AT_ONCE, rerank=False)
+        requests = self._answerable(self._put_off + self._take(REQUESTS_AT_ONCE, rerank=False))
         groups: dict[tuple[str, bool], dict[str, list[Request]]] = defaultdict(lambda: defaultdict(list))
         for request in requests:
             if not request.answered:
@@ -99,6 +111,20 @@ class QueryLane(Lane):
             self._answer_group(model, as_query, group)
         self._trim()
         return len(requests)
+
+    def _answerable(self, requests: Sequence[Request]) -> list[Request]:
+        """Those whose model is loaded, or known not to run; the others are put off."""
+        at_hand = {name: self._shelf.is_at_hand(name) for name in {request.model for request in requests}}
+        for name in (name for name, there in at_hand.items() if not there):
+            if name not in self._loaders or not self._loaders[name].is_alive():
+                self._loaders[name] = threading.Thread(target=self._load, args=(name,), daemon=True)
+                self._loaders[name].start()
+        self._put_off = [request for request in requests if not at_hand[request.model]]
+        return [request for request in requests if at_hand[request.model]]
+
+    def _load(self, name: str) -> None:
+        with suppress(ModelError):  # the shelf has logged it, and says it to who asks again
+            self._shelf.get(name)
 
     def _answer_group(self, model: str, as_query: bool, group: Mapping[str, Sequence[Request]]) -> None:
         """Answer who asks for each of several texts."""

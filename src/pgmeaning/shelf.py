@@ -28,28 +28,38 @@ class Shelf(Generic[M]):
         self._load = load
         self._loaded: dict[str, M] = {}
         self._failed: dict[str, tuple[float, ModelError]] = {}
-        self._loading = threading.Lock()
+        self._changing = threading.Lock()
+        self._loading = threading.Lock()  # one at a time: libraries patch themselves while they load
         self.turn = turn or Turn()
 
     def get(self, name: str) -> M:
         """The model of that name; raises ModelError where it cannot run here, at once if that is known."""
+        if self.is_at_hand(name):
+            return self._known(name)
         with self._loading:
-            if self._rests(name):
+            return self._known(name) if self.is_at_hand(name) else self._try(name)
+
+    def is_at_hand(self, name: str) -> bool:
+        """Whether `get` need not load it."""
+        with self._changing:
+            return name in self._loaded or self._rests(name)
+
+    def _known(self, name: str) -> M:
+        with self._changing:
+            if self._rests(name) or name not in self._loaded:
                 raise self._failed[name][1]
-            if name in self._loaded:
-                self._failed.pop(name, None)
-                return self._loaded[name]
-            return self._try(name)
+            self._failed.pop(name, None)
+            return self._loaded[name]
 
     def suspend(self, name: str, error: ModelError) -> None:
         """Let a loaded model be for a while: its endpoint is down."""
-        with self._loading:
+        with self._changing:
             self._failed[name] = (time.monotonic() + DOWN_SECONDS, error)
         log.warning("model suspended", model=name, seconds=DOWN_SECONDS, error=str(error))
 
     def is_suspended(self, name: str) -> bool:
         """Whether it is to be let be for now."""
-        with self._loading:
+        with self._changing:
             return self._rests(name)
 
     def _rests(self, name: str) -> bool:
@@ -58,17 +68,20 @@ class Shelf(Generic[M]):
     def _try(self, name: str) -> M:
         started = time.monotonic()
         try:
-            self._loaded[name] = self._load(name)
+            loaded = self._load(name)
         except Exception as error:
             failure = (
                 error if isinstance(error, ModelError) else ModelError(f"model {name!r} cannot be loaded: {error}")
             )
-            self._failed[name] = (time.monotonic() + RETRY_SECONDS, failure)
+            with self._changing:
+                self._failed[name] = (time.monotonic() + RETRY_SECONDS, failure)
             log.error("model cannot run here", model=name, error=str(failure))
             raise failure from error
-        self._failed.pop(name, None)
+        with self._changing:
+            self._loaded[name] = loaded
+            self._failed.pop(name, None)
         log.info("model loaded", model=name, seconds=round(time.monotonic() - started, 2))
-        return self._loaded[name]
+        return loaded
 
     @property
     def names(self) -> list[str]:

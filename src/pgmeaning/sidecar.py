@@ -291,8 +291,9 @@ class Sidecar:
         while not self.stopping.is_set():
             if not lane.answer():
                 end = time.monotonic() + min(self.settings.poll, 0.5)
-                while time.monotonic() < end and not self.stopping.is_set() and not lane.wait(STOP_POLL):
-                    pass
+                while time.monotonic() < end and not self.stopping.is_set():
+                    if lane.wait(STOP_POLL) or lane.is_ready():
+                        break
 
 
 def _join(threads: Sequence[threading.Thread], deadline: float) -> None:

@@ -16,9 +16,11 @@ from psycopg.conninfo import make_conninfo
 
 from pgmeaning import load_embedder, migrate
 from pgmeaning.errors import ModelUnavailable
+from pgmeaning.models.base import Embedder
 from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar import Sidecar
+from pgmeaning.types import Model
 from tests.conftest import Connection, running, wait_until
 
 Connect = Callable[..., Connection]
@@ -363,3 +365,25 @@ def test_two_sidecars_that_start_at_once_do_not_trip_over_the_loopback(connect: 
     connections[0].execute("DROP SERVER pgmeaning_loopback CASCADE")
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(migrate.ensure_loopback, connections)) == [None] * 6
+
+
+def test_loading_a_model_holds_up_no_query_for_another(db: Connection, connect: Connect, dsn: str) -> None:
+    opened = threading.Event()
+
+    def load(model: Model) -> Embedder:
+        if model.name == "synthetic-384":
+            assert opened.wait(60)
+        return load_embedder(model)
+
+    with running(Sidecar(dsn, load=load)), ThreadPoolExecutor(1) as pool:
+        embed(db, "loaded before", model="synthetic-4096")
+        slow = pool.submit(
+            lambda: connect().execute("SELECT pgmeaning.embed('one', 'synthetic-384', timeout => '1min')")
+        )
+        try:
+            wait_until(lambda: db.execute("SELECT FROM pgmeaning.request WHERE claimed_by IS NOT NULL").rowcount == 1)
+            assert embed(db, "two", model="synthetic-4096") is not None
+            assert not slow.done()
+        finally:
+            opened.set()
+        assert slow.result(60).fetchone() is not None
