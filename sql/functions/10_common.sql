@@ -134,6 +134,24 @@ LANGUAGE sql STABLE
 AS $$ SELECT string_agg(format('%I.%I %s %I.%I', a, ac, pgmeaning._equals(to_regtype(t)), b, bc), ' AND ' ORDER BY i)
       FROM unnest(a_columns, b_columns, types) WITH ORDINALITY AS u (ac, bc, t, i) $$;
 
+-- Rows of the source (s) behind a key (last_key), in the order of its primary key. Compared as a whole, which an index answers best,
+-- where all columns have operators of one name; else one by one.
+CREATE OR REPLACE FUNCTION pgmeaning._after_cursor(c pgmeaning.collection) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    WITH part AS (
+        SELECT u.i, format('s.%I', u.k) AS mine, format('(SELECT k.%I FROM last_key AS k)', u.k) AS last,
+               pgmeaning._operator('>', to_regtype(u.type)) AS after, pgmeaning._equals(to_regtype(u.type)) AS equals
+        FROM unnest(c.key_columns, c.key_types) WITH ORDINALITY AS u (k, type, i)
+    )
+    SELECT CASE WHEN count(DISTINCT p.after) = 1
+        THEN format('(%s) %s (%s)', string_agg(p.mine, ', ' ORDER BY p.i), min(p.after), string_agg(p.last, ', ' ORDER BY p.i))
+        ELSE '(' || string_agg(concat_ws(' AND ',
+                (SELECT string_agg(format('%s %s %s', b.mine, b.equals, b.last), ' AND ' ORDER BY b.i) FROM part AS b WHERE b.i < p.i),
+                format('%s %s %s', p.mine, p.after, p.last)), ' OR ' ORDER BY p.i) || ')' END
+    FROM part AS p
+$$;
+
 -- A template cut into [literal, column] pairs; a last literal has a null column. Doubled braces are literal ones.
 CREATE OR REPLACE FUNCTION pgmeaning._template_parts(template text) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE STRICT
@@ -180,14 +198,16 @@ AS $$ SELECT format(
             WHEN 'jsonb' THEN 'CASE WHEN pg_catalog.jsonb_path_exists(%1$I.%2$I, ''$[*] ? (@.type() != "null")'') THEN %1$I.%2$I::text END'
             ELSE '%1$I.%2$I::text' END, alias, col) $$;
 
--- A hash of all that is embedded of a source row; null when there is nothing to embed.
+-- A hash of all that is embedded of a source row; null when there is nothing to embed. A long text counts by its own hash: jsonb
+-- holds 256 MB.
 CREATE OR REPLACE FUNCTION pgmeaning._content_hash(alias text, c pgmeaning.collection) RETURNS text
 LANGUAGE sql STABLE
 AS $$ SELECT format(
         'CASE WHEN pg_catalog.num_nonnulls(%1$s) = 0 THEN NULL '
         'ELSE pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array(%1$s)::text, ''UTF8'')) END',
         string_agg(part, ', ' ORDER BY place))
-      FROM (SELECT i AS place, format('%I.%I::text', alias, col) AS part FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)
+      FROM (SELECT i AS place, format('CASE WHEN pg_catalog.octet_length(%1$I.%2$I::text) <= 1000000 THEN %1$I.%2$I::text '
+                                   'ELSE pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(%1$I.%2$I::text, ''UTF8'')), ''hex'') END', alias, col) AS part FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)
             UNION ALL
             SELECT cardinality(c.columns) + i, pgmeaning._media_hash(alias, c.source, col)
             FROM unnest(ARRAY[c.image, c.video]) WITH ORDINALITY AS u (col, i) WHERE col IS NOT NULL) AS parts $$;

@@ -11,8 +11,7 @@ AS $$
     FROM unnest(c.key_types) AS t
 $$;
 
--- (Re)makes the trigger function of a collection: static SQL, so that its plans are cached. It is in the schema pgmeaning,
--- so that a DROP SCHEMA pgmeaning CASCADE takes the triggers along: left behind they would make every write fail.
+-- The trigger function of a collection: static SQL, so that its plans are cached. It is in the schema pgmeaning, so that a DROP SCHEMA pgmeaning CASCADE takes the triggers along: left behind they would make every write fail.
 -- It must not fail whatever became of the columns, and a subtransaction to catch errors in would cost every write. So
 --   a column that is gone or was renamed falls through to the next scope, `gone`, which has all names: a null key, which
 --   fold() takes as a broken collection, or contents that differ, so that each updated row is recorded;
@@ -20,19 +19,16 @@ $$;
 --   a virtual generated column cannot be read from a transition table: where one is embedded, each updated row is recorded.
 -- SECURITY DEFINER: whoever may write the source table appends to the inbox without a right to it. Nobody else may make a
 -- trigger of it (firing one asks for no right): on a table of their own they could write any key.
-CREATE OR REPLACE FUNCTION pgmeaning._make_trigger_function(c pgmeaning.collection) RETURNS void
-LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION pgmeaning._trigger_body(c pgmeaning.collection) RETURNS text
+LANGUAGE plpgsql STABLE
 AS $make$
 DECLARE
-    trigger_name text := format('pgmeaning.%I', 'on_change_' || c.id);
-    content      text := (SELECT format('ROW(%s)', string_agg(quote_ident(col), ', ' ORDER BY i))
-                          FROM unnest(pgmeaning._embedded_columns(c)) WITH ORDINALITY AS u (col, i));
-    computed     bool := EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.source AND NOT a.attisdropped AND a.attgenerated = 'v'
-                                 AND a.attname = ANY (pgmeaning._embedded_columns(c)));
+    content  text := (SELECT format('ROW(%s)', string_agg(quote_ident(col), ', ' ORDER BY i))
+                      FROM unnest(pgmeaning._embedded_columns(c)) WITH ORDINALITY AS u (col, i));
+    computed bool := EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.source AND NOT a.attisdropped AND a.attgenerated = 'v'
+                             AND a.attname = ANY (pgmeaning._embedded_columns(c)));
 BEGIN
-    EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
-                   'SET search_path = pg_catalog, pg_temp SET enable_nestloop = off %s AS %L',
-        trigger_name, pgmeaning._settings(c), format($function$
+    RETURN format($function$
 -- enable_nestloop: the plan is cached at the first statement, and one row's plan would be quadratic for a million rows.
 #variable_conflict use_column
 BEGIN
@@ -71,10 +67,22 @@ $function$,
         pgmeaning._stand_ins(c, '0'),
         (SELECT format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%1$L, %1$I', k), ', ' ORDER BY i))
          FROM unnest(c.key_columns) WITH ORDINALITY AS u (k, i)),
-        CASE WHEN computed THEN 'ROW(0)' ELSE content END, CASE WHEN computed THEN 'ROW(1)' ELSE content END));
-    EXECUTE format('REVOKE EXECUTE ON FUNCTION %s() FROM PUBLIC', trigger_name);
+        CASE WHEN computed THEN 'ROW(0)' ELSE content END, CASE WHEN computed THEN 'ROW(1)' ELSE content END);
 END
 $make$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._make_trigger_function(c pgmeaning.collection) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    trigger_name text := format('pgmeaning.%I', 'on_change_' || c.id);
+BEGIN
+    EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER '
+                   'SET search_path = pg_catalog, pg_temp SET enable_nestloop = off %s AS %L',
+        trigger_name, pgmeaning._settings(c), pgmeaning._trigger_body(c));
+    EXECUTE format('REVOKE EXECUTE ON FUNCTION %s() FROM PUBLIC', trigger_name);
+END
+$$;
 
 -- Columns of the names that a trigger reads: its keys null, the embedded ones as told.
 CREATE OR REPLACE FUNCTION pgmeaning._stand_ins(c pgmeaning.collection, value text) RETURNS text

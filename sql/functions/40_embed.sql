@@ -343,9 +343,13 @@ BEGIN
         EXIT WHEN NOT state.owed;
         waited := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started;
         IF waited OPERATOR(pg_catalog.>=) patience THEN
+            SELECT k.problem, k.state OPERATOR(pg_catalog.=) 'paused' AS paused INTO state FROM pgmeaning.collection AS k WHERE k.id OPERATOR(pg_catalog.=) c.id;
             RAISE EXCEPTION USING ERRCODE = 'PM007',
                 MESSAGE = pg_catalog.format('collection %L still owes vectors after %s', name, patience),
-                HINT = 'Is a sidecar running? SELECT * FROM pgmeaning.sidecars; SELECT * FROM pgmeaning.status.';
+                DETAIL = CASE WHEN state.problem IS NOT NULL THEN 'It is broken: ' OPERATOR(pg_catalog.||) state.problem WHEN state.paused THEN 'It is paused.' ELSE '' END,
+                HINT = CASE WHEN state.problem IS NOT NULL THEN 'Mend that; SELECT * FROM pgmeaning.status says when all is well.'
+                            WHEN state.paused THEN pg_catalog.format('SELECT pgmeaning.resume(%L)', name)
+                            ELSE 'Is a sidecar running? SELECT * FROM pgmeaning.sidecars; SELECT * FROM pgmeaning.status.' END;
         END IF;
         COMMIT;
         -- A twentieth of what was waited for so far: who waits for a backfill should not take a processor from it.

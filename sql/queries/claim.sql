@@ -4,7 +4,8 @@ WITH picked AS MATERIALIZED (
     SELECT q.ctid
     FROM pgmeaning.queue AS q
     WHERE q.model = %(model)s AND q.failed_at IS NULL AND q.visible_at <= now() AND q.attempts < %(attempts)s
-      AND q.collection_id = ANY (%(collections)s)
+      AND q.collection_id = ANY (ARRAY(SELECT c.id FROM pgmeaning.collection AS c
+                                       WHERE c.id = ANY (%(collections)s) AND c.state <> 'paused'))
       AND (q.attempts >= %(suspect)s AND q.last_error IS NULL) = %(suspects)s
     ORDER BY q.priority DESC, q.visible_at
     LIMIT %(limit)s

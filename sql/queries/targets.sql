@@ -12,10 +12,7 @@ SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions, coale
            'record_key', pgmeaning._column_list('k', c.key_columns),
            'source_key', pgmeaning._column_list('s', c.key_columns),
            'source_key_json', pgmeaning._key_json('s', c.key_columns, c.key_columns),
-           'source_after_cursor', (SELECT format('(%%s) %%s (%%s)', pgmeaning._column_list('s', c.key_columns),
-                                                 pgmeaning._operator('>', CASE WHEN cardinality(c.key_columns) = 1 THEN to_regtype(c.key_types[1]) END),
-                                                 string_agg(format('(SELECT k.%%I FROM last_key AS k)', k), ', ' ORDER BY i))
-                                   FROM unnest(c.key_columns) WITH ORDINALITY AS u (k, i)),
+           'source_after_cursor', pgmeaning._after_cursor(c),
            'source_is_record', pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types),
            'vector_is_record', pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
            'vector_is_source', pgmeaning._key_match('v', c.vector_key_columns, 's', c.key_columns, c.key_types),

@@ -335,6 +335,11 @@ class Feeder:
         owed, failed = _backlog(queue, able)
         if owed:
             return False
+        if not self._sidecar.looked_at_sources.is_set():
+            return False
+        paused = [t for t in self._targets if t.paused and self._is_mine(t)]
+        if paused and any(_backlog(queue, paused)):
+            log.warning("paused collections still owe rows", collections=sorted({t.collection for t in paused}))
         left = sum(_backlog(queue, [t for t in mine if t not in able]))
         if left:
             log.error(

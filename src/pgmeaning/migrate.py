@@ -96,7 +96,9 @@ def ensure_loopback(connection: psycopg.Connection[Any]) -> str | None:
 
 def _connect(dsn: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
     try:
-        connection = psycopg.connect(dsn, autocommit=autocommit, application_name="pgmeaning migrate")
+        connection = psycopg.connect(
+            dsn, autocommit=autocommit, application_name="pgmeaning migrate", client_encoding="UTF8"
+        )
     except psycopg.OperationalError as error:
         hint = "give --dsn or set PGMEANING_DSN"
         raise DatabaseError(f"cannot connect to the database: {error}", hint=hint) from error

@@ -104,11 +104,12 @@ class Sidecar:
         self.held = Held()
         self.rows_done = 0
         self.stopping = threading.Event()
+        self.looked_at_sources = threading.Event()  # once: what was mended before we came is not broken
         self.exit_status = 0
         self.shelf = Shelf(lambda name: load(self._model(name)))
         self.judges = Shelf(lambda name: load_judge(self._model(name)), self.shelf.turn)
         self.indexer = Indexer(self.settings, self.stopping)
-        self._drain = False
+        self._drain = False  # set by run()
         self._counting = threading.Lock()
         self._postponed: dict[tuple[int, str], float] = {}
         self._work: Channel[Work] = Channel(2)
@@ -128,8 +129,13 @@ class Sidecar:
         log.info("sidecar stopped", sidecar=str(self.id), rows=self.rows_done)
         return self.exit_status
 
-    def stop(self, exit_status: int = 0) -> None:
-        """Finish the running batch, hand all else back, and return from `run`; callable from a signal handler."""
+    def stop(self, exit_status: int | None = None) -> None:
+        """Finish the running batch, hand all else back, and return from `run`; callable from a signal handler.
+
+        Without a status it is an interruption, which leaves a drain undone: its exit status is 1 then.
+        """
+        if exit_status is None:
+            exit_status = int(self._drain and not self.stopping.is_set())
         self.exit_status = self.exit_status or exit_status
         self.stopping.set()
 

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from pgmeaning import migrate, sql, store
 from pgmeaning.connection import Connection, check_direct, connect
-from pgmeaning.errors import SchemaOutdated
+from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.queue import Queue
 
 if TYPE_CHECKING:
@@ -49,7 +49,13 @@ class Upkeep:
                     f"this package needs {state.head}",
                     hint="pgmeaning migrate",
                 )
-            problem = migrate.ensure_loopback(connection)
+            try:
+                problem = migrate.ensure_loopback(connection)
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise DatabaseError(
+                    f"role {connection.info.user!r} may not run a sidecar: {error.diag.message_primary}",
+                    hint="run it as the role that owns the schema pgmeaning, or as a member of that role",
+                ) from error
             if problem:
                 log.warning("no loopback: embed() finds cached queries only", problem=problem)
             # Last: who sees the sidecar may ask it.
@@ -63,6 +69,7 @@ class Upkeep:
             self._extend(queue)
             self._sidecar.indexer.give_way(connection)
             self._look_at_sources(connection)
+            self._sidecar.looked_at_sources.set()
             self._fail_crashed(queue)
             self._clean(connection)
             if self._sidecar.stopping.wait(min(self._settings.upkeep, self._settings.lease / 4)):
@@ -130,6 +137,10 @@ class Upkeep:
             log.info("collection is whole again", collection=source["name"])
             connection.execute(sql.query("remake_triggers"), collection)
             connection.execute(sql.query("set_problem"), {**collection, "problem": None})
+            connection.execute(sql.query("start_scan"), {"collections": [source["id"]]})
+        elif source["trigger_outdated"]:
+            log.info("a column is computed now, or no longer", collection=source["name"])
+            connection.execute(sql.query("remake_triggers"), collection)
             connection.execute(sql.query("start_scan"), {"collections": [source["id"]]})
         elif source["renamed"]:
             log.info("the source was renamed", collection=source["name"])

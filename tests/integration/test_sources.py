@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -10,6 +11,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgmeaning import migrate
+from pgmeaning.errors import DatabaseError
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar import Sidecar
 from tests.conftest import Connection, running, wait_until
@@ -272,3 +274,105 @@ def test_vectors_that_have_nowhere_to_go_are_failures_and_not_made_over_and_over
     db.execute("DROP EXTENSION vector CASCADE")
     assert drain(attempts=2, backoff=0.01) == 1
     assert "cannot be written" in str(db.execute("SELECT error FROM pgmeaning.failures").fetchall())
+
+
+def test_a_column_that_becomes_virtual_is_noticed(
+    db: Connection, sidecar: Sidecar, keys: Callable[[], set[object]]
+) -> None:
+    if db.info.server_version < 180000:
+        pytest.skip("virtual generated columns came with PostgreSQL 18")
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, body text); INSERT INTO docs VALUES (1, 'one')")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    db.execute("ALTER TABLE docs DROP body, ADD body text GENERATED ALWAYS AS (title || '!') VIRTUAL")
+    wait_until(lambda: db.execute("SELECT FROM docs_embedding").rowcount == 1)
+    db.execute("UPDATE docs SET title = 'two'")
+
+
+def test_every_row_is_scanned_in_the_order_of_a_key_that_an_extension_sorts(db: Connection, drain: Drain) -> None:
+    db.execute("CREATE EXTENSION citext; CREATE TABLE docs (tenant int, email citext, PRIMARY KEY (tenant, email))")
+    db.execute(
+        "INSERT INTO docs SELECT i % 2, chr(CASE WHEN i % 4 > 1 THEN 97 ELSE 65 END + i % 26) || i "
+        "FROM generate_series(1, 300) AS i"
+    )
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{email}')")
+    assert drain(claim_rows=16, batch_rows=16) == 0
+    assert db.execute("SELECT FROM docs_embedding").rowcount == 300
+
+
+def test_a_text_too_long_for_jsonb_holds_up_no_other_row(db: Connection, drain: Drain) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text); INSERT INTO docs VALUES (1, 'one')")
+    db.execute("INSERT INTO docs VALUES (2, repeat('x', 268435456))")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    drain(attempts=1)
+    assert (1,) in db.execute("SELECT id FROM docs_embedding").fetchall()
+
+
+def test_a_drain_after_a_repair_finds_the_collection_whole(db: Connection, drain: Drain) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text); INSERT INTO docs VALUES (1, 'one')")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}'); ALTER TABLE docs RENAME body TO other")
+    assert drain() == 1
+    db.execute("ALTER TABLE docs RENAME other TO body")
+    assert drain() == 0
+    assert db.execute("SELECT FROM docs_embedding").rowcount == 1
+
+
+def test_the_status_waits_for_nobody_who_has_locked_a_table(db: Connection, connect: Connect) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    with connect(autocommit=False) as other:
+        other.execute("TRUNCATE docs")
+        db.execute("SET statement_timeout = '10s'")
+        assert db.execute("SELECT * FROM pgmeaning.status").rowcount == 1
+        other.rollback()
+
+
+def test_nothing_is_claimed_once_pause_has_returned(db: Connection, sidecar: Sidecar) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text); INSERT INTO docs VALUES (1, 'one')")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    wait_until(lambda: db.execute("SELECT FROM docs_embedding").rowcount == 1)
+    for _ in range(5):
+        db.execute("SELECT pgmeaning.pause('docs')")
+        db.execute("UPDATE docs SET body = body || '!'")
+        wait_until(lambda: db.execute("SELECT FROM pgmeaning.queue").rowcount == 1)
+        assert db.execute("SELECT FROM pgmeaning.queue WHERE claimed_by IS NOT NULL").rowcount == 0
+        db.execute("SELECT pgmeaning.resume('docs')")
+        wait_until(lambda: db.execute("SELECT FROM pgmeaning.queue").rowcount == 0)
+
+
+@pytest.mark.parametrize(("state", "words"), [("paused", "It is paused"), ("broken", "It is broken")])
+def test_waiting_for_what_cannot_come_says_why(db: Connection, sidecar: Sidecar, state: str, words: str) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    db.execute("CALL pgmeaning.wait_for('docs')")
+    if state == "paused":
+        db.execute("SELECT pgmeaning.pause('docs'); INSERT INTO docs VALUES (1, 'one')")
+    else:
+        db.execute("INSERT INTO docs VALUES (1, 'one'); ALTER TABLE docs RENAME body TO other; UPDATE docs SET id = 2")
+        wait_until(lambda: problem(db) != "")
+    with pytest.raises(psycopg.Error) as raised:
+        db.execute("CALL pgmeaning.wait_for('docs', timeout => '0.3 seconds')")
+    assert words in str(raised.value.diag.message_detail)
+
+
+def test_an_interrupted_drain_does_not_end_well(db: Connection, dsn: str) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("INSERT INTO docs SELECT i, 'body ' || i FROM generate_series(1, 5000) AS i")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    sidecar = Sidecar(dsn, Settings(claim_rows=16, batch_rows=16))
+    with ThreadPoolExecutor(1) as pool:
+        status = pool.submit(sidecar.run, drain=True)
+        wait_until(lambda: db.execute("SELECT FROM docs_embedding").rowcount > 0)
+        sidecar.stop()
+        assert status.result(30) == 1
+    assert Sidecar(dsn).run(drain=True) == 0
+
+
+def test_a_role_without_rights_is_told_who_runs_a_sidecar(db: Connection, dsn: str) -> None:
+    name = f"plain_{db.info.dbname}"
+    db.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'".encode())
+    try:
+        with pytest.raises(DatabaseError, match="may not run a sidecar") as raised:
+            Sidecar(make_conninfo(dsn, user=name, password="secret")).run(drain=True)
+        assert "owns the schema" in str(raised.value.hint)
+    finally:
+        db.execute(f"DROP ROLE {name}".encode())
