@@ -1,4 +1,4 @@
-"""Vectors as Python values on a connection, wherever the database has pgvector and whatever the search_path."""
+"""PostgreSQL's values as Python's: vectors, wherever the database has pgvector, and times that Python does not know."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pgvector.psycopg.bit import register_bit_info
 from pgvector.psycopg.halfvec import register_halfvec_info
 from pgvector.psycopg.sparsevec import register_sparsevec_info
 from pgvector.psycopg.vector import register_vector_info
+from psycopg.abc import Buffer, Loader
 from psycopg.types import TypeInfo
+from psycopg.types import datetime as times
 
 from pgmeaning import sql
 from pgmeaning.errors import DatabaseError
@@ -34,3 +36,31 @@ def register_vectors(connection: psycopg.Connection[Any]) -> None:
     for name, register in REGISTER.items():
         if name in found:
             register(connection, found[name])
+
+
+def register_times(connection: psycopg.Connection[Any]) -> None:
+    """Times as Python's; what it has no value for (infinity, BC, 24:00) as text, so that one row spoils no answer."""
+    for name, loader in LOADERS.items():
+        connection.adapters.register_loader(name, loader)
+
+
+def _or_text(known: type[Loader]) -> type[Loader]:
+    class OrText(known):  # type: ignore[misc, valid-type]
+        def load(self, data: Buffer) -> Any:
+            try:
+                return super().load(data)
+            # The latter two: a DateStyle or IntervalStyle that psycopg does not read.
+            except (psycopg.DataError, psycopg.InterfaceError, NotImplementedError):
+                return bytes(data).decode()
+
+    return OrText
+
+
+LOADERS: dict[str, type[Loader]] = {
+    "date": _or_text(times.DateLoader),
+    "timestamp": _or_text(times.TimestampLoader),
+    "timestamptz": _or_text(times.TimestamptzLoader),
+    "time": _or_text(times.TimeLoader),
+    "timetz": _or_text(times.TimetzLoader),
+    "interval": _or_text(times.IntervalLoader),
+}

@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from pgmeaning import sql, store
-from pgmeaning.adapters import register_vectors
+from pgmeaning.adapters import register_times, register_vectors
 from pgmeaning.documents import render, several
 from pgmeaning.embedding import check_modalities, embed_here, query_document
 from pgmeaning.errors import CollectionError, DatabaseError, InputError, ModelNotFound, SchemaOutdated, TimedOut
@@ -48,6 +48,7 @@ def connect(dsn: str = "") -> Client:
         with translated_errors():
             _check_schema(connection)
             register_vectors(connection)
+            register_times(connection)
     except BaseException:
         connection.close()
         raise

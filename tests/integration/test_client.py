@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from uuid import UUID, uuid4
 
@@ -141,6 +141,36 @@ def test_keys_of_any_type_find_their_rows(client: Client, db: Connection, drain:
     (hit,) = client.nearest("things", load_embedder("synthetic-384").embed_documents(["body"])[0])
     assert hit.row == {"a": a, "b": b, "c": c, "d": 'ümlaut "', "body": "body"}
     assert hit.key == {"a": str(a), "b": pytest.approx(0.1), "c": "2026-02-03", "d": 'ümlaut "'}
+
+
+def test_a_time_that_python_does_not_know_is_its_text(client: Client, db: Connection, drain: Drain) -> None:
+    db.execute(
+        "CREATE TABLE docs (id int PRIMARY KEY, title text, d date, t timestamp, z timestamptz, clock time, "
+        "days date[], span daterange)"
+    )
+    db.execute(
+        "INSERT INTO docs VALUES (1, 'rice', 'infinity', '-infinity', '0044-03-15 12:00+00 BC', '24:00', "
+        "'{2026-01-01,infinity}', '[2026-01-01,infinity)'), "
+        "(2, 'rice', '2026-01-01', '10001-01-01', '2026-01-01 12:00+00', NULL, NULL, NULL)"
+    )
+    client.connection.execute("SET TimeZone = 'UTC'")
+    client.attach("docs", ["title"])
+    assert drain() == 0
+    rows = {hit.key["id"]: hit.row for hit in client.nearest("docs", [1.0] * 384)}
+    assert (rows[1]["d"], rows[1]["t"], rows[1]["clock"]) == ("infinity", "-infinity", "24:00:00")
+    assert rows[1]["z"] == "0044-03-15 12:00:00+00 BC"
+    assert rows[1]["days"] == [date(2026, 1, 1), "infinity"]
+    assert (rows[1]["span"].lower, rows[1]["span"].upper) == (date(2026, 1, 1), "infinity")
+    assert (rows[2]["d"], rows[2]["t"]) == (date(2026, 1, 1), "10001-01-01 00:00:00")
+    assert rows[2]["z"] == datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def test_times_are_text_where_the_datestyle_is_not_iso(docs: None, client: Client, drain: Drain) -> None:
+    client.attach("docs", ["title"])
+    assert drain() == 0
+    client.connection.execute("ALTER TABLE docs ADD seen timestamptz DEFAULT '2026-01-01 12:00+00'")
+    client.connection.execute("SET TimeZone = 'UTC'; SET DateStyle = 'SQL, DMY'")
+    assert client.nearest("docs", [1.0] * 384, k=1)[0].row["seen"] == "01/01/2026 12:00:00 UTC"
 
 
 def test_pause_resume_refresh_retry_and_detach(docs: None, client: Client, drain: Drain) -> None:
