@@ -32,6 +32,7 @@ from pgmeaning._cli_context import (
 )
 from pgmeaning._cli_groups import DataDir, Port, model_app, release_app, server_app
 from pgmeaning._cli_index import index
+from pgmeaning.errors import ModelError, ModelNotFound
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -241,13 +242,32 @@ def sidecar(
     ] = "info",
 ) -> None:
     """Embed what is owed and answer queries, until SIGTERM or Ctrl-C."""
-    configure_logging(log_format, log_level)
     chosen = settings()
+    if model:
+        with connected(dsn) as client:
+            _check_models(client, model, drain)
+    configure_logging(log_format, log_level)
     from pgmeaning.sidecar import Sidecar
 
     process = Sidecar(address(dsn), chosen, model or None)
     _stop_on_signals(process)
     raise typer.Exit(process.run(drain=drain))
+
+
+def _check_models(client: Client, names: Sequence[str], drain: bool) -> None:
+    """Raise ModelError for a name that the registry does not have: nothing would ever be owed to it."""
+    kinds = {row["name"]: row["kind"] for row in client.models()}
+    unknown = [name for name in names if name not in kinds]
+    if unknown:
+        known = (
+            f"{kind}s: {', '.join(name for name in kinds if kinds[name] == kind)}" for kind in ("embedder", "reranker")
+        )
+        raise ModelNotFound(f"this database has no model {unknown[0]!r}", hint="; ".join(known))
+    if drain and all(kinds[name] == "reranker" for name in names):
+        raise ModelError(
+            f"there is nothing to drain: {', '.join(names)} makes no vectors",
+            hint="name an embedder too; without --drain such a sidecar judges what searches find",
+        )
 
 
 def _stop_on_signals(process: Sidecar) -> None:

@@ -132,8 +132,9 @@ def test_pause_shows_in_the_status(docs: str) -> None:
 
 
 def test_an_unknown_collection_is_an_error(dsn: str) -> None:
-    for command in ("pause", "resume", "refresh", "retry", "detach", "status", "failures", "index"):
-        done = run(command, "nothing", "--dsn", dsn)
+    commands = [[name] for name in ("pause", "resume", "refresh", "retry", "detach", "status", "failures", "index")]
+    for command in (*commands, *(["index", option] for option in ("--test", "--json", "--plan"))):
+        done = run(*command, "nothing", "--dsn", dsn)
         assert (done.returncode, done.stdout) == (1, "")
         assert "there is no collection 'nothing'" in done.stderr
 
@@ -231,6 +232,25 @@ def test_a_model_without_dimensions_is_a_wrong_use(dsn: str) -> None:
 
 def test_releases_are_listed(dsn: str) -> None:
     assert "26.02" in [release["name"] for release in json.loads(output("release", "list", "--json", "--dsn", dsn))]
+
+
+@pytest.mark.parametrize("drain", [[], ["--drain"]])
+def test_a_sidecar_for_a_model_that_there_is_not_names_those_there_are(dsn: str, drain: list[str]) -> None:
+    done = run("sidecar", "--model", "synthetic-384", "--model", "nothing", *drain, "--dsn", dsn)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no model 'nothing'" in done.stderr
+    assert "synthetic-4096" in done.stderr
+    assert "all-MiniLM-L6-v2-late-interaction" in done.stderr
+
+
+def test_a_sidecar_of_a_reranker_alone_has_nothing_to_drain(docs: str) -> None:
+    reranker = ("--model", "all-MiniLM-L6-v2-late-interaction")
+    done = run("sidecar", "--drain", *reranker, "--dsn", docs)
+    assert done.returncode == 1
+    assert "nothing to drain" in done.stderr
+    drained = run("sidecar", "--drain", "--model", "synthetic-384", *reranker, "--dsn", docs)
+    assert drained.returncode == 0
+    assert "sidecar starts" in drained.stderr  # logged as without --model
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
