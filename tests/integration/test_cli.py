@@ -158,6 +158,26 @@ def test_search_prints_one_json_document(docs: str, sidecar: Sidecar) -> None:
     assert "rice" in output("search", "docs", "rice", "--filter", "id < 2", "--dsn", docs)
 
 
+def test_a_column_called_as_what_the_search_says_hides_nothing(db: Connection, dsn: str, sidecar: Sidecar) -> None:
+    db.execute("CREATE TABLE docs (key int PRIMARY KEY, title text, score text, distance text)")
+    db.execute("INSERT INTO docs VALUES (1, 'rice', 'ten points', 'two miles')")
+    output("attach", "docs", "--column", "title", "--dsn", dsn)
+    db.execute("CALL pgmeaning.wait_for('docs')")
+    header, _, line, *_ = output("search", "docs", "rice", "--dsn", dsn).splitlines()
+    assert header.split() == ["score", "distance", "key", "title", "row.score", "row.distance"]
+    assert line.split() == ["1.000", "0.000", "1", "rice", "ten", "points", "two", "miles"]
+    (hit,) = json.loads(output("search", "docs", "rice", "--json", "--dsn", dsn))
+    assert (hit["key"], hit["score"], hit["row"]["score"]) == ({"key": 1}, pytest.approx(1), "ten points")
+
+
+def test_json_of_a_hybrid_search_has_the_ranks(db: Connection, docs: str, sidecar: Sidecar) -> None:
+    output("detach", "docs", "--dsn", docs)
+    output("attach", "docs", "--column", "title", "--language", "simple", "--dsn", docs)
+    db.execute("CALL pgmeaning.wait_for('docs')")
+    hits = json.loads(output("search", "docs", "rice", "--mode", "hybrid", "--json", "--dsn", docs))
+    assert [(hit["vector_rank"], hit["text_rank"]) for hit in hits] == [(1, 1), (2, None)]
+
+
 def test_search_without_a_sidecar_says_so(docs: str) -> None:
     done = run("search", "docs", "rice", "--timeout", "0.2", "--dsn", docs)
     assert (done.returncode, done.stdout) == (1, "")
