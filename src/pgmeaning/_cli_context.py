@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgmeaning.errors import PgmeaningError, SettingsError
+from pgmeaning.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,19 +87,7 @@ def console() -> Console:
 
 def print_json(document: object) -> None:
     """One JSON document: dates in ISO format, whatever JSON has no type for as text."""
-    typer.echo(json.dumps(document, default=_plain, ensure_ascii=False, indent=2))
-
-
-def _plain(value: Any) -> object:
-    if isinstance(value, Mapping):
-        return dict(value)
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    if isinstance(value, bytes | memoryview):
-        return bytes(value).hex()
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value)
+    typer.echo(json.dumps(plain(document), ensure_ascii=False, indent=2))
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], *, as_json: bool, nothing: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -16,9 +15,9 @@ import psycopg
 from numpy.typing import NDArray
 from pgvector import Vector
 from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Jsonb, set_json_loads
 
-from pgmeaning import sql, store
+from pgmeaning import plain, sql, store
 from pgmeaning.adapters import register_times, register_vectors
 from pgmeaning.documents import render, several
 from pgmeaning.embedding import check_modalities, embed_here, query_document
@@ -150,7 +149,7 @@ class Client:
 
     def wait_for(self, name: str, key: object = None, timeout: float = 30) -> None:
         """Return once the collection (or one row) owes no vector; raises TimedOut, DatabaseError if the row failed."""
-        wanted = None if key is None else Jsonb(key)
+        wanted = None if key is None else _jsonb(key)
         self._execute("wait_for", {"name": name, "key": wanted, "timeout": timedelta(seconds=timeout)})
 
     def status(self, collection: str | None = None) -> list[dict[str, Any]]:
@@ -301,7 +300,7 @@ class Client:
         """More like this: the k nearest other rows. `key`: a mapping of the key columns, or one value."""
         arguments = {
             "collection": collection,
-            "key": Jsonb(key),
+            "key": _jsonb(key),
             "k": k,
             **_filtered(filter, filter_params),
             "mode": mode,
@@ -371,13 +370,19 @@ class Client:
 
     def _dicts(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         with translated_errors(), self.connection.cursor(row_factory=dict_row) as cursor:
+            if name == "failures":  # it has keys
+                set_json_loads(plain.loads, cursor)
             return cursor.execute(sql.query(name), arguments).fetchall()
 
 
 def _filtered(filter: Filter, params: Sequence[object] | None) -> dict[str, Any]:
     """A filter as the database takes it; parameters as text, in the form that PostgreSQL itself would write."""
-    condition = json.dumps(dict(filter), default=str) if isinstance(filter, Mapping) else filter
+    condition = plain.dumps(filter) if isinstance(filter, Mapping) else filter
     return {"filter": condition, "filter_params": None if params is None else [_as_text(value) for value in params]}
+
+
+def _jsonb(value: object) -> Jsonb:
+    return Jsonb(value, dumps=plain.dumps)
 
 
 def _as_text(value: object) -> str | None:
@@ -391,7 +396,7 @@ def _as_text(value: object) -> str | None:
 
 def _hit(columns: Sequence[Any], row: dict[str, Any]) -> Hit:
     key, chunk, chunk_text, distance, score, model, *ranks = columns
-    return Hit(json.loads(key), row, distance, score, chunk, chunk_text, model, *ranks)
+    return Hit(plain.loads(key), row, distance, score, chunk, chunk_text, model, *ranks)
 
 
 def _document_of(target: Target, hit: Hit, modalities: Sequence[str]) -> Document:

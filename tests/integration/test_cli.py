@@ -198,6 +198,20 @@ def test_dates_and_uuids_are_text_in_json(db: Connection, dsn: str, drain: Drain
     assert (hit["row"]["day"], hit["row"]["price"], hit["row"]["photo"]) == ("2026-02-01", "1.50", "0102")
 
 
+def test_json_has_no_nan_and_all_the_digits_of_a_key(db: Connection, dsn: str, sidecar: Sidecar) -> None:
+    db.execute("CREATE TABLE docs (id numeric PRIMARY KEY, title text, ratio float8, ratios float8[], price numeric)")
+    db.execute("INSERT INTO docs VALUES (12345678901234567890.123456, 'rice', 'NaN', '{1,Infinity}', 'NaN')")
+    output("attach", "docs", "--column", "title", "--dsn", dsn)
+    db.execute("CALL pgmeaning.wait_for('docs')")
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is no JSON")
+
+    (hit,) = json.loads(output("search", "docs", "rice", "--json", "--dsn", dsn), parse_constant=refuse)
+    assert hit["key"] == {"id": "12345678901234567890.123456"}
+    assert (hit["row"]["ratio"], hit["row"]["ratios"], hit["row"]["price"]) == ("NaN", [1, "Infinity"], "NaN")
+
+
 def test_failures_are_shown_and_tried_again(db: Connection, docs: str) -> None:
     db.execute(
         "INSERT INTO pgmeaning.queue (collection_id, model, key, attempts, failed_at, last_error) "
