@@ -145,16 +145,26 @@ def expected(error: BaseException) -> bool:
 
 
 def print_error(error: BaseException) -> None:
-    """`error: what (what next)`, on stderr."""
-    diagnostic = getattr(error, "diag", None)
-    message = getattr(diagnostic, "message_primary", None) or str(error).strip() or type(error).__name__
+    """`error: what: which (what next)`, on stderr."""
+    typer.echo(f"error: {_told(error)}", err=True)
+
+
+def _told(error: BaseException) -> str:
     if isinstance(error, PgmeaningError):
-        detail, message = getattr(error, "detail", None), str(error.args[0]).strip()
-        message += f": {detail}" if detail else ""
-        message += f" ({error.hint})" if error.hint else ""
-    elif type(error).__name__ == "OperationalError" and not getattr(error, "sqlstate", None):
-        message += " (give --dsn, or set PGMEANING_DSN)"
-    typer.echo(f"error: {message}", err=True)
+        message, detail, hint = str(error.args[0]).strip(), error.detail, error.hint
+    else:
+        said = getattr(error, "diag", None)
+        message = getattr(said, "message_primary", None) or str(error).strip() or type(error).__name__
+        detail, hint = getattr(said, "message_detail", None), getattr(said, "message_hint", None)
+    if hint is None and _is_lost(error):
+        hint = "give --dsn, or set PGMEANING_DSN"
+    return message + (f": {detail}" if detail else "") + (f" ({hint})" if hint else "")
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether there is no connection; it may be ours, made of the driver's."""
+    cause = error.__cause__ if isinstance(error, PgmeaningError) else error
+    return type(cause).__name__ == "OperationalError" and getattr(cause, "sqlstate", None) is None
 
 
 # Logs

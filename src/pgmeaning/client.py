@@ -21,7 +21,15 @@ from pgmeaning import plain, sql, store
 from pgmeaning.adapters import register_times, register_vectors
 from pgmeaning.documents import render, several
 from pgmeaning.embedding import check_modalities, embed_here, query_document
-from pgmeaning.errors import CollectionError, DatabaseError, InputError, ModelNotFound, SchemaOutdated, TimedOut
+from pgmeaning.errors import (
+    CollectionError,
+    DatabaseError,
+    InputError,
+    ModelNotFound,
+    PgmeaningError,
+    SchemaOutdated,
+    TimedOut,
+)
 from pgmeaning.fetcher import fetch_media
 from pgmeaning.models.registry import fingerprint
 from pgmeaning.reranking import loaded_reranker, rerank
@@ -73,14 +81,15 @@ def translated_errors() -> Iterator[None]:
         yield
     except psycopg.Error as error:
         message = error.diag.message_primary or str(error).strip() or type(error).__name__
-        detail, hint = error.diag.message_detail, error.diag.message_hint
-        if error.sqlstate in COLLECTION_STATES:
-            raise CollectionError(message, hint=hint) from error
-        if error.sqlstate == "PM005":
-            raise ModelNotFound(message, hint=hint) from error
-        if error.sqlstate == "PM007":
-            raise TimedOut(message, hint=hint) from error
-        raise DatabaseError(message, sqlstate=error.sqlstate, detail=detail, hint=hint) from error
+        raise _kind(error.sqlstate)(
+            message, sqlstate=error.sqlstate, detail=error.diag.message_detail, hint=error.diag.message_hint
+        ) from error
+
+
+def _kind(sqlstate: str | None) -> type[PgmeaningError]:
+    if sqlstate in COLLECTION_STATES:
+        return CollectionError
+    return {"PM005": ModelNotFound, "PM007": TimedOut}.get(sqlstate or "", DatabaseError)
 
 
 class Client:

@@ -82,12 +82,15 @@ def test_a_missing_schema_names_the_command_that_helps(empty_dsn: str) -> None:
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", [["status"], ["migrate"], ["sidecar"], ["search", "docs", "rice"]])
+@pytest.mark.parametrize(
+    "command", [["status"], ["migrate"], ["sidecar"], ["search", "docs", "rice"], ["index", "docs"]]
+)
 def test_a_database_that_does_not_answer_is_one_line_and_no_traceback(command: list[str]) -> None:
     done = run(*command, "--dsn", "host=127.0.0.1 port=1 connect_timeout=5")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "PGMEANING_DSN" in done.stderr[done.stderr.index(line) :]
     assert "Traceback" not in done.stderr
 
 
@@ -110,6 +113,15 @@ def test_attach_refuses_with_the_databases_own_hint(db: Connection, dsn: str) ->
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "title" in done.stderr
+
+
+def test_an_error_names_what_is_wrong_before_it_says_what_to_do(db: Connection, docs: str) -> None:
+    db.execute("ALTER TABLE docs RENAME id TO number")
+    done = run("search", "docs", "rice", "--dsn", docs)
+    assert done.returncode == 1
+    what, _, which = done.stderr.partition(": column id ")
+    assert what == "error: collection 'docs' is broken"
+    assert "(Give the column its name back" in which
 
 
 def test_a_collection_goes_through_its_life(db: Connection, docs: str) -> None:

@@ -239,6 +239,15 @@ def test_errors_of_the_database_are_pgmeanings_own(docs: None, client: Client) -
         client.attach("no_such_table", ["x"])
 
 
+def test_an_error_of_any_kind_says_which_and_has_the_databases_code(docs: None, client: Client) -> None:
+    client.attach("docs", ["body"])
+    client.connection.execute("ALTER TABLE docs RENAME id TO number")
+    with pytest.raises(CollectionError, match=r"'docs' is broken: .*id.* \(Give the column its name back") as caught:
+        client.nearest("docs", [1.0] * 384)
+    assert caught.value.sqlstate == "PM010"
+    assert "id" in (caught.value.detail or "")
+
+
 def test_a_lost_connection_is_a_database_error(client: Client, db: Connection) -> None:
     db.execute("SELECT pg_terminate_backend(%s, 10000)", (client.connection.info.backend_pid,))
     with pytest.raises(DatabaseError):
