@@ -54,7 +54,7 @@ def index(
 
 def _bring_about(collection: str, dsn: str, target: float | None, *, only_test: bool) -> None:
     from pgmeaning import indexing
-    from pgmeaning.client import translated_errors
+    from pgmeaning.adapters import translated_errors
 
     chosen = settings() if target is None else settings().model_copy(update={"recall_target": target})
     with translated_errors(), indexing.connected(dsn) as connection:

@@ -1,7 +1,9 @@
-"""PostgreSQL's values as Python's: vectors, wherever the database has pgvector, and times that Python does not know."""
+"""PostgreSQL's values and errors as Python's: vectors, wherever the database has pgvector; times; SQLSTATEs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -14,8 +16,10 @@ from psycopg.types import TypeInfo
 from psycopg.types import datetime as times
 
 from pgmeaning import sql
-from pgmeaning.errors import DatabaseError
+from pgmeaning.errors import ArgumentError, CollectionError, DatabaseError, ModelNotFound, PgmeaningError, TimedOut
 
+# SQLSTATEs of class PM that have an exception of their own; the rest are a DatabaseError.
+COLLECTION_STATES = ("PM001", "PM002", "PM003", "PM004", "PM010", "PM016")
 REGISTER = {
     "vector": register_vector_info,
     "bit": register_bit_info,
@@ -64,3 +68,23 @@ LOADERS: dict[str, type[Loader]] = {
     "timetz": _or_text(times.TimetzLoader),
     "interval": _or_text(times.IntervalLoader),
 }
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """psycopg's errors as ours, with SQLSTATE, detail and hint."""
+    try:
+        yield
+    except psycopg.Error as error:
+        message = error.diag.message_primary or str(error).strip() or type(error).__name__
+        raise _kind(error.sqlstate)(
+            message, sqlstate=error.sqlstate, detail=error.diag.message_detail, hint=error.diag.message_hint
+        ) from error
+    except UnicodeEncodeError as error:  # half a character, as broken UTF-8 is read; no text of PostgreSQL's
+        raise ArgumentError(f"not a text: {error}", hint="valid Unicode is wanted") from error
+
+
+def _kind(sqlstate: str | None) -> type[PgmeaningError]:
+    if sqlstate in COLLECTION_STATES:
+        return CollectionError
+    return {"PM005": ModelNotFound, "PM007": TimedOut}.get(sqlstate or "", DatabaseError)

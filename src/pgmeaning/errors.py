@@ -8,6 +8,7 @@ PgmeaningError
 │   │   └── EndpointDown   its endpoint does not answer, or does not let us in, whatever the input
 │   └── BadVector          the model returned NaN, infinity, zeros or a wrong length
 ├── InputError             this one input cannot be embedded; others can
+├── ArgumentError          an argument has a wrong type or makes no sense; a ValueError, too
 ├── CollectionError        a collection is unknown, broken, paused or already there
 ├── DatabaseError          the database refused, or there is no connection
 │   └── SchemaOutdated     the database's schema is older or newer than this package
@@ -66,6 +67,10 @@ class BadVector(ModelError):
 
 class InputError(PgmeaningError):
     """This one input cannot be embedded; others can."""
+
+
+class ArgumentError(PgmeaningError, ValueError):
+    """An argument has a wrong type or makes no sense."""
 
 
 class CollectionError(PgmeaningError):

@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import numpy as np
 import psycopg
 import pytest
+from pgvector import HalfVector, Vector
 from psycopg.conninfo import make_conninfo
 
 import pgmeaning
 from pgmeaning import Client, load_embedder, migrate
-from pgmeaning.errors import CollectionError, DatabaseError, InputError, ModelNotFound, SchemaOutdated, TimedOut
+from pgmeaning.errors import (
+    ArgumentError,
+    CollectionError,
+    DatabaseError,
+    InputError,
+    ModelNotFound,
+    SchemaOutdated,
+    TimedOut,
+)
 from pgmeaning.sidecar import Sidecar
 from tests.conftest import Connection, running
 
@@ -199,6 +209,21 @@ def test_times_are_text_where_the_datestyle_is_not_iso(docs: None, client: Clien
     assert client.nearest("docs", [1.0] * 384, k=1)[0].row["seen"] == "01/01/2026 12:00:00 UTC"
 
 
+def test_nearest_takes_what_the_connection_returns(docs: None, client: Client, drain: Drain) -> None:
+    client.attach("docs", ["body"], precision="halfvec")
+    assert drain() == 0
+    row = client.connection.execute("SELECT embedding, embedding::vector FROM docs_embedding WHERE id = 7").fetchone()
+    assert row is not None
+    given: list[Vector | HalfVector] = [row[0], row[1]]
+    for vector in given:
+        assert client.nearest("docs", vector, k=1)[0].key == {"id": 7}
+    double: np.ndarray[Any, Any] = given[0].to_numpy().astype(np.float64)
+    assert client.nearest("docs", double, k=1)[0].key == {"id": 7}
+    for wrong in ("rice", [[1.0, 2.0]], None, ["a"]):
+        with pytest.raises(ArgumentError, match="a list of numbers is wanted"):
+            client.nearest("docs", cast(Any, wrong))
+
+
 def test_pause_resume_refresh_retry_and_detach(docs: None, client: Client, drain: Drain) -> None:
     client.attach("docs", ["body"], name="papers")
     client.pause("papers")
@@ -246,6 +271,38 @@ def test_an_error_of_any_kind_says_which_and_has_the_databases_code(docs: None, 
         client.nearest("docs", [1.0] * 384)
     assert caught.value.sqlstate == "PM010"
     assert "id" in (caught.value.detail or "")
+
+
+def test_a_number_may_be_numpys_and_must_be_a_whole_one(docs: None, client: Client, drain: Drain) -> None:
+    client.attach("docs", ["body"])
+    assert drain() == 0
+    assert len(client.nearest("docs", [1.0] * 384, k=cast(Any, np.int64(5)), candidates=cast(Any, np.int32(9)))) == 5
+    for wrong, wanted in ((5.0, "a whole number is wanted"), ("5", "a whole"), (99999999999, "at most 2,147,483,647")):
+        k = cast(Any, wrong)
+        for call in (
+            lambda k=k: client.nearest("docs", [1.0] * 384, k=k),
+            lambda k=k: client.similar("docs", 7, k),
+            lambda k=k: client.search("docs", "x", k),
+            lambda k=k: client.search("docs", "x", rerank=k),
+            lambda k=k: client.search_many("docs", ["x"], candidates=k),
+        ):
+            with pytest.raises(ArgumentError, match=wanted) as caught:
+                call()
+            assert isinstance(caught.value, ValueError)
+
+
+def test_an_argument_that_makes_no_sense_says_what_is_wanted(docs: None, client: Client) -> None:
+    for call, wanted in (
+        (lambda: client.attach("docs", cast(Any, "title")), r"columns=\['title'\]"),
+        (lambda: client.attach("docs", ["title"], grant_to="public"), r"grant_to=\['public'\]"),
+        (lambda: client.attach("docs", cast(Any, [1])), "a list of strings"),
+        (lambda: client.search_many("docs", "rice"), r"queries=\['rice'\]"),
+        (lambda: client.search("docs", "rice", filter=cast(Any, 5)), "filter is 5"),
+        (lambda: client.search("docs", "rice", filter="id = $1", filter_params="5"), "filter_params"),
+        (lambda: client.search("docs", "rice \udcff"), "surrogates"),
+    ):
+        with pytest.raises(ArgumentError, match=wanted):
+            call()
 
 
 def test_a_lost_connection_is_a_database_error(client: Client, db: Connection) -> None:
