@@ -5,13 +5,16 @@ Nothing heavy is imported before a command needs it: `pgmeaning --help` is to an
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -36,6 +39,7 @@ Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="The colle
 
 # Where nobody looks at the width, tables get this one.
 WIDTH = 120
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass
@@ -82,12 +86,27 @@ def console() -> Console:
     """For stdout: the terminal's width, or a fixed one where there is no terminal."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    stdout = _stdout()
+    return Console(file=stdout, width=None if stdout.isatty() else WIDTH, highlight=False)
 
 
 def print_json(document: object) -> None:
     """One JSON document: dates in ISO format, whatever JSON has no type for as text."""
-    typer.echo(json.dumps(plain(document), ensure_ascii=False, indent=2))
+    stdout = _stdout()
+    takes_all = (stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    typer.echo(json.dumps(plain(document), ensure_ascii=not takes_all, indent=2), file=stdout)
+
+
+def _stdout() -> TextIO:
+    """Raises OSError where the process was started without it."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "stdout is closed")
+    return sys.stdout
+
+
+def printable(text: str) -> str:
+    """Text from a table without what a terminal would obey: control characters, but for line ends and tabs."""
+    return CONTROL.sub("", text)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], *, as_json: bool, nothing: str) -> None:
@@ -97,7 +116,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], *, as_
     elif rows:
         console().print(table(rows, columns))
     else:
-        typer.echo(nothing)
+        typer.echo(nothing, file=_stdout())
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> Table:
@@ -110,7 +129,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> Table:
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in names:
         numeric = any(isinstance(row[name], int | float) and not isinstance(row[name], bool) for row in rows)
-        drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(Text(printable(name)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(shown(row[name])) for name in names))
     return drawn
@@ -118,6 +137,10 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> Table:
 
 def shown(value: Any) -> str:
     """A value as people read it."""
+    return printable(_shown(value))
+
+
+def _shown(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -138,20 +161,37 @@ def shown(value: Any) -> str:
 # Errors
 
 
+def replacing_output() -> None:
+    """Have stdout write `?` for a character that its encoding lacks, rather than fail."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def abandon_output() -> None:
+    """Let go of what stdout could not take: the interpreter would try again at its end, and fail aloud."""
+    if sys.stdout is not None:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def expected(error: BaseException) -> bool:
-    """Whether it is told in one line: ours, and the database driver's if that was loaded at all."""
+    """Whether it is told in one line: ours, the system's, and the database driver's if that was loaded at all."""
     driver = sys.modules.get("psycopg")
-    return isinstance(error, PgmeaningError) or (driver is not None and isinstance(error, driver.Error))
+    ours = isinstance(error, PgmeaningError | OSError | UnicodeEncodeError)
+    return ours or (driver is not None and isinstance(error, driver.Error))
 
 
 def print_error(error: BaseException) -> None:
     """`error: what: which (what next)`, on stderr."""
-    typer.echo(f"error: {_told(error)}", err=True)
+    with suppress(OSError):
+        typer.echo(f"error: {printable(_told(error))}", err=True)
 
 
 def _told(error: BaseException) -> str:
     if isinstance(error, PgmeaningError):
         message, detail, hint = str(error.args[0]).strip(), error.detail, error.hint
+    elif isinstance(error, OSError) and error.strerror:
+        message, detail, hint = error.strerror, error.filename, None
     else:
         said = getattr(error, "diag", None)
         message = getattr(said, "message_primary", None) or str(error).strip() or type(error).__name__

@@ -18,6 +18,7 @@ from pgmeaning._cli_context import (
     AsJson,
     Collection,
     Dsn,
+    abandon_output,
     address,
     common,
     configure_logging,
@@ -27,6 +28,7 @@ from pgmeaning._cli_context import (
     print_error,
     print_json,
     print_rows,
+    replacing_output,
     settings,
     table,
 )
@@ -66,12 +68,14 @@ SIDECAR_COLUMNS = ("host", "pid", "alive", "models", "rows_done", "claimed", "pr
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console entry point: runs a command, and tells an error in one line."""
+    replacing_output()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="pgmeaning")
     except Exception as error:
         if not expected(error):
             raise
         print_error(error)
+        abandon_output()
         raise SystemExit(1) from None
     raise SystemExit(0)
 
@@ -303,8 +307,13 @@ def status(
 def _watch(client: Client, collection: str | None) -> None:
     from rich.live import Live
 
+    screen = console()
     try:
-        with Live(_status(client, collection), console=console(), auto_refresh=False) as live:
+        if not screen.is_terminal:  # nothing there that could be drawn over
+            while True:
+                screen.print(_status(client, collection), "")
+                time.sleep(1)
+        with Live(_status(client, collection), console=screen, auto_refresh=False) as live:
             while True:
                 time.sleep(1)
                 live.update(_status(client, collection), refresh=True)

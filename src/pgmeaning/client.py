@@ -265,7 +265,8 @@ class Client:
         """The k rows nearest to a vector of the collection's model: numbers, or as a connection returns it."""
         arguments = {
             "collection": collection, "vector": vector_of(vector), "k": whole("k", k),
-            **filtered(filter, filter_params), "mode": mode, "candidates": whole_or_none("candidates", candidates), "group": group,
+            **filtered(filter, filter_params), "mode": mode,
+            "candidates": whole_or_none("candidates", candidates), "group": group,
         }  # fmt: skip
         return self._hits("nearest", arguments, collection)
 

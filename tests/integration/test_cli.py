@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -208,6 +210,72 @@ def test_dates_and_uuids_are_text_in_json(db: Connection, dsn: str, drain: Drain
         (hit,) = json.loads(output("search", "docs", "rice", "--json", "--dsn", dsn))
     assert UUID(hit["key"]["id"]) == UUID(hit["row"]["id"])
     assert (hit["row"]["day"], hit["row"]["price"], hit["row"]["photo"]) == ("2026-02-01", "1.50", "0102")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_characters_that_stdout_lacks_are_replaced_and_escaped_in_json(
+    db: Connection, docs: str, encoding: str
+) -> None:
+    db.execute(
+        "INSERT INTO pgmeaning.queue (collection_id, model, key, attempts, failed_at, last_error) "
+        "SELECT collection_id, model, '{\"id\": 1}', 5, now(), 'no 漢字…' FROM pgmeaning.target"
+    )
+    assert "no ???" in output("failures", "--dsn", docs, PYTHONIOENCODING=encoding)
+    assert json.loads(output("failures", "--json", "--dsn", docs, PYTHONIOENCODING=encoding))[0]["error"] == "no 漢字…"
+
+
+def test_what_is_no_unicode_is_an_error_of_one_line(docs: str) -> None:
+    for arguments in (
+        ["search", "docs", "\udcff\udcfe"],
+        ["pause", "\udcff"],
+        ["attach", "docs", "--column", "\udcff"],
+    ):
+        done = run(*arguments, "--dsn", docs)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+@pytest.mark.parametrize("command", ["status", "status --json", "failures", "model list", "status --watch"])
+@pytest.mark.parametrize(
+    ("stdout", "error"), [("> /dev/full", "error: No space left on device\n"), (">&-", "error: stdout is closed\n")]
+)
+def test_output_that_cannot_be_written_is_an_error_of_one_line(
+    docs: str, command: str, stdout: str, error: str
+) -> None:
+    line = f"{shlex.join(PROGRAM)} {command} {stdout}"
+    variables = ENVIRONMENT | {"PGMEANING_DSN": docs}
+    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True, env=variables, timeout=60)
+    assert (done.returncode, done.stderr) == (1, error)
+
+
+def test_a_rows_text_does_not_command_the_terminal(db: Connection, dsn: str, sidecar: Sidecar) -> None:
+    db.execute('CREATE TABLE docs (id int PRIMARY KEY, title text, "\x1b[32m[bold]" text)')
+    db.execute("INSERT INTO docs VALUES (1, E'\\x1b[31mrice\\x07 \\u009b31m', 'x')")
+    output("attach", "docs", "--column", "title", "--dsn", dsn)
+    db.execute("CALL pgmeaning.wait_for('docs')")
+    printed = output("search", "docs", "rice", "--dsn", dsn)
+    assert "[31mrice 31m" in printed
+    assert "[32m[bold]" in printed
+    assert not {"\x1b", "\x07", "\x9b"} & set(printed)
+    (hit,) = json.loads(output("search", "docs", "rice", "--json", "--dsn", dsn))
+    assert hit["row"]["title"] == "\x1b[31mrice\x07 \x9b31m"
+
+
+def test_watch_prints_again_and_again_where_there_is_no_terminal(docs: str) -> None:
+    watching = subprocess.Popen(
+        [*PROGRAM, "status", "--watch", "--dsn", docs], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    try:
+        assert watching.stdout is not None
+        headers = itertools.islice((line for line in watching.stdout if line.startswith("collection")), 2)
+        assert len(list(headers)) == 2
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 0
+    finally:
+        watching.kill()
+        watching.communicate()
 
 
 def test_json_has_no_nan_and_all_the_digits_of_a_key(db: Connection, dsn: str, sidecar: Sidecar) -> None:
