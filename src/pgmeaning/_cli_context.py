@@ -161,10 +161,12 @@ def _shown(value: Any) -> str:
 # Errors
 
 
-def replacing_output() -> None:
-    """Have stdout write `?` for a character that its encoding lacks, rather than fail."""
+def prepare_streams() -> None:
+    """Have stdout write `?` for a character that its encoding lacks, rather than fail; do without a closed stderr."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+    if sys.stderr is None:  # print(file=None) would write logs into the results
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def abandon_output() -> None:

@@ -25,10 +25,10 @@ from pgmeaning._cli_context import (
     connected,
     console,
     expected,
+    prepare_streams,
     print_error,
     print_json,
     print_rows,
-    replacing_output,
     settings,
     table,
 )
@@ -68,7 +68,7 @@ SIDECAR_COLUMNS = ("host", "pid", "alive", "models", "rows_done", "claimed", "pr
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console entry point: runs a command, and tells an error in one line."""
-    replacing_output()
+    prepare_streams()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="pgmeaning")
     except Exception as error:

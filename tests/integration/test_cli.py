@@ -250,6 +250,13 @@ def test_output_that_cannot_be_written_is_an_error_of_one_line(
     assert (done.returncode, done.stderr) == (1, error)
 
 
+def test_a_closed_stderr_neither_fails_a_command_nor_sends_its_logs_to_stdout(docs: str) -> None:
+    line = f"{shlex.join(PROGRAM)} sidecar --drain 2>&-"
+    variables = ENVIRONMENT | {"PGMEANING_DSN": docs}
+    done = subprocess.run(["sh", "-c", line], stdout=subprocess.PIPE, text=True, env=variables, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 def test_a_rows_text_does_not_command_the_terminal(db: Connection, dsn: str, sidecar: Sidecar) -> None:
     db.execute('CREATE TABLE docs (id int PRIMARY KEY, title text, "\x1b[32m[bold]" text)')
     db.execute("INSERT INTO docs VALUES (1, E'\\x1b[31mrice\\x07 \\u009b31m', 'x')")
