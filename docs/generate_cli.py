@@ -11,7 +11,8 @@ from pathlib import Path
 HEAD = """# The command line
 
 Written by `make docs` from the commands' own `--help`. Results go to stdout and logs to stderr; `--json` prints one
-JSON document. Exit status: 0, 1 (the work failed), 2 (wrong usage).
+JSON document, with dates, numerics, NaN and whatever else JSON has no type for as text. Exit status: 0, 1 (the work
+failed), 2 (wrong usage).
 """
 
 

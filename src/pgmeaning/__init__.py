@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pgmeaning import errors
     from pgmeaning.client import Client, connect
     from pgmeaning.models.base import load_embedder, load_reranker
     from pgmeaning.reranking import Ranked, rerank
@@ -34,12 +35,14 @@ _HOMES = {
 __all__ = ["Client", "Hit", "Ranked", "connect", "errors", "load_embedder", "load_reranker", "rerank"]
 
 
-def __getattr__(name: str) -> object:
-    if name == "errors":
-        return import_module("pgmeaning.errors")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'pgmeaning' has no attribute {name!r}")
+if not TYPE_CHECKING:  # to a type checker it would make every misspelt name an attribute
+
+    def __getattr__(name: str) -> object:
+        if name == "errors":
+            return import_module("pgmeaning.errors")
+        if name in _HOMES:
+            return getattr(import_module(_HOMES[name]), name)
+        raise AttributeError(f"module 'pgmeaning' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -5,17 +5,21 @@ Nothing heavy is imported before a command needs it: `pgmeaning --help` is to an
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from pgmeaning.errors import PgmeaningError, SettingsError
+from pgmeaning.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +39,7 @@ Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="The colle
 
 # Where nobody looks at the width, tables get this one.
 WIDTH = 120
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass
@@ -81,24 +86,27 @@ def console() -> Console:
     """For stdout: the terminal's width, or a fixed one where there is no terminal."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    stdout = _stdout()
+    return Console(file=stdout, width=None if stdout.isatty() else WIDTH, highlight=False)
 
 
 def print_json(document: object) -> None:
     """One JSON document: dates in ISO format, whatever JSON has no type for as text."""
-    typer.echo(json.dumps(document, default=_plain, ensure_ascii=False, indent=2))
+    stdout = _stdout()
+    takes_all = (stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    typer.echo(json.dumps(plain(document), ensure_ascii=not takes_all, indent=2), file=stdout)
 
 
-def _plain(value: Any) -> object:
-    if isinstance(value, Mapping):
-        return dict(value)
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    if isinstance(value, bytes | memoryview):
-        return bytes(value).hex()
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value)
+def _stdout() -> TextIO:
+    """Raises OSError where the process was started without it."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "stdout is closed")
+    return sys.stdout
+
+
+def printable(text: str) -> str:
+    """Text from a table without what a terminal would obey: control characters, but for line ends and tabs."""
+    return CONTROL.sub("", text)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], *, as_json: bool, nothing: str) -> None:
@@ -108,7 +116,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], *, as_
     elif rows:
         console().print(table(rows, columns))
     else:
-        typer.echo(nothing)
+        typer.echo(nothing, file=_stdout())
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> Table:
@@ -121,7 +129,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> Table:
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in names:
         numeric = any(isinstance(row[name], int | float) and not isinstance(row[name], bool) for row in rows)
-        drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(Text(printable(name)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(shown(row[name])) for name in names))
     return drawn
@@ -129,6 +137,10 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> Table:
 
 def shown(value: Any) -> str:
     """A value as people read it."""
+    return printable(_shown(value))
+
+
+def _shown(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -149,23 +161,52 @@ def shown(value: Any) -> str:
 # Errors
 
 
+def prepare_streams() -> None:
+    """Have stdout write `?` for a character that its encoding lacks, rather than fail; do without a closed stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    if sys.stderr is None:  # print(file=None) would write logs into the results
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def abandon_output() -> None:
+    """Let go of what stdout could not take: the interpreter would try again at its end, and fail aloud."""
+    if sys.stdout is not None:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def expected(error: BaseException) -> bool:
-    """Whether it is told in one line: ours, and the database driver's if that was loaded at all."""
+    """Whether it is told in one line: ours, the system's, and the database driver's if that was loaded at all."""
     driver = sys.modules.get("psycopg")
-    return isinstance(error, PgmeaningError) or (driver is not None and isinstance(error, driver.Error))
+    ours = isinstance(error, PgmeaningError | OSError | UnicodeEncodeError)
+    return ours or (driver is not None and isinstance(error, driver.Error))
 
 
 def print_error(error: BaseException) -> None:
-    """`error: what (what next)`, on stderr."""
-    diagnostic = getattr(error, "diag", None)
-    message = getattr(diagnostic, "message_primary", None) or str(error).strip() or type(error).__name__
+    """`error: what: which (what next)`, on stderr."""
+    with suppress(OSError):
+        typer.echo(f"error: {printable(_told(error))}", err=True)
+
+
+def _told(error: BaseException) -> str:
     if isinstance(error, PgmeaningError):
-        detail, message = getattr(error, "detail", None), str(error.args[0]).strip()
-        message += f": {detail}" if detail else ""
-        message += f" ({error.hint})" if error.hint else ""
-    elif type(error).__name__ == "OperationalError" and not getattr(error, "sqlstate", None):
-        message += " (give --dsn, or set PGMEANING_DSN)"
-    typer.echo(f"error: {message}", err=True)
+        message, detail, hint = str(error.args[0]).strip(), error.detail, error.hint
+    elif isinstance(error, OSError) and error.strerror:
+        message, detail, hint = error.strerror, error.filename, None
+    else:
+        said = getattr(error, "diag", None)
+        message = getattr(said, "message_primary", None) or str(error).strip() or type(error).__name__
+        detail, hint = getattr(said, "message_detail", None), getattr(said, "message_hint", None)
+    if hint is None and _is_lost(error):
+        hint = "give --dsn, or set PGMEANING_DSN"
+    return message + (f": {detail}" if detail else "") + (f" ({hint})" if hint else "")
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether there is no connection; it may be ours, made of the driver's."""
+    cause = error.__cause__ if isinstance(error, PgmeaningError) else error
+    return type(cause).__name__ == "OperationalError" and getattr(cause, "sqlstate", None) is None
 
 
 # Logs

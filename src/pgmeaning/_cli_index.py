@@ -39,7 +39,10 @@ def index(
     dsn: Dsn = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build the index of a collection's vectors now, while rows go on being written, and test it; prints the report."""
+    """Build the index of a collection's vectors now, while rows go on being written, and test it; prints the report.
+
+    Where vectors are to have no index, it says why ("no_index" with --json); --kind builds one all the same.
+    """
     with connected(dsn) as client:
         if plan:
             rows = client.plan_index(collection, kind, dimensions)
@@ -47,18 +50,22 @@ def index(
             return
         if kind is not None and not test:
             client.want_index(collection, kind, dimensions)
-        _bring_about(collection, address(dsn), target, only_test=test)
-        rows = client.index_report(collection)
+        unbuilt = _bring_about(collection, address(dsn), target, only_test=test)
+        rows = [{**row, "no_index": unbuilt.get(row["model"])} for row in client.index_report(collection)]
         print_rows(rows, REPORT_COLUMNS, as_json=as_json, nothing="nothing to report")
+        for model, reason in () if as_json else unbuilt.items():
+            typer.echo(f"no index for {model}: {reason}")
 
 
-def _bring_about(collection: str, dsn: str, target: float | None, *, only_test: bool) -> None:
+def _bring_about(collection: str, dsn: str, target: float | None, *, only_test: bool) -> dict[str, str]:
+    """Build and test; returns the models whose vectors are to have no index, and why."""
     from pgmeaning import indexing
-    from pgmeaning.client import translated_errors
+    from pgmeaning.adapters import translated_errors
 
     chosen = settings() if target is None else settings().model_copy(update={"recall_target": target})
     with translated_errors(), indexing.connected(dsn) as connection:
-        for plan in indexing.plans(connection, chosen, collection):
+        plans = indexing.plans(connection, chosen, collection)
+        for plan in plans:
             with indexing.only_builder(connection, plan) as held:
                 if not held:
                     raise _busy(plan)
@@ -66,6 +73,7 @@ def _bring_about(collection: str, dsn: str, target: float | None, *, only_test: 
                     indexing.build(connection, plan, chosen)
                 if only_test or (plan.due and plan.kind != "none"):
                     indexing.test(connection, plan, chosen)
+    return {plan.model: plan.reason for plan in plans if plan.kind == "none"}
 
 
 def _busy(plan: Plan) -> DatabaseError:

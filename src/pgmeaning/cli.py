@@ -18,12 +18,14 @@ from pgmeaning._cli_context import (
     AsJson,
     Collection,
     Dsn,
+    abandon_output,
     address,
     common,
     configure_logging,
     connected,
     console,
     expected,
+    prepare_streams,
     print_error,
     print_json,
     print_rows,
@@ -32,13 +34,14 @@ from pgmeaning._cli_context import (
 )
 from pgmeaning._cli_groups import DataDir, Port, model_app, release_app, server_app
 from pgmeaning._cli_index import index
+from pgmeaning._cli_search import search
+from pgmeaning.errors import ModelError, ModelNotFound
 
 if TYPE_CHECKING:
     from rich.console import Group
 
     from pgmeaning.client import Client
     from pgmeaning.sidecar import Sidecar
-    from pgmeaning.types import Hit
 
 app = typer.Typer(
     name="pgmeaning", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -47,7 +50,6 @@ app = typer.Typer(
 app.add_typer(server_app, name="server")
 app.add_typer(model_app, name="model")
 app.add_typer(release_app, name="release")
-app.command()(index)
 
 STATUS_COLUMNS = (
     "collection",
@@ -66,12 +68,14 @@ SIDECAR_COLUMNS = ("host", "pid", "alive", "models", "rows_done", "claimed", "pr
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console entry point: runs a command, and tells an error in one line."""
+    prepare_streams()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="pgmeaning")
     except Exception as error:
         if not expected(error):
             raise
         print_error(error)
+        abandon_output()
         raise SystemExit(1) from None
     raise SystemExit(0)
 
@@ -241,13 +245,32 @@ def sidecar(
     ] = "info",
 ) -> None:
     """Embed what is owed and answer queries, until SIGTERM or Ctrl-C."""
-    configure_logging(log_format, log_level)
     chosen = settings()
+    if model:
+        with connected(dsn) as client:
+            _check_models(client, model, drain)
+    configure_logging(log_format, log_level)
     from pgmeaning.sidecar import Sidecar
 
     process = Sidecar(address(dsn), chosen, model or None)
     _stop_on_signals(process)
     raise typer.Exit(process.run(drain=drain))
+
+
+def _check_models(client: Client, names: Sequence[str], drain: bool) -> None:
+    """Raise ModelError for a name that the registry does not have: nothing would ever be owed to it."""
+    kinds = {row["name"]: row["kind"] for row in client.models()}
+    unknown = [name for name in names if name not in kinds]
+    if unknown:
+        known = (
+            f"{kind}s: {', '.join(name for name in kinds if kinds[name] == kind)}" for kind in ("embedder", "reranker")
+        )
+        raise ModelNotFound(f"this database has no model {unknown[0]!r}", hint="; ".join(known))
+    if drain and all(kinds[name] == "reranker" for name in names):
+        raise ModelError(
+            f"there is nothing to drain: {', '.join(names)} makes no vectors",
+            hint="name an embedder too; without --drain such a sidecar judges what searches find",
+        )
 
 
 def _stop_on_signals(process: Sidecar) -> None:
@@ -284,8 +307,13 @@ def status(
 def _watch(client: Client, collection: str | None) -> None:
     from rich.live import Live
 
+    screen = console()
     try:
-        with Live(_status(client, collection), console=console(), auto_refresh=False) as live:
+        if not screen.is_terminal:  # nothing there that could be drawn over
+            while True:
+                screen.print(_status(client, collection), "")
+                time.sleep(1)
+        with Live(_status(client, collection), console=screen, auto_refresh=False) as live:
             while True:
                 time.sleep(1)
                 live.update(_status(client, collection), refresh=True)
@@ -319,65 +347,8 @@ def failures(
         print_rows(client.failures(collection), columns, as_json=as_json, nothing="no failures")
 
 
-@app.command()
-def search(
-    collection: Collection,
-    query: Annotated[
-        str | None, typer.Argument(metavar="[QUERY]", help="What to look for, in words.", show_default=False)
-    ] = None,
-    image: Annotated[
-        list[str] | None, typer.Option("--image", metavar="FILE", help="A picture to look for; may be repeated.")
-    ] = None,
-    video: Annotated[str | None, typer.Option("--video", metavar="FILE", help="A video to look for.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many rows.")] = 10,
-    rerank: Annotated[
-        int | None, typer.Option("--rerank", min=1, help="Find so many, and let a reranker judge them.")
-    ] = None,
-    reranker: Annotated[str | None, typer.Option("--reranker", help="Which one; else the database's default.")] = None,
-    filter: Annotated[str | None, typer.Option("--filter", help="An SQL condition on the table's columns.")] = None,
-    mode: Annotated[
-        Literal["exact", "signature", "index", "hybrid"] | None,
-        typer.Option("--mode", help="Else by the index there is; hybrid looks for the words too."),
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="How long a sidecar may take for the query, in seconds.")
-    ] = 10,
-    dsn: Dsn = None,
-    as_json: AsJson = False,
-) -> None:
-    """The rows nearest in meaning to a text, a picture or a video, the best first; a text needs a running sidecar."""
-    if query is None and not image and video is None:
-        raise typer.BadParameter("give a QUERY, --image or --video")
-    with connected(dsn) as client:
-        hits = client.search(
-            collection, query, k, image=image or None, video=video, rerank=rerank, reranker=reranker, filter=filter,
-            mode=mode, timeout=timeout,
-        )  # fmt: skip
-    rows = [_as_row(hit) for hit in hits]
-    if as_json:
-        print_json(rows)
-    else:
-        print_rows([_flat(row) for row in rows], _flat_columns(rows), as_json=False, nothing="nothing found")
-
-
-def _as_row(hit: Hit) -> dict[str, Any]:
-    names = ("key", "distance", "score", "chunk", "chunk_text", "model", "row")
-    return {name: getattr(hit, name) for name in names}
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    texts = {name: _shortened(value) for name, value in row["row"].items()}
-    return {"score": row["score"], "distance": row["distance"]} | texts
-
-
-def _flat_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return list(_flat(rows[0])) if rows else []
-
-
-def _shortened(value: Any) -> Any:
-    if isinstance(value, bytes | memoryview):
-        return f"{len(value):,} bytes"
-    return value[:199] + "…" if isinstance(value, str) and len(value) > 200 else value
+app.command()(search)
+app.command()(index)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from types import TracebackType
@@ -16,24 +14,20 @@ import psycopg
 from numpy.typing import NDArray
 from pgvector import Vector
 from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Jsonb, set_json_loads
 
-from pgmeaning import sql, store
-from pgmeaning.adapters import register_vectors
+from pgmeaning import plain, sql, store
+from pgmeaning.adapters import register_times, register_vectors, translated_errors
+from pgmeaning.arguments import AnyVector, Filter, filtered, jsonb, texts, texts_or_none, whole, whole_or_none
+from pgmeaning.arguments import vector as vector_of
 from pgmeaning.documents import render, several
 from pgmeaning.embedding import check_modalities, embed_here, query_document
-from pgmeaning.errors import CollectionError, DatabaseError, InputError, ModelNotFound, SchemaOutdated, TimedOut
+from pgmeaning.errors import CollectionError, InputError, ModelNotFound, SchemaOutdated
 from pgmeaning.fetcher import fetch_media
 from pgmeaning.models.registry import fingerprint
 from pgmeaning.reranking import loaded_reranker, rerank
 from pgmeaning.settings import Settings
 from pgmeaning.types import Document, Hit, Model, Target
-
-# SQLSTATEs of class PM that have an exception of their own; the rest are a DatabaseError.
-COLLECTION_STATES = ("PM001", "PM002", "PM003", "PM004", "PM010", "PM016")
-
-# A condition in SQL, or columns and the values that they must equal.
-Filter = str | Mapping[str, object] | None
 
 
 def connect(dsn: str = "") -> Client:
@@ -48,6 +42,7 @@ def connect(dsn: str = "") -> Client:
         with translated_errors():
             _check_schema(connection)
             register_vectors(connection)
+            register_times(connection)
     except BaseException:
         connection.close()
         raise
@@ -64,23 +59,6 @@ def _check_schema(connection: psycopg.Connection[Any]) -> None:
             f"the database's pgmeaning schema is {revision or 'unknown'}, this package needs {sql.newest_migration()}",
             hint="run: pgmeaning migrate, or install the package's version that the database has",
         )
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """psycopg's errors as ours, with SQLSTATE, detail and hint."""
-    try:
-        yield
-    except psycopg.Error as error:
-        message = error.diag.message_primary or str(error).strip() or type(error).__name__
-        detail, hint = error.diag.message_detail, error.diag.message_hint
-        if error.sqlstate in COLLECTION_STATES:
-            raise CollectionError(message, hint=hint) from error
-        if error.sqlstate == "PM005":
-            raise ModelNotFound(message, hint=hint) from error
-        if error.sqlstate == "PM007":
-            raise TimedOut(message, hint=hint) from error
-        raise DatabaseError(message, sqlstate=error.sqlstate, detail=detail, hint=hint) from error
 
 
 class Client:
@@ -119,11 +97,11 @@ class Client:
         Raises CollectionError for a table, column or name that will not do, ModelNotFound, DatabaseError.
         """
         arguments = {
-            "source": source, "columns": None if columns is None else list(columns), "template": template, "name": name,
-            "image": image, "video": video, "model": model, "dimensions": dimensions,
+            "source": source, "columns": texts_or_none("columns", columns), "template": template, "name": name,
+            "image": image, "video": video, "model": model, "dimensions": whole_or_none("dimensions", dimensions),
             "chunking": None if chunking is None else Jsonb(dict(chunking)),
-            "grant_to": None if grant_to is None else list(grant_to), "allow_deprecated": allow_deprecated,
-            "language": language, "precision": precision,
+            "grant_to": texts_or_none("grant_to", grant_to), "allow_deprecated": allow_deprecated, "language": language,
+            "precision": precision,
         }  # fmt: skip
         return str(self._value("attach", arguments))
 
@@ -149,7 +127,7 @@ class Client:
 
     def wait_for(self, name: str, key: object = None, timeout: float = 30) -> None:
         """Return once the collection (or one row) owes no vector; raises TimedOut, DatabaseError if the row failed."""
-        wanted = None if key is None else Jsonb(key)
+        wanted = None if key is None else jsonb(key)
         self._execute("wait_for", {"name": name, "key": wanted, "timeout": timedelta(seconds=timeout)})
 
     def status(self, collection: str | None = None) -> list[dict[str, Any]]:
@@ -245,12 +223,14 @@ class Client:
 
         A document that was cut into chunks is found once, by its best chunk; with `group=False` each chunk counts.
         """
+        k, rerank = whole("k", k), whole_or_none("rerank", rerank)
         if rerank is not None and min(k, rerank) < 1:
             raise InputError(f"k is {k} and rerank {rerank}", hint="both must be at least 1")
         wanted = query_document(query, image, video)
         arguments: dict[str, Any] = {
-            "collection": collection, "query": query, "k": max(k, rerank or k), **_filtered(filter, filter_params),
-            "mode": mode, "candidates": candidates, "group": group, "timeout": timedelta(seconds=timeout),
+            "collection": collection, "query": query, "k": max(k, rerank or k), **filtered(filter, filter_params),
+            "mode": mode, "candidates": whole_or_none("candidates", candidates), "group": group,
+            "timeout": timedelta(seconds=timeout),
         }  # fmt: skip
         if wanted.images or wanted.videos:
             arguments["vector"] = Vector(self._vector(collection, wanted))
@@ -263,33 +243,31 @@ class Client:
         group: bool = True, timeout: float = 10,
     ) -> list[list[Hit]]:  # fmt: skip
         """What `search` finds for each of the queries, in their order, with one call of the model for all."""
+        asked = texts("queries", queries)
         arguments = {
-            "collection": collection, "queries": list(queries), "k": k, **_filtered(filter, filter_params),
-            "mode": mode, "candidates": candidates, "group": group, "timeout": timedelta(seconds=timeout),
+            "collection": collection, "queries": asked, "k": whole("k", k), **filtered(filter, filter_params),
+            "mode": mode, "candidates": whole_or_none("candidates", candidates), "group": group,
+            "timeout": timedelta(seconds=timeout),
         }  # fmt: skip
         found = self._execute("search_many", arguments).fetchall()
         rows = self._source_rows(collection, [key for _, key, *_ in found])
-        answers: list[list[Hit]] = [[] for _ in queries]
+        answers: list[list[Hit]] = [[] for _ in asked]
         for place, (query, *columns) in enumerate(found):
             if place in rows:
                 answers[query - 1].append(_hit(columns, rows[place]))
         return answers
 
     def nearest(
-        self, collection: str, vector: Sequence[float] | NDArray[np.float32], k: int = 10, *,
+        self, collection: str, vector: AnyVector, k: int = 10, *,
         filter: Filter = None, filter_params: Sequence[object] | None = None, mode: str | None = None,
         candidates: int | None = None, group: bool = True,
     ) -> list[Hit]:  # fmt: skip
-        """The k rows nearest to a vector of the collection's model."""
+        """The k rows nearest to a vector of the collection's model: numbers, or as a connection returns it."""
         arguments = {
-            "collection": collection,
-            "vector": Vector(np.asarray(vector, np.float32)),
-            "k": k,
-            **_filtered(filter, filter_params),
-            "mode": mode,
-            "candidates": candidates,
-            "group": group,
-        }
+            "collection": collection, "vector": vector_of(vector), "k": whole("k", k),
+            **filtered(filter, filter_params), "mode": mode,
+            "candidates": whole_or_none("candidates", candidates), "group": group,
+        }  # fmt: skip
         return self._hits("nearest", arguments, collection)
 
     def similar(
@@ -299,14 +277,9 @@ class Client:
     ) -> list[Hit]:  # fmt: skip
         """More like this: the k nearest other rows. `key`: a mapping of the key columns, or one value."""
         arguments = {
-            "collection": collection,
-            "key": Jsonb(key),
-            "k": k,
-            **_filtered(filter, filter_params),
-            "mode": mode,
-            "candidates": candidates,
-            "group": group,
-        }
+            "collection": collection, "key": jsonb(key), "k": whole("k", k), **filtered(filter, filter_params),
+            "mode": mode, "candidates": whole_or_none("candidates", candidates), "group": group,
+        }  # fmt: skip
         return self._hits("similar", arguments, collection)
 
     def _vector(self, collection: str, query: Document) -> NDArray[np.float32]:
@@ -370,27 +343,14 @@ class Client:
 
     def _dicts(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         with translated_errors(), self.connection.cursor(row_factory=dict_row) as cursor:
+            if name == "failures":  # it has keys
+                set_json_loads(plain.loads, cursor)
             return cursor.execute(sql.query(name), arguments).fetchall()
-
-
-def _filtered(filter: Filter, params: Sequence[object] | None) -> dict[str, Any]:
-    """A filter as the database takes it; parameters as text, in the form that PostgreSQL itself would write."""
-    condition = json.dumps(dict(filter), default=str) if isinstance(filter, Mapping) else filter
-    return {"filter": condition, "filter_params": None if params is None else [_as_text(value) for value in params]}
-
-
-def _as_text(value: object) -> str | None:
-    """As PostgreSQL writes it, by psycopg's own adapters: an array as {1,2}, bytes as hex, a date in ISO format."""
-    if value is None or isinstance(value, str):
-        return value
-    transformer = psycopg.adapt.Transformer()
-    dumped = transformer.get_dumper(value, psycopg.adapt.PyFormat.TEXT).dump(value)
-    return None if dumped is None else bytes(dumped).decode()
 
 
 def _hit(columns: Sequence[Any], row: dict[str, Any]) -> Hit:
     key, chunk, chunk_text, distance, score, model, *ranks = columns
-    return Hit(json.loads(key), row, distance, score, chunk, chunk_text, model, *ranks)
+    return Hit(plain.loads(key), row, distance, score, chunk, chunk_text, model, *ranks)
 
 
 def _document_of(target: Target, hit: Hit, modalities: Sequence[str]) -> Document:

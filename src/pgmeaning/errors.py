@@ -8,25 +8,36 @@ PgmeaningError
 │   │   └── EndpointDown   its endpoint does not answer, or does not let us in, whatever the input
 │   └── BadVector          the model returned NaN, infinity, zeros or a wrong length
 ├── InputError             this one input cannot be embedded; others can
+├── ArgumentError          an argument has a wrong type or makes no sense; a ValueError, too
 ├── CollectionError        a collection is unknown, broken, paused or already there
-├── DatabaseError          the database refused; `sqlstate`, `detail` and `hint` say what and what next
+├── DatabaseError          the database refused, or there is no connection
 │   └── SchemaOutdated     the database's schema is older or newer than this package
 ├── ServerError            the embedded PostgreSQL cannot be started, stopped or found
 └── TimedOut               nobody answered in time
+
+`detail` and `hint` say what and what next; `sqlstate` is the database's code, where it was the one to refuse.
 """
 
 from __future__ import annotations
 
 
 class PgmeaningError(Exception):
-    """Base of all errors; `hint` says what to do next."""
+    """Base of all errors: `detail` names the thing, `hint` says what to do next.
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    `sqlstate` is the server's, where the database refused.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, detail: str | None = None, sqlstate: str | None = None
+    ) -> None:
         super().__init__(message)
         self.hint = hint
+        self.detail = detail
+        self.sqlstate = sqlstate
 
     def __str__(self) -> str:
         message = super().__str__()
+        message += f": {self.detail}" if self.detail else ""
         return f"{message} ({self.hint})" if self.hint else message
 
 
@@ -58,19 +69,16 @@ class InputError(PgmeaningError):
     """This one input cannot be embedded; others can."""
 
 
+class ArgumentError(PgmeaningError, ValueError):
+    """An argument has a wrong type or makes no sense."""
+
+
 class CollectionError(PgmeaningError):
     """A collection is unknown, broken, paused or already there."""
 
 
 class DatabaseError(PgmeaningError):
     """The database refused; SQLSTATE, DETAIL and HINT are the server's."""
-
-    def __init__(
-        self, message: str, *, sqlstate: str | None = None, detail: str | None = None, hint: str | None = None
-    ) -> None:
-        super().__init__(message, hint=hint)
-        self.sqlstate = sqlstate
-        self.detail = detail
 
 
 class SchemaOutdated(DatabaseError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgmeaning.documents import SEPARATOR, several
-from pgmeaning.errors import InputError, ModelUnavailable
+from pgmeaning.errors import ArgumentError, InputError, ModelUnavailable
 from pgmeaning.models.base import Input, Reranker, Vectors, as_document, load_reranker
 from pgmeaning.models.registry import builtin_model, current_release, fingerprint, located
 from pgmeaning.parallel import Shared
@@ -48,8 +48,11 @@ def rerank(
 
     `reranker` is one that was loaded before; else `model` is loaded once and kept. By default that is the current
     release's, or the one that PGMEANING_RERANKER names; there is no silent fall-back to a smaller one.
-    Raises InputError for a row without such a column, ModelNotFound, ModelUnavailable.
+    Raises ArgumentError for one row in place of a list, InputError for a row without such a column, ModelNotFound,
+    ModelUnavailable.
     """
+    if isinstance(rows, str | bytes | Mapping):
+        raise ArgumentError(f"rows is one {type(rows).__name__}", hint="a list is wanted, also of one row")
     given = list(rows)
     if top_k is not None and top_k < 0:
         raise InputError(f"top_k is {top_k}", hint="leave it out to get every row")

@@ -135,6 +135,8 @@ class Row:
 class Hit:
     """One row that a search found. `distance` is the cosine distance (0..2), `score` higher is better.
 
+    `key` has the key columns as JSON has them, numbers with a fraction as Decimal; similar() and wait_for() take it.
+    `row` has the columns in Python's types; a date or time that Python does not know (infinity, BC) is its text.
     The ranks, from 1, are its places among the nearest and (in hybrid search) among those found by words.
     """
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -82,12 +84,15 @@ def test_a_missing_schema_names_the_command_that_helps(empty_dsn: str) -> None:
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", [["status"], ["migrate"], ["sidecar"], ["search", "docs", "rice"]])
+@pytest.mark.parametrize(
+    "command", [["status"], ["migrate"], ["sidecar"], ["search", "docs", "rice"], ["index", "docs"]]
+)
 def test_a_database_that_does_not_answer_is_one_line_and_no_traceback(command: list[str]) -> None:
     done = run(*command, "--dsn", "host=127.0.0.1 port=1 connect_timeout=5")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "PGMEANING_DSN" in done.stderr[done.stderr.index(line) :]
     assert "Traceback" not in done.stderr
 
 
@@ -112,6 +117,15 @@ def test_attach_refuses_with_the_databases_own_hint(db: Connection, dsn: str) ->
     assert "title" in done.stderr
 
 
+def test_an_error_names_what_is_wrong_before_it_says_what_to_do(db: Connection, docs: str) -> None:
+    db.execute("ALTER TABLE docs RENAME id TO number")
+    done = run("search", "docs", "rice", "--dsn", docs)
+    assert done.returncode == 1
+    what, _, which = done.stderr.partition(": column id ")
+    assert what == "error: collection 'docs' is broken"
+    assert "(Give the column its name back" in which
+
+
 def test_a_collection_goes_through_its_life(db: Connection, docs: str) -> None:
     drained = run("sidecar", "--drain", "--log-format", "json", "--dsn", docs)
     assert (drained.returncode, drained.stdout) == (0, "")
@@ -132,8 +146,9 @@ def test_pause_shows_in_the_status(docs: str) -> None:
 
 
 def test_an_unknown_collection_is_an_error(dsn: str) -> None:
-    for command in ("pause", "resume", "refresh", "retry", "detach", "status", "failures", "index"):
-        done = run(command, "nothing", "--dsn", dsn)
+    commands = [[name] for name in ("pause", "resume", "refresh", "retry", "detach", "status", "failures", "index")]
+    for command in (*commands, *(["index", option] for option in ("--test", "--json", "--plan"))):
+        done = run(*command, "nothing", "--dsn", dsn)
         assert (done.returncode, done.stdout) == (1, "")
         assert "there is no collection 'nothing'" in done.stderr
 
@@ -157,6 +172,26 @@ def test_search_prints_one_json_document(docs: str, sidecar: Sidecar) -> None:
     assert "rice" in output("search", "docs", "rice", "--filter", "id < 2", "--dsn", docs)
 
 
+def test_a_column_called_as_what_the_search_says_hides_nothing(db: Connection, dsn: str, sidecar: Sidecar) -> None:
+    db.execute("CREATE TABLE docs (key int PRIMARY KEY, title text, score text, distance text)")
+    db.execute("INSERT INTO docs VALUES (1, 'rice', 'ten points', 'two miles')")
+    output("attach", "docs", "--column", "title", "--dsn", dsn)
+    db.execute("CALL pgmeaning.wait_for('docs')")
+    header, _, line, *_ = output("search", "docs", "rice", "--dsn", dsn).splitlines()
+    assert header.split() == ["score", "distance", "key", "title", "row.score", "row.distance"]
+    assert line.split() == ["1.000", "0.000", "1", "rice", "ten", "points", "two", "miles"]
+    (hit,) = json.loads(output("search", "docs", "rice", "--json", "--dsn", dsn))
+    assert (hit["key"], hit["score"], hit["row"]["score"]) == ({"key": 1}, pytest.approx(1), "ten points")
+
+
+def test_json_of_a_hybrid_search_has_the_ranks(db: Connection, docs: str, sidecar: Sidecar) -> None:
+    output("detach", "docs", "--dsn", docs)
+    output("attach", "docs", "--column", "title", "--language", "simple", "--dsn", docs)
+    db.execute("CALL pgmeaning.wait_for('docs')")
+    hits = json.loads(output("search", "docs", "rice", "--mode", "hybrid", "--json", "--dsn", docs))
+    assert [(hit["vector_rank"], hit["text_rank"]) for hit in hits] == [(1, 1), (2, None)]
+
+
 def test_search_without_a_sidecar_says_so(docs: str) -> None:
     done = run("search", "docs", "rice", "--timeout", "0.2", "--dsn", docs)
     assert (done.returncode, done.stdout) == (1, "")
@@ -175,6 +210,93 @@ def test_dates_and_uuids_are_text_in_json(db: Connection, dsn: str, drain: Drain
         (hit,) = json.loads(output("search", "docs", "rice", "--json", "--dsn", dsn))
     assert UUID(hit["key"]["id"]) == UUID(hit["row"]["id"])
     assert (hit["row"]["day"], hit["row"]["price"], hit["row"]["photo"]) == ("2026-02-01", "1.50", "0102")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_characters_that_stdout_lacks_are_replaced_and_escaped_in_json(
+    db: Connection, docs: str, encoding: str
+) -> None:
+    db.execute(
+        "INSERT INTO pgmeaning.queue (collection_id, model, key, attempts, failed_at, last_error) "
+        "SELECT collection_id, model, '{\"id\": 1}', 5, now(), 'no 漢字…' FROM pgmeaning.target"
+    )
+    assert "no ???" in output("failures", "--dsn", docs, PYTHONIOENCODING=encoding)
+    assert json.loads(output("failures", "--json", "--dsn", docs, PYTHONIOENCODING=encoding))[0]["error"] == "no 漢字…"
+
+
+def test_what_is_no_unicode_is_an_error_of_one_line(docs: str) -> None:
+    for arguments in (
+        ["search", "docs", "\udcff\udcfe"],
+        ["pause", "\udcff"],
+        ["attach", "docs", "--column", "\udcff"],
+    ):
+        done = run(*arguments, "--dsn", docs)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+@pytest.mark.parametrize("command", ["status", "status --json", "failures", "model list", "status --watch"])
+@pytest.mark.parametrize(
+    ("stdout", "error"), [("> /dev/full", "error: No space left on device\n"), (">&-", "error: stdout is closed\n")]
+)
+def test_output_that_cannot_be_written_is_an_error_of_one_line(
+    docs: str, command: str, stdout: str, error: str
+) -> None:
+    line = f"{shlex.join(PROGRAM)} {command} {stdout}"
+    variables = ENVIRONMENT | {"PGMEANING_DSN": docs}
+    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True, env=variables, timeout=60)
+    assert (done.returncode, done.stderr) == (1, error)
+
+
+def test_a_closed_stderr_neither_fails_a_command_nor_sends_its_logs_to_stdout(docs: str) -> None:
+    line = f"{shlex.join(PROGRAM)} sidecar --drain 2>&-"
+    variables = ENVIRONMENT | {"PGMEANING_DSN": docs}
+    done = subprocess.run(["sh", "-c", line], stdout=subprocess.PIPE, text=True, env=variables, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_rows_text_does_not_command_the_terminal(db: Connection, dsn: str, sidecar: Sidecar) -> None:
+    db.execute('CREATE TABLE docs (id int PRIMARY KEY, title text, "\x1b[32m[bold]" text)')
+    db.execute("INSERT INTO docs VALUES (1, E'\\x1b[31mrice\\x07 \\u009b31m', 'x')")
+    output("attach", "docs", "--column", "title", "--dsn", dsn)
+    db.execute("CALL pgmeaning.wait_for('docs')")
+    printed = output("search", "docs", "rice", "--dsn", dsn)
+    assert "[31mrice 31m" in printed
+    assert "[32m[bold]" in printed
+    assert not {"\x1b", "\x07", "\x9b"} & set(printed)
+    (hit,) = json.loads(output("search", "docs", "rice", "--json", "--dsn", dsn))
+    assert hit["row"]["title"] == "\x1b[31mrice\x07 \x9b31m"
+
+
+def test_watch_prints_again_and_again_where_there_is_no_terminal(docs: str) -> None:
+    watching = subprocess.Popen(
+        [*PROGRAM, "status", "--watch", "--dsn", docs], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    try:
+        assert watching.stdout is not None
+        headers = itertools.islice((line for line in watching.stdout if line.startswith("collection")), 2)
+        assert len(list(headers)) == 2
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 0
+    finally:
+        watching.kill()
+        watching.communicate()
+
+
+def test_json_has_no_nan_and_all_the_digits_of_a_key(db: Connection, dsn: str, sidecar: Sidecar) -> None:
+    db.execute("CREATE TABLE docs (id numeric PRIMARY KEY, title text, ratio float8, ratios float8[], price numeric)")
+    db.execute("INSERT INTO docs VALUES (12345678901234567890.123456, 'rice', 'NaN', '{1,Infinity}', 'NaN')")
+    output("attach", "docs", "--column", "title", "--dsn", dsn)
+    db.execute("CALL pgmeaning.wait_for('docs')")
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is no JSON")
+
+    (hit,) = json.loads(output("search", "docs", "rice", "--json", "--dsn", dsn), parse_constant=refuse)
+    assert hit["key"] == {"id": "12345678901234567890.123456"}
+    assert (hit["row"]["ratio"], hit["row"]["ratios"], hit["row"]["price"]) == ("NaN", [1, "Infinity"], "NaN")
 
 
 def test_failures_are_shown_and_tried_again(db: Connection, docs: str) -> None:
@@ -231,6 +353,25 @@ def test_a_model_without_dimensions_is_a_wrong_use(dsn: str) -> None:
 
 def test_releases_are_listed(dsn: str) -> None:
     assert "26.02" in [release["name"] for release in json.loads(output("release", "list", "--json", "--dsn", dsn))]
+
+
+@pytest.mark.parametrize("drain", [[], ["--drain"]])
+def test_a_sidecar_for_a_model_that_there_is_not_names_those_there_are(dsn: str, drain: list[str]) -> None:
+    done = run("sidecar", "--model", "synthetic-384", "--model", "nothing", *drain, "--dsn", dsn)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no model 'nothing'" in done.stderr
+    assert "synthetic-4096" in done.stderr
+    assert "all-MiniLM-L6-v2-late-interaction" in done.stderr
+
+
+def test_a_sidecar_of_a_reranker_alone_has_nothing_to_drain(docs: str) -> None:
+    reranker = ("--model", "all-MiniLM-L6-v2-late-interaction")
+    done = run("sidecar", "--drain", *reranker, "--dsn", docs)
+    assert done.returncode == 1
+    assert "nothing to drain" in done.stderr
+    drained = run("sidecar", "--drain", "--model", "synthetic-384", *reranker, "--dsn", docs)
+    assert drained.returncode == 0
+    assert "sidecar starts" in drained.stderr  # logged as without --model
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import numpy as np
 import psycopg
 import pytest
+from pgvector import HalfVector, Vector
 from psycopg.conninfo import make_conninfo
 
 import pgmeaning
 from pgmeaning import Client, load_embedder, migrate
-from pgmeaning.errors import CollectionError, DatabaseError, InputError, ModelNotFound, SchemaOutdated, TimedOut
+from pgmeaning.errors import (
+    ArgumentError,
+    CollectionError,
+    DatabaseError,
+    InputError,
+    ModelNotFound,
+    SchemaOutdated,
+    TimedOut,
+)
 from pgmeaning.sidecar import Sidecar
 from tests.conftest import Connection, running
 
@@ -140,7 +150,78 @@ def test_keys_of_any_type_find_their_rows(client: Client, db: Connection, drain:
     assert drain() == 0
     (hit,) = client.nearest("things", load_embedder("synthetic-384").embed_documents(["body"])[0])
     assert hit.row == {"a": a, "b": b, "c": c, "d": 'ümlaut "', "body": "body"}
-    assert hit.key == {"a": str(a), "b": pytest.approx(0.1), "c": "2026-02-03", "d": 'ümlaut "'}
+    assert hit.key == {"a": str(a), "b": b, "c": "2026-02-03", "d": 'ümlaut "'}
+
+
+def test_a_key_keeps_its_digits_there_and_back(client: Client, db: Connection, drain: Drain) -> None:
+    db.execute("CREATE TABLE docs (id numeric PRIMARY KEY, title text)")
+    db.execute("INSERT INTO docs VALUES (12345678901234567890.123456, 'rice'), (12345678901234567890.123457, 'bread')")
+    client.attach("docs", ["title"])
+    assert drain() == 0
+    (hit,) = client.nearest("docs", load_embedder("synthetic-384").embed_documents(["rice"])[0], k=1)
+    assert hit.key == {"id": Decimal("12345678901234567890.123456")}
+    for key in (hit.key, hit.key["id"]):
+        client.wait_for("docs", key)
+        assert [other.row["title"] for other in client.similar("docs", key)] == ["bread"]
+    db.execute(
+        "INSERT INTO pgmeaning.queue (collection_id, model, key, attempts, failed_at, last_error) "
+        "SELECT collection_id, model, '{\"id\": 12345678901234567890.123456}', 5, now(), 'x' FROM pgmeaning.target"
+    )
+    assert client.failures("docs")[0]["key"] == hit.key
+
+
+def test_a_key_may_be_of_the_types_that_its_columns_have(client: Client, db: Connection, drain: Drain) -> None:
+    db.execute("CREATE TABLE docs (a uuid, b date, c bytea, title text, PRIMARY KEY (a, b, c))")
+    key = {"a": UUID(int=7), "b": date(2026, 2, 3), "c": b"\x01\xff"}
+    db.execute("INSERT INTO docs VALUES (%(a)s, %(b)s, %(c)s, 'rice'), (gen_random_uuid(), now(), '', 'bread')", key)
+    client.attach("docs", ["title"])
+    assert drain() == 0
+    assert [other.row["title"] for other in client.similar("docs", key)] == ["bread"]
+
+
+def test_a_time_that_python_does_not_know_is_its_text(client: Client, db: Connection, drain: Drain) -> None:
+    db.execute(
+        "CREATE TABLE docs (id int PRIMARY KEY, title text, d date, t timestamp, z timestamptz, clock time, "
+        "days date[], span daterange)"
+    )
+    db.execute(
+        "INSERT INTO docs VALUES (1, 'rice', 'infinity', '-infinity', '0044-03-15 12:00+00 BC', '24:00', "
+        "'{2026-01-01,infinity}', '[2026-01-01,infinity)'), "
+        "(2, 'rice', '2026-01-01', '10001-01-01', '2026-01-01 12:00+00', NULL, NULL, NULL)"
+    )
+    client.connection.execute("SET TimeZone = 'UTC'")
+    client.attach("docs", ["title"])
+    assert drain() == 0
+    rows = {hit.key["id"]: hit.row for hit in client.nearest("docs", [1.0] * 384)}
+    assert (rows[1]["d"], rows[1]["t"], rows[1]["clock"]) == ("infinity", "-infinity", "24:00:00")
+    assert rows[1]["z"] == "0044-03-15 12:00:00+00 BC"
+    assert rows[1]["days"] == [date(2026, 1, 1), "infinity"]
+    assert (rows[1]["span"].lower, rows[1]["span"].upper) == (date(2026, 1, 1), "infinity")
+    assert (rows[2]["d"], rows[2]["t"]) == (date(2026, 1, 1), "10001-01-01 00:00:00")
+    assert rows[2]["z"] == datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def test_times_are_text_where_the_datestyle_is_not_iso(docs: None, client: Client, drain: Drain) -> None:
+    client.attach("docs", ["title"])
+    assert drain() == 0
+    client.connection.execute("ALTER TABLE docs ADD seen timestamptz DEFAULT '2026-01-01 12:00+00'")
+    client.connection.execute("SET TimeZone = 'UTC'; SET DateStyle = 'SQL, DMY'")
+    assert client.nearest("docs", [1.0] * 384, k=1)[0].row["seen"] == "01/01/2026 12:00:00 UTC"
+
+
+def test_nearest_takes_what_the_connection_returns(docs: None, client: Client, drain: Drain) -> None:
+    client.attach("docs", ["body"], precision="halfvec")
+    assert drain() == 0
+    row = client.connection.execute("SELECT embedding, embedding::vector FROM docs_embedding WHERE id = 7").fetchone()
+    assert row is not None
+    given: list[Vector | HalfVector] = [row[0], row[1]]
+    for vector in given:
+        assert client.nearest("docs", vector, k=1)[0].key == {"id": 7}
+    double: np.ndarray[Any, Any] = given[0].to_numpy().astype(np.float64)
+    assert client.nearest("docs", double, k=1)[0].key == {"id": 7}
+    for wrong in ("rice", [[1.0, 2.0]], None, ["a"]):
+        with pytest.raises(ArgumentError, match="a list of numbers is wanted"):
+            client.nearest("docs", cast(Any, wrong))
 
 
 def test_pause_resume_refresh_retry_and_detach(docs: None, client: Client, drain: Drain) -> None:
@@ -181,6 +262,47 @@ def test_errors_of_the_database_are_pgmeanings_own(docs: None, client: Client) -
     assert caught.value.hint is not None
     with pytest.raises(DatabaseError, match="does not exist"):
         client.attach("no_such_table", ["x"])
+
+
+def test_an_error_of_any_kind_says_which_and_has_the_databases_code(docs: None, client: Client) -> None:
+    client.attach("docs", ["body"])
+    client.connection.execute("ALTER TABLE docs RENAME id TO number")
+    with pytest.raises(CollectionError, match=r"'docs' is broken: .*id.* \(Give the column its name back") as caught:
+        client.nearest("docs", [1.0] * 384)
+    assert caught.value.sqlstate == "PM010"
+    assert "id" in (caught.value.detail or "")
+
+
+def test_a_number_may_be_numpys_and_must_be_a_whole_one(docs: None, client: Client, drain: Drain) -> None:
+    client.attach("docs", ["body"])
+    assert drain() == 0
+    assert len(client.nearest("docs", [1.0] * 384, k=cast(Any, np.int64(5)), candidates=cast(Any, np.int32(9)))) == 5
+    for wrong, wanted in ((5.0, "a whole number is wanted"), ("5", "a whole"), (99999999999, "at most 2,147,483,647")):
+        k = cast(Any, wrong)
+        for call in (
+            lambda k=k: client.nearest("docs", [1.0] * 384, k=k),
+            lambda k=k: client.similar("docs", 7, k),
+            lambda k=k: client.search("docs", "x", k),
+            lambda k=k: client.search("docs", "x", rerank=k),
+            lambda k=k: client.search_many("docs", ["x"], candidates=k),
+        ):
+            with pytest.raises(ArgumentError, match=wanted) as caught:
+                call()
+            assert isinstance(caught.value, ValueError)
+
+
+def test_an_argument_that_makes_no_sense_says_what_is_wanted(docs: None, client: Client) -> None:
+    for call, wanted in (
+        (lambda: client.attach("docs", cast(Any, "title")), r"columns=\['title'\]"),
+        (lambda: client.attach("docs", ["title"], grant_to="public"), r"grant_to=\['public'\]"),
+        (lambda: client.attach("docs", cast(Any, [1])), "a list of strings"),
+        (lambda: client.search_many("docs", "rice"), r"queries=\['rice'\]"),
+        (lambda: client.search("docs", "rice", filter=cast(Any, 5)), "filter is 5"),
+        (lambda: client.search("docs", "rice", filter="id = $1", filter_params="5"), "filter_params"),
+        (lambda: client.search("docs", "rice \udcff"), "surrogates"),
+    ):
+        with pytest.raises(ArgumentError, match=wanted):
+            call()
 
 
 def test_a_lost_connection_is_a_database_error(client: Client, db: Connection) -> None:

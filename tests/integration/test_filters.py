@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from pgmeaning import load_embedder
-from pgmeaning.client import Client
+from pgmeaning.client import Client, connect
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar import Sidecar
 from tests.conftest import Connection
@@ -200,6 +200,7 @@ def test_a_python_client_takes_parameters_and_mappings(docs: None, dsn: str) -> 
             ("day = $1", [datetime.date(2024, 1, 3)]),
             ("raw = $1 AND id = $2", [b"\x01\xff", 2]),
             ({"id": 2, "lang": "en"}, None),
+            ({"id": {2}, "raw": b"\x01\xff", "day": datetime.date(2024, 1, 3)}, None),
         ]
         for condition, params in wanted:
             hits = client.search("docs", "q", filter=condition, filter_params=params)
@@ -210,6 +211,13 @@ def test_a_python_client_takes_parameters_and_mappings(docs: None, dsn: str) -> 
 
 
 # Rights
+
+
+def test_a_python_client_takes_several_values_in_whatever_holds_them(docs: None, dsn: str) -> None:
+    with connect(dsn) as client:
+        for several in ([1, 2], (1, 2), {1, 2}, frozenset({1, 2}), {1: 0, 2: 0}.keys(), range(1, 3), iter([1, 2])):
+            hits = client.search("docs", "q", filter={"id": several})
+            assert sorted(hit.key["id"] for hit in hits) == [1, 2]
 
 
 def test_a_filter_runs_with_the_callers_rights(docs: None, db: Connection, connect: Callable[..., Connection]) -> None:

@@ -422,6 +422,14 @@ def test_the_command_plans_builds_and_reports(db: Connection, dsn: str) -> None:
     (plan,) = command("index", "docs", "--plan", "--dsn", dsn)
     assert (plan["kind"], plan["row_count"]) == ("none", 500)
     (report,) = command("index", "docs", "--kind", "signature", "--dsn", dsn)
-    assert (report["index"], report["wanted"]) == ("signature", "signature")
+    assert (report["index"], report["wanted"], report["no_index"]) == ("signature", "signature", None)
     (report,) = command("index", "docs", "--kind", "none", "--dsn", dsn)
-    assert report["index"] == "none"
+    assert (report["index"], report["no_index"]) == ("none", "asked for")
+
+
+def test_the_command_says_why_it_builds_nothing(db: Connection, dsn: str) -> None:
+    fill(db, dsn)
+    (report,) = command("index", "docs", "--dsn", dsn)
+    assert (report["index"], report["no_index"]) == ("none", "below 10000 rows a scan is fast")
+    *_, last = output("index", "docs", "--dsn", dsn).splitlines()
+    assert last == "no index for synthetic-384: below 10000 rows a scan is fast"

