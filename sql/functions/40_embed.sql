@@ -213,8 +213,9 @@ BEGIN
     IF asked.problem IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'PM009', MESSAGE = 'the query''s vector is not cached, and this database has no dblink loopback to ask for it',
             DETAIL = asked.problem,
-            HINT = format('Outside a transaction block: CALL pgmeaning.prepare(%L) first. Or let a superuser CREATE EXTENSION dblink and run "pgmeaning migrate".',
-                          left(inputs[1], 100));
+            HINT = format('Outside a transaction block: CALL pgmeaning.prepare(%L) first. Or %s', left(inputs[1], 100),
+                CASE WHEN EXISTS (SELECT FROM pg_extension WHERE extname = 'dblink') THEN 'run "pgmeaning migrate" as the role that owns the schema pgmeaning: it says what the loopback lacks.'
+                     ELSE 'let a superuser CREATE EXTENSION dblink and run "pgmeaning migrate".' END);
     ELSIF asked.replies IS NULL THEN
         PERFORM pgmeaning._no_answer(model, patience);
     END IF;

@@ -28,6 +28,28 @@ EXCEPTION WHEN data_exception THEN
 END
 $$;
 
+-- Whether keys depend on settings. The usual types first, since every search asks.
+CREATE OR REPLACE FUNCTION pgmeaning._is_pinned(c pgmeaning.collection) RETURNS bool
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN NOT c.key_types <@ '{smallint,integer,bigint,text,uuid,date,boolean,"character varying"}'::text[] AND pgmeaning._settings(c) <> '';
+END
+$$;
+
+-- What was found, with the keys that the triggers write, whatever the caller's settings.
+CREATE OR REPLACE FUNCTION pgmeaning._pinned(c pgmeaning.collection, hits pgmeaning.found[]) RETURNS pgmeaning.found[]
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    IF NOT pgmeaning._is_pinned(c) THEN
+        RETURN hits;
+    END IF;
+    RETURN ARRAY(SELECT ROW(pgmeaning._full_key(c, h.key), h.chunk, h.chunk_text, h.distance, h.score, h.model)::pgmeaning.found
+                 FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality);
+END
+$$;
+
 CREATE OR REPLACE FUNCTION pgmeaning._check_search(c pgmeaning.collection, t pgmeaning.target, k int, mode text) RETURNS void
 LANGUAGE plpgsql STABLE
 AS $$
@@ -310,8 +332,8 @@ DECLARE
     hits pgmeaning.found[];
 BEGIN
     PERFORM pgmeaning._check_search(c, t, k, mode);
-    hits := pgmeaning._nearest_rows(c, t, pgmeaning._fit(query_vector, t), k,
-        pgmeaning._condition(c, filter, filter_params::text[]), mode, candidates, NULL, "group");
+    hits := pgmeaning._pinned(c, pgmeaning._nearest_rows(c, t, pgmeaning._fit(query_vector, t), k,
+        pgmeaning._condition(c, filter, filter_params::text[]), mode, candidates, NULL, "group"));
     RETURN QUERY SELECT * FROM unnest(hits);
 END
 $$;
@@ -329,6 +351,7 @@ DECLARE
     c         pgmeaning.collection := pgmeaning._collection(search_many.name);
     t         pgmeaning.target := pgmeaning._active_target(c);
     condition text;
+    pinned    bool := pgmeaning._is_pinned(c);
     vectors   vector[];
     hits      pgmeaning.found[];
 BEGIN
@@ -340,10 +363,14 @@ BEGIN
     vectors := pgmeaning._vectors(c.model, queries, true, coalesce(timeout, '10 seconds'));
     FOR place IN 1..coalesce(cardinality(queries), 0) LOOP
         IF mode = 'hybrid' THEN
-            RETURN QUERY SELECT place, h.* FROM pgmeaning._hybrid(c, t, queries[place], pgmeaning._fit(vectors[place], t), k,
+            RETURN QUERY SELECT place, CASE WHEN pinned THEN pgmeaning._full_key(c, h.key) ELSE h.key END, h.chunk, h.chunk_text,
+                h.distance, h.score, h.model, h.vector_rank, h.text_rank FROM pgmeaning._hybrid(c, t, queries[place], pgmeaning._fit(vectors[place], t), k,
                 condition, candidates, weights, rank_constant, "group") AS h;
         ELSE
             hits := pgmeaning._nearest_rows(c, t, pgmeaning._fit(vectors[place], t), k, condition, mode, candidates, NULL, "group");
+            IF pinned THEN
+                hits := pgmeaning._pinned(c, hits);
+            END IF;
             RETURN QUERY SELECT place, n.key, n.chunk, n.chunk_text, n.distance, n.score, n.model, n.ordinality::int, NULL::int
             FROM unnest(hits) WITH ORDINALITY AS n;
         END IF;
@@ -463,7 +490,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('collection %L has no vector for row %s', name, coalesce(wanted::text, 'NULL')),
             HINT = 'There is no such row, or nothing to embed in it, or it is still owed: CALL pgmeaning.wait_for(...).';
     END IF;
-    hits := pgmeaning._nearest_rows(c, t, own, k, condition, mode, candidates, ARRAY[itself], "group");
+    hits := pgmeaning._pinned(c, pgmeaning._nearest_rows(c, t, own, k, condition, mode, candidates, ARRAY[itself], "group"));
     RETURN QUERY SELECT * FROM unnest(hits);
 END
 $$;

@@ -129,6 +129,10 @@ def migrate(
         raise typer.Exit(1)
     else:
         typer.echo(f"migrated to revision {before.head}; the database had {has}")
+    if before.loopback_problem:
+        typer.echo(
+            f"embed() finds cached queries only, since there is no loopback: {before.loopback_problem}", err=True
+        )
 
 
 @app.command()

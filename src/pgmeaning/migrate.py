@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -35,6 +35,7 @@ class State:
     revision: str | None
     head: str
     functions_current: bool
+    loopback_problem: str | None = None  # after `upgrade`: why embed() can ask no sidecar
 
     @property
     def due(self) -> bool:
@@ -64,8 +65,7 @@ def upgrade(dsn: str) -> State:
         if before.due:
             _upgrade(alchemy, connection)
     with _connect(dsn) as connection:
-        ensure_loopback(connection)
-    return before
+        return replace(before, loopback_problem=ensure_loopback(connection))
 
 
 def downgrade(dsn: str) -> None:

@@ -207,7 +207,7 @@ def test_a_wrong_dsn_is_an_error_with_a_hint(server_dsn: str) -> None:
 
 
 def test_the_owner_of_a_database_migrates_attaches_embeds_and_searches_without_dblink(owned_dsn: str) -> None:
-    migrate.upgrade(owned_dsn)
+    assert migrate.upgrade(owned_dsn).loopback_problem
     assert not migrate.check(owned_dsn).due
     with psycopg.connect(owned_dsn, autocommit=True) as owner:
         assert owner.execute("SELECT count(*) FROM pg_extension WHERE extname = 'dblink'").fetchone() == (0,)

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from pgvector import Vector
 from pgvector.psycopg import register_vector
+from psycopg.types.json import Jsonb
 
 from pgmeaning import load_embedder
 from pgmeaning.settings import Settings
@@ -370,3 +371,20 @@ def test_several_queries_are_told_apart_wherever_their_array_begins(docs: None, 
 def test_a_typed_search_without_its_key_is_a_clear_error(docs: None, db: Connection) -> None:
     db.execute("ALTER TABLE docs RENAME id TO number")
     assert refused(db, "SELECT * FROM pgmeaning.search(NULL::docs, 'q')").sqlstate == "PM010"
+
+
+@pytest.mark.parametrize("mode", ["exact", "hybrid"])
+def test_a_key_is_written_the_same_in_every_session(db: Connection, drain: Drain, mode: str) -> None:
+    db.execute("CREATE TABLE log (at timestamptz, code bytea, body text, PRIMARY KEY (at, code))")
+    db.execute(
+        "INSERT INTO log VALUES ('2024-01-01 00:00+00', '\\xdead', 'x'), ('2024-01-02 00:00+00', '\\xbeef', 'y')"
+    )
+    db.execute("SELECT pgmeaning.attach('log', '{body}', language => 'english')")
+    drain()
+    cache(db, "q", like="x")
+    db.execute("SET TimeZone = 'Asia/Tokyo'; SET bytea_output = 'escape'")
+    key = {"at": "2024-01-01T00:00:00+00:00", "code": "\\xdead"}
+    assert rows(db, f"SELECT key FROM pgmeaning.search('log', 'q', 1, mode => '{mode}')") == [(key,)]
+    ((other,),) = rows(db, "SELECT key FROM pgmeaning.similar('log', %s, 1)", Jsonb(key))
+    assert other == {"at": "2024-01-02T00:00:00+00:00", "code": "\\xbeef"}
+    assert rows(db, "SELECT (hit).body FROM pgmeaning.search(NULL::log, 'q', 1)") == [("x",)]
