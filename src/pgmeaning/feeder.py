@@ -328,14 +328,14 @@ class Feeder:
 
     def _drained(self, connection: Connection, queue: Queue) -> bool:
         """Whether nothing is owed that can be embedded here; then the sidecar stops, with 1 if something is left."""
+        if not self._sidecar.looked_at_sources.is_set():
+            return False  # what it is about to find whole again is in the registry as broken
         self._read_registry(connection, now=True)
         problems = self._sidecar.shelf.problems
         mine = [t for t in self._targets if t.source_exists and not t.paused and self._is_mine(t)]
         able = [t for t in mine if t.workable and t.model not in problems]
         owed, failed = _backlog(queue, able)
         if owed:
-            return False
-        if not self._sidecar.looked_at_sources.is_set():
             return False
         paused = [t for t in self._targets if t.paused and self._is_mine(t)]
         if paused and any(_backlog(queue, paused)):

@@ -267,5 +267,6 @@ def test_a_key_too_long_for_the_queue_holds_up_no_other_row(db: Connection, drai
     assert drain() == 0
     random = "(SELECT string_agg(md5(i::text), '') FROM generate_series(1, 84) AS i)"
     db.execute(f"INSERT INTO docs VALUES ({random}, 'long'), ('short', 'short')".encode())
-    assert drain() == 0
+    assert drain() == 1
+    assert "too large" in str(db.execute("SELECT error FROM pgmeaning.failures").fetchall())
     assert db.execute("SELECT id FROM docs_embedding").fetchall() == [("short",)]
