@@ -27,6 +27,7 @@ OPTIONS = " ".join(
         "enable_hashjoin": "off",
         "enable_mergejoin": "off",
         "enable_seqscan": "off",
+        "plan_cache_mode": "force_custom_plan",
         "default_transaction_isolation": r"read\ committed",
         "default_transaction_read_only": "off",
         "statement_timeout": "0",
@@ -48,7 +49,8 @@ def connect(dsn: str, name: str, **pinned: str) -> Connection:
     """An autocommit connection with pinned settings, and `pinned` ones; `name` shows in pg_stat_activity."""
     given = psycopg.conninfo.conninfo_to_dict(dsn)
     more = " ".join(f"-c {key}={value}" for key, value in pinned.items())
-    # prepare_threshold: a generic plan, cached while the queue was empty, would walk the queue for every claim.
+    # prepare_threshold: a source may change its columns' types, which a prepared statement does not survive. Those on
+    # our own tables are prepared by hand, and planned each time: a plan made for an empty queue would walk a full one.
     return psycopg.connect(
         dsn, autocommit=True, prepare_threshold=None, application_name=f"pgmeaning {name}",
         options=f"{given.get('options') or ''} {OPTIONS} {more}".strip(), keepalives_idle=30, tcp_user_timeout=30_000,

@@ -62,7 +62,7 @@ class Queue:
     def _fold(self, portion: str, limit: int) -> Folded:
         """In one statement, so in one round trip."""
         statement = sql.composed("fold", {"portion": sql.query(portion)}, parameters=False)
-        row = self._connection.execute(statement, {"limit": limit, "key_bytes": KEY_BYTES}).fetchone()
+        row = self._connection.execute(statement, {"limit": limit, "key_bytes": KEY_BYTES}, prepare=True).fetchone()
         return Folded(*row) if row else Folded()
 
     def claim(self, model: str, collections: Sequence[int], limit: int) -> list[Claim]:
@@ -79,12 +79,14 @@ class Queue:
             "attempts": self._settings.attempts, "suspect": max(1, min(2, self._settings.attempts - 1)),
             "lease": self._lease, "sidecar": self._sidecar,
         }  # fmt: skip
-        rows = self._connection.execute(sql.query("claim"), arguments).fetchall()
+        rows = self._connection.execute(sql.query("claim"), arguments, prepare=True).fetchall()
         return [Claim(*row) for row in rows]
 
     def finish(self, claims: Sequence[Claim]) -> list[int]:
         """End claims of one (collection, model), in the caller's transaction: the places of those that stood."""
-        rows = self._connection.execute(sql.query("finish"), {**_identity(claims), "sidecar": self._sidecar}).fetchall()
+        rows = self._connection.execute(
+            sql.query("finish"), {**_identity(claims), "sidecar": self._sidecar}, prepare=True
+        ).fetchall()
         ended = {generation for (generation,) in rows}
         return [place for place, claim in enumerate(claims) if claim.generation in ended]
 
