@@ -11,7 +11,8 @@ AS $$
     FROM unnest(c.key_types) AS t
 $$;
 
--- The trigger function of a collection: static SQL, so that its plans are cached. It is in the schema pgmeaning, so that a DROP SCHEMA pgmeaning CASCADE takes the triggers along: left behind they would make every write fail.
+-- The trigger function of a collection: static SQL, so that its plans are cached. It is in the schema pgmeaning, so that a
+-- DROP SCHEMA pgmeaning CASCADE takes the triggers along: left behind they would make every write fail.
 -- It must not fail whatever became of the columns, and a subtransaction to catch errors in would cost every write. So
 --   a column that is gone or was renamed falls through to the next scope, `gone`, which has all names: a null key, which
 --   fold() takes as a broken collection, or contents that differ, so that each updated row is recorded;

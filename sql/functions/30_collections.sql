@@ -488,27 +488,25 @@ END
 $$;
 COMMENT ON FUNCTION pgmeaning.detach IS 'Stops embedding a table. Drops its vectors and view unless keep_vectors.';
 
-CREATE OR REPLACE FUNCTION pgmeaning.pause(name text) RETURNS void
+CREATE OR REPLACE FUNCTION pgmeaning._set_state(name text, wanted text) RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
     c pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection($1));
 BEGIN
-    UPDATE pgmeaning.collection SET state = 'paused' WHERE id = c.id;
+    UPDATE pgmeaning.collection SET state = wanted WHERE id = c.id;
 END
 $$;
+
+CREATE OR REPLACE FUNCTION pgmeaning.pause(name text) RETURNS void
+LANGUAGE sql
+AS $$ SELECT pgmeaning._set_state($1, 'paused') $$;
 COMMENT ON FUNCTION pgmeaning.pause IS 'Changes are still recorded, but nothing is embedded until resume().';
 
 CREATE OR REPLACE FUNCTION pgmeaning.resume(name text) RETURNS void
-LANGUAGE plpgsql
-AS $$
-DECLARE
-    c pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection($1));
-BEGIN
-    UPDATE pgmeaning.collection SET state = 'active' WHERE id = c.id;
-    PERFORM pgmeaning._wake();
-END
-$$;
+LANGUAGE sql
+AS $$ SELECT pgmeaning._set_state($1, 'active');
+      SELECT pgmeaning._wake() $$;
 
 -- A note in the inbox, not an UPDATE: a caller in REPEATABLE READ must not lose against a sidecar.
 CREATE OR REPLACE FUNCTION pgmeaning.refresh(name text) RETURNS void

@@ -50,6 +50,18 @@ BEGIN
 END
 $$;
 
+-- Refuses a collection whose key columns are no longer there: every search reads them.
+CREATE OR REPLACE FUNCTION pgmeaning._check_key(c pgmeaning.collection) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM unnest(c.key_columns) AS wanted WHERE NOT wanted = ANY (pgmeaning._column_names(c.source))) THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM010', MESSAGE = format('collection %L is broken', c.name),
+            DETAIL = pgmeaning._source_problem(c), HINT = 'Give the column its name back, or detach() and attach() anew.';
+    END IF;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION pgmeaning._check_search(c pgmeaning.collection, t pgmeaning.target, k int, mode text) RETURNS void
 LANGUAGE plpgsql STABLE
 AS $$
@@ -62,10 +74,8 @@ BEGIN
     ELSIF NOT has_table_privilege(t.vectors, 'SELECT') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not read the vectors of collection %L', current_user, c.name),
             HINT = format('GRANT SELECT ON %s TO %I; or say so at attach(..., grant_to => ...).', pgmeaning._relation_name(t.vectors), current_user);
-    ELSIF EXISTS (SELECT FROM unnest(c.key_columns) AS wanted WHERE NOT wanted = ANY (pgmeaning._column_names(c.source))) THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM010', MESSAGE = format('collection %L is broken', c.name),
-            DETAIL = pgmeaning._source_problem(c), HINT = 'Give the column its name back, or detach() and attach() anew.';
     END IF;
+    PERFORM pgmeaning._check_key(c);
 END
 $$;
 
@@ -355,23 +365,20 @@ DECLARE
     vectors   vector[];
     hits      pgmeaning.found[];
 BEGIN
-    -- Before the model is asked: what is wrong with the call should not take a model to find out.
     queries := ARRAY(SELECT unnest(queries));  -- counted from 1
+    -- Before the model is asked: what is wrong with the call should not take a model to find out.
     PERFORM pgmeaning._check_search(c, t, k, nullif(mode, 'hybrid'));
     PERFORM pgmeaning._check_hybrid(c, weights, rank_constant) WHERE mode = 'hybrid';
     condition := pgmeaning._condition(c, filter, filter_params::text[]);
     vectors := pgmeaning._vectors(c.model, queries, true, coalesce(timeout, '10 seconds'));
-    FOR place IN 1..coalesce(cardinality(queries), 0) LOOP
+    FOR place IN 1..cardinality(queries) LOOP
         IF mode = 'hybrid' THEN
             RETURN QUERY SELECT place, CASE WHEN pinned THEN pgmeaning._full_key(c, h.key) ELSE h.key END, h.chunk, h.chunk_text,
                 h.distance, h.score, h.model, h.vector_rank, h.text_rank FROM pgmeaning._hybrid(c, t, queries[place], pgmeaning._fit(vectors[place], t), k,
                 condition, candidates, weights, rank_constant, "group") AS h;
         ELSE
             hits := pgmeaning._nearest_rows(c, t, pgmeaning._fit(vectors[place], t), k, condition, mode, candidates, NULL, "group");
-            IF pinned THEN
-                hits := pgmeaning._pinned(c, hits);
-            END IF;
-            RETURN QUERY SELECT place, n.key, n.chunk, n.chunk_text, n.distance, n.score, n.model, n.ordinality::int, NULL::int
+            RETURN QUERY SELECT place, CASE WHEN pinned THEN pgmeaning._full_key(c, n.key) ELSE n.key END, n.chunk, n.chunk_text, n.distance, n.score, n.model, n.ordinality::int, NULL::int
             FROM unnest(hits) WITH ORDINALITY AS n;
         END IF;
     END LOOP;
@@ -437,7 +444,7 @@ BEGIN
                         ELSE format('Name the one you mean: pgmeaning.search(%L, ...).', names[1]) END;
     END IF;
     c := pgmeaning._collection(names[1]);
-    PERFORM pgmeaning._check_search(c, pgmeaning._active_target(c), k, nullif(mode, 'hybrid'));
+    PERFORM pgmeaning._check_key(c);  -- all else is checked by the search below
     RETURN QUERY EXECUTE format(  -- the alias is of a name that no column has, which would be taken for it
         'SELECT "the row", f.distance, f.score FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) WITH ORDINALITY AS f '
         'CROSS JOIN LATERAL jsonb_to_record(f.key) AS k (%s) JOIN %s AS "the row" ON %s ORDER BY f.ordinality',

@@ -26,7 +26,7 @@ EXCEPTION
         RETURN (SELECT CASE WHEN min(c.reltuples) >= 0 THEN sum(c.reltuples) END
                 FROM pgmeaning._family(relation) AS f JOIN pg_class AS c ON c.oid = f WHERE c.relkind = 'r');
     WHEN undefined_table OR insufficient_privilege OR syntax_error THEN
-    RETURN NULL;  -- dropped meanwhile, or of a role whose rows the owner of pgmeaning may not see
+        RETURN NULL;  -- dropped meanwhile, or of a role whose rows the owner of pgmeaning may not see
 END
 $$;
 

@@ -23,20 +23,16 @@ from pgmeaning.types import Claim
 
 CHANNEL = "pgmeaning"
 FOLD_LIMIT = 10_000
-# The queue's index takes 2,704 bytes, model and all: keys of more than this are queued one by one, since one that it
-# refuses must not keep every other change from being folded.
-KEY_BYTES = 2000
 # After folding met a row that somebody's transaction holds, for how long it looks before it takes.
 WARY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What one pass over the inbox found: rows taken; notes among them; rows queued one by one for their large keys."""
+    """What one pass over the inbox found: rows taken; notes among them."""
 
     taken: int = 0
     notes: int = 0
-    large: int = 0
 
 
 class Queue:
@@ -62,8 +58,8 @@ class Queue:
     def _fold(self, portion: str, limit: int) -> Folded:
         """In one statement, so in one round trip."""
         statement = sql.composed("fold", {"portion": sql.query(portion)}, parameters=False)
-        row = self._connection.execute(statement, {"limit": limit, "key_bytes": KEY_BYTES}, prepare=True).fetchone()
-        return Folded(*row) if row else Folded()
+        row = self._connection.execute(statement, {"limit": limit}, prepare=True).fetchone()
+        return Folded(*row[:2]) if row else Folded()
 
     def claim(self, model: str, collections: Sequence[int], limit: int) -> list[Claim]:
         """Take up to `limit` rows for a lease, the most urgent first; no suspects of a crash."""

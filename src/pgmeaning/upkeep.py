@@ -125,7 +125,6 @@ class Upkeep:
         collection = {"collection_id": source["id"]}
         members = set(source["members"])
         shrunk = bool(self._members.get(source["id"], set()) - members)
-        self._members[source["id"]] = members
         if source["dropped"]:
             log.info("the source was dropped: so are its vectors", collection=source["name"])
             connection.execute(sql.query("forget"), collection)
@@ -133,14 +132,13 @@ class Upkeep:
             if source["problem"] != source["known_problem"]:
                 log.warning("collection is broken", collection=source["name"], problem=source["problem"])
                 connection.execute(sql.query("set_problem"), {**collection, "problem": source["problem"]})
-        elif source["known_problem"]:
-            log.info("collection is whole again", collection=source["name"])
+        elif source["known_problem"] or source["trigger_outdated"]:
+            changed = (
+                "collection is whole again" if source["known_problem"] else "a column is computed now, or no longer"
+            )
+            log.info(changed, collection=source["name"])
             connection.execute(sql.query("remake_triggers"), collection)
             connection.execute(sql.query("set_problem"), {**collection, "problem": None})
-            connection.execute(sql.query("start_scan"), {"collections": [source["id"]]})
-        elif source["trigger_outdated"]:
-            log.info("a column is computed now, or no longer", collection=source["name"])
-            connection.execute(sql.query("remake_triggers"), collection)
             connection.execute(sql.query("start_scan"), {"collections": [source["id"]]})
         elif source["renamed"]:
             log.info("the source was renamed", collection=source["name"])
@@ -148,3 +146,4 @@ class Upkeep:
         elif source["triggers_differ"] or shrunk:  # a partition that was dropped took its triggers along
             connection.execute(sql.query("sync_triggers"), collection)
             connection.execute(sql.query("start_scan"), {"collections": [source["id"]]})
+        self._members[source["id"]] = members  # not before: what failed is tried again
