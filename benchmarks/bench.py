@@ -18,10 +18,10 @@ import numpy as np
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from pgmeaning import migrate
+from pgmeaning.database import migrate
 from pgmeaning.models.base import Embedder, Vectors, load_embedder, unit_length
-from pgmeaning.sidecar import Sidecar
-from pgmeaning.store import COPY_HEADER, COPY_TRAILER
+from pgmeaning.sidecar.process import Sidecar
+from pgmeaning.sidecar.store import COPY_HEADER, COPY_TRAILER
 from pgmeaning.types import Document
 
 Connection = psycopg.Connection[Any]
@@ -48,7 +48,7 @@ def _given(dsn: str) -> Iterator[str]:
 
 @contextmanager
 def _server(settings: dict[str, str]) -> Iterator[str]:
-    from pgmeaning.server import EmbeddedServer
+    from pgmeaning.embedded_server.server import EmbeddedServer
 
     folder = Path(tempfile.mkdtemp(prefix="pgmeaning-bench-"))
     folder.chmod(0o755)

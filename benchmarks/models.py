@@ -26,10 +26,10 @@ import structlog
 
 import pgmeaning
 from benchmarks import bench
-from pgmeaning import batching
 from pgmeaning.models.base import LoadedEmbedder, load_embedder
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar import batches
+from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document
 
 MODEL = "all-MiniLM-L6-v2"
@@ -101,8 +101,8 @@ def tiny_qwen(texts: Sequence[str], rounds: int) -> None:
 def by_budget(embedder: LoadedEmbedder, documents: Sequence[Document]) -> None:
     """As the sidecar does it."""
     settings = Settings()
-    lengths = batching.lengths(embedder, documents)
-    for batch in batching.batches(lengths, settings.batch_tokens, settings.batch_rows):
+    lengths = batches.lengths(embedder, documents)
+    for batch in batches.batches(lengths, settings.batch_tokens, settings.batch_rows):
         embedder.embed_documents([documents[place] for place in batch.places])
 
 

@@ -31,7 +31,7 @@ import structlog
 
 import pgmeaning
 from benchmarks import bench
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 
 MODEL = "all-MiniLM-L6-v2"
 RERANKER = "all-MiniLM-L6-v2-late-interaction"

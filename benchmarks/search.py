@@ -28,10 +28,12 @@ from pgvector import Vector
 from pgvector.psycopg import register_vector
 
 from benchmarks import bench
-from pgmeaning import indexing, load_embedder, recall
+from pgmeaning import load_embedder
+from pgmeaning.indexes import build as indexing
+from pgmeaning.indexes import recall
 from pgmeaning.models.base import Vectors, unit_length
 from pgmeaning.settings import Settings
-from pgmeaning.store import COPY_HEADER, COPY_TRAILER, NUMBERS
+from pgmeaning.sidecar.store import COPY_HEADER, COPY_TRAILER, NUMBERS
 from pgmeaning.types import Document
 
 K = 10

@@ -32,7 +32,7 @@ def sections(command: tuple[str, ...]) -> list[str]:
 
 def help_of(command: tuple[str, ...]) -> str:
     environment = os.environ | {"COLUMNS": "110", "NO_COLOR": "1"}
-    arguments = [sys.executable, "-m", "pgmeaning.cli", *command, "--help"]
+    arguments = [sys.executable, "-m", "pgmeaning", *command, "--help"]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment)
     return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
 

@@ -21,9 +21,9 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgmeaning import migrate
+from pgmeaning.database import migrate
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 
 Connection = psycopg.Connection[Any]
 
@@ -33,7 +33,7 @@ _numbers = itertools.count(1)
 
 @contextmanager
 def _embedded() -> Iterator[str]:
-    from pgmeaning.server import EmbeddedServer
+    from pgmeaning.embedded_server.server import EmbeddedServer
 
     folder = Path(tempfile.mkdtemp(prefix="pgmeaning-tests-"))
     folder.chmod(0o755)  # as root the server runs as another account, which must get through

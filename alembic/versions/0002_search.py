@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from pgmeaning import sql
+from pgmeaning.database import sql_files as sql
 
 revision = "0002"
 down_revision = "0001"

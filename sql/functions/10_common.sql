@@ -186,7 +186,7 @@ BEGIN
 END
 $$;
 
--- What stands for a column of pictures or videos in the hash of its row: short for bytea, as a text of it may be too long for jsonb;
+-- What stands for a column of images or videos in the hash of its row: short for bytea, as a text of it may be too long for jsonb;
 -- null for a list of nothing.
 CREATE OR REPLACE FUNCTION pgmeaning._media_hash(alias text, source regclass, col name) RETURNS text
 LANGUAGE sql STABLE
@@ -212,7 +212,7 @@ AS $$ SELECT format(
             SELECT cardinality(c.columns) + i, pgmeaning._media_hash(alias, c.source, col)
             FROM unnest(ARRAY[c.image, c.video]) WITH ORDINALITY AS u (col, i) WHERE col IS NOT NULL) AS parts $$;
 
--- How a column of pictures or videos is read: bytea as it is, anything else as jsonb; what is too large, to just beyond the
+-- How a column of images or videos is read: bytea as it is, anything else as jsonb; what is too large, to just beyond the
 -- bound, so that it is refused without being held.
 CREATE OR REPLACE FUNCTION pgmeaning._media_content(alias text, source regclass, col name) RETURNS text
 LANGUAGE sql STABLE

@@ -32,7 +32,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('chunking is %s, not an object', left(chunking::text, 100)), HINT = example;
     ELSIF columns = '{}' THEN
         RAISE EXCEPTION USING ERRCODE = 'PM004', MESSAGE = 'there is no text to cut into chunks',
-            DETAIL = 'Pictures and videos are not cut.', HINT = 'Leave chunking out, or name columns of text.';
+            DETAIL = 'Images and videos are not cut.', HINT = 'Leave chunking out, or name columns of text.';
     END IF;
     SELECT k INTO unknown FROM jsonb_object_keys(chunking) AS k WHERE k NOT IN ('method', 'size', 'overlap') LIMIT 1;
     IF FOUND THEN

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pgmeaning import errors
-    from pgmeaning.client import Client, connect
+    from pgmeaning.client.client import Client, connect
+    from pgmeaning.client.rerank import Ranked, rerank
     from pgmeaning.models.base import load_embedder, load_reranker
-    from pgmeaning.reranking import Ranked, rerank
     from pgmeaning.types import Hit
 
 __version__ = "26.2.0.dev0"
 
 _HOMES = {
-    "Client": "pgmeaning.client",
-    "connect": "pgmeaning.client",
+    "Client": "pgmeaning.client.client",
+    "connect": "pgmeaning.client.client",
     "Hit": "pgmeaning.types",
-    "Ranked": "pgmeaning.reranking",
+    "Ranked": "pgmeaning.client.rerank",
     "load_embedder": "pgmeaning.models.base",
     "load_reranker": "pgmeaning.models.base",
-    "rerank": "pgmeaning.reranking",
+    "rerank": "pgmeaning.client.rerank",
 }
 
 __all__ = ["Client", "Hit", "Ranked", "connect", "errors", "load_embedder", "load_reranker", "rerank"]

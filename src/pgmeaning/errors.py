@@ -91,3 +91,10 @@ class ServerError(PgmeaningError):
 
 class TimedOut(PgmeaningError):
     """Nobody answered in time."""
+
+
+def describe(error: BaseException) -> str:
+    """What a failed row or query keeps as its error."""
+    if isinstance(error, InputError | ModelError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

@@ -59,11 +59,11 @@ class Settings(BaseSettings):
         default="", description="hosts, with a comma between, that rows may name in URLs: `name`, `*.name`, `name:port`"
     )
     media_private_hosts: str = Field(default="", description="the same for hosts with private or loopback addresses")
-    media_max_bytes: int = Field(default=64 << 20, ge=1, description="the largest picture or video, encoded")
-    media_max_pixels: int = Field(default=64_000_000, ge=1, description="the largest picture or frame, width x height")
+    media_max_bytes: int = Field(default=64 << 20, ge=1, description="the largest image or video, encoded")
+    media_max_pixels: int = Field(default=64_000_000, ge=1, description="the largest image or frame, width x height")
     media_max_seconds: float = Field(default=600, gt=0, description="the longest video")
     media_timeout: float = Field(default=20, gt=0, description="how long a URL may take, from first to last byte")
-    media_rows: int = Field(default=32, ge=1, description="the most rows with pictures or videos claimed at once")
+    media_rows: int = Field(default=32, ge=1, description="the most rows with images or videos claimed at once")
     media_threads: int = Field(default=4, ge=1, le=64, description="how many files and URLs are read at once")
 
     @field_validator("media_folders")
@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     def _named(cls, value: str) -> str:
         wrong = [host for host in _parts(value, ",") if not HOST.fullmatch(host)]
         if wrong:
-            raise ValueError(f"{wrong[0]!r} is no host: write pictures.example, *.example or pictures.example:8080")
+            raise ValueError(f"{wrong[0]!r} is no host: write images.example, *.example or images.example:8080")
         return value
 
     @property

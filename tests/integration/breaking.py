@@ -14,11 +14,11 @@ import sys
 import threading
 from typing import Any
 
-from pgmeaning import store
 from pgmeaning.models.base import Vectors
-from pgmeaning.queue import Queue
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar import store
+from pgmeaning.sidecar.process import Sidecar
+from pgmeaning.sidecar.queue import Queue
 from tests.integration.embedders import Watched
 
 STEPS = {

@@ -29,7 +29,7 @@ def refused(db: Connection, statement: str, sqlstate: str) -> psycopg.Error:
 
 @pytest.fixture
 def docs(db: Connection) -> Connection:
-    db.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, body text, picture bytea)")
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, body text, image bytea)")
     return db
 
 
@@ -73,7 +73,7 @@ WRONG = [
     ("template => '{nope}'", "PM004"),
     ("columns => '{body}', image => 'nope'", "PM004"),
     ("columns => '{body}', image => 'id'", "PM004"),
-    ("columns => '{body}', image => 'picture', model => 'all-MiniLM-L6-v2'", "PM006"),
+    ("columns => '{body}', image => 'image', model => 'all-MiniLM-L6-v2'", "PM006"),
     ("columns => '{body}', name => ''", "PM002"),
     ("columns => '{body}', name => repeat('x', 54)", "PM002"),
     ("columns => '{body}', name => 'taken'", "PM002"),

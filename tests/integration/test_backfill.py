@@ -12,7 +12,7 @@ import pytest
 
 from pgmeaning.models.base import load_embedder
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until
 from tests.integration.embedders import Watched
 
@@ -174,7 +174,7 @@ def test_refresh_finds_what_no_trigger_saw(db: Connection, dsn: str, statement: 
 def test_vectors_without_a_row_are_removed_however_many(
     db: Connection, drain: Drain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgmeaning.reconcile.ORPHANS", 10)
+    monkeypatch.setattr("pgmeaning.sidecar.scan.ORPHANS", 10)
     attach(db)
     db.execute("INSERT INTO docs SELECT i, 'title', 'body' FROM generate_series(1, 35) AS i")
     assert drain() == 0
@@ -187,7 +187,7 @@ def test_vectors_without_a_row_are_removed_however_many(
 def test_the_periodic_reconcile_finds_them_without_being_asked(
     db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgmeaning.upkeep.HOUSEKEEPING_SECONDS", 0)
+    monkeypatch.setattr("pgmeaning.sidecar.maintenance.HOUSEKEEPING_SECONDS", 0)
     attach(db)
     with running(Sidecar(dsn, Settings(reconcile=0.2, upkeep=0.1, poll=0.1))):
         wait_until(lambda: db.execute("SELECT 1 FROM pgmeaning.status WHERE state = 'ready'").fetchone())

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 import pgmeaning
-from pgmeaning.cli import app
+from pgmeaning.cli.main import app
 from pgmeaning.models.base import load_embedder
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection, running
 from tests.integration.test_rerank import Judge
 

@@ -14,12 +14,12 @@ from pgvector.psycopg import register_vector
 
 from pgmeaning.models.base import Vectors, load_embedder
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document
 from tests.conftest import Connection, running, wait_until
+from tests.images import BLUE, RED, encoded, plain_image
 from tests.integration.embedders import Gate, Watched, raising
 from tests.integration.test_sidecar_crash import process, reached
-from tests.pictures import BLUE, RED, encoded, picture
 
 Drain = Callable[..., int]
 Act = Callable[[list[str], Vectors], Vectors]
@@ -294,13 +294,13 @@ def test_a_template_is_filled_in_before_the_text_is_cut(db: Connection, dsn: str
     are_right(db, 1, "Title\n\n" + paragraph("a"), paragraph("b"))
 
 
-def test_pictures_go_with_the_first_chunk(db: Connection, dsn: str) -> None:
+def test_images_go_with_the_first_chunk(db: Connection, dsn: str) -> None:
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text, photo bytea)")
     db.execute("SELECT pgmeaning.attach('docs', ARRAY['body'], image => 'photo', chunking => %s)", (PARAGRAPHS,))
-    db.execute("INSERT INTO docs VALUES (1, %s, %s)", (text_of("a", "b", "c"), encoded(picture(RED))))
+    db.execute("INSERT INTO docs VALUES (1, %s, %s)", (text_of("a", "b", "c"), encoded(plain_image(RED))))
     embed_all(dsn)
     before = dict(db.execute("SELECT chunk, embedding::text FROM docs_embedding").fetchall())
-    db.execute("UPDATE docs SET photo = %s", (encoded(picture(BLUE)),))
+    db.execute("UPDATE docs SET photo = %s", (encoded(plain_image(BLUE)),))
     assert embed_all(dsn).embedded == Counter([paragraph("a")])
     after = dict(db.execute("SELECT chunk, embedding::text FROM docs_embedding").fetchall())
     assert [number for number in after if after[number] != before[number]] == [0]
@@ -343,7 +343,7 @@ def test_a_size_beyond_what_the_model_reads_is_refused(db: Connection) -> None:
     assert "all-MiniLM-L6-v2" in str(caught.value.diag.message_hint)
 
 
-def test_pictures_alone_cannot_be_cut(db: Connection) -> None:
+def test_images_alone_cannot_be_cut(db: Connection) -> None:
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, photo bytea)")
     with pytest.raises(psycopg.Error, match="no text to cut") as caught:
         db.execute("SELECT pgmeaning.attach('docs', image => 'photo', chunking => %s)", (PARAGRAPHS,))

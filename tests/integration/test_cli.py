@@ -16,13 +16,13 @@ from uuid import UUID
 import pytest
 
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection, running, wait_until
 
 Drain = Callable[..., int]
 Finished = subprocess.CompletedProcess[str]
 
-PROGRAM = [sys.executable, "-m", "pgmeaning.cli"]
+PROGRAM = [sys.executable, "-m", "pgmeaning"]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "PGMEANING"))}
 
 

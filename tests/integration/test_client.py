@@ -15,7 +15,8 @@ from pgvector import HalfVector, Vector
 from psycopg.conninfo import make_conninfo
 
 import pgmeaning
-from pgmeaning import Client, load_embedder, migrate
+from pgmeaning import Client, load_embedder
+from pgmeaning.database import migrate
 from pgmeaning.errors import (
     ArgumentError,
     CollectionError,
@@ -25,7 +26,7 @@ from pgmeaning.errors import (
     SchemaOutdated,
     TimedOut,
 )
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection, running
 
 Drain = Callable[..., int]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection, running, wait_until
 from tests.integration.test_attach import leftovers, refused
 
@@ -18,7 +18,7 @@ Drain = Callable[..., int]
 
 @pytest.fixture
 def docs(db: Connection) -> Connection:
-    db.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, body text, picture bytea)")
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, body text, image bytea)")
     return db
 
 

@@ -14,12 +14,13 @@ import pytest
 from pgvector.psycopg import register_vector
 from psycopg.conninfo import make_conninfo
 
-from pgmeaning import load_embedder, migrate
+from pgmeaning import load_embedder
+from pgmeaning.database import migrate
 from pgmeaning.errors import ModelUnavailable
 from pgmeaning.models.base import Embedder
 from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Model
 from tests.conftest import Connection, running, wait_until
 

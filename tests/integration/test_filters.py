@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from pgmeaning import load_embedder
-from pgmeaning.client import Client, connect
+from pgmeaning.client.client import Client, connect
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection
 from tests.integration.embedders import Clustered
 

@@ -10,12 +10,11 @@ import psycopg
 import pytest
 
 import pgmeaning
-from pgmeaning import shelf
 from pgmeaning.errors import InputError
-from pgmeaning.models import load_embedder
+from pgmeaning.models import load_embedder, loaded
 from pgmeaning.models.registry import builtin_model, fingerprint
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Model
 from tests.conftest import running, wait_until
 from tests.engine import Answer, Engine, serving
@@ -117,7 +116,7 @@ def test_an_endpoint_that_is_down_costs_no_row_an_attempt(
 def test_rows_are_embedded_once_an_endpoint_is_up_again(
     served: str, engine: Engine, db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shelf, "DOWN_SECONDS", 0.05)
+    monkeypatch.setattr(loaded, "DOWN_SECONDS", 0.05)
     engine.script += [Answer(401)] * 10
     with running(Sidecar(dsn, Settings(attempts=1, batch_rows=8))):
         wait_until(lambda: len(ids(db)) == 20)

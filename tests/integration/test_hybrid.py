@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgmeaning.client import Client
+from pgmeaning.client.client import Client
 from tests.conftest import Connection
 from tests.integration.test_cli import output
 from tests.integration.test_search import cache

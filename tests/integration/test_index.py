@@ -15,9 +15,10 @@ import pytest
 from pgvector import Vector
 from pgvector.psycopg import register_vector
 
-from pgmeaning import indexing, sql
+from pgmeaning.database import sql_files as sql
+from pgmeaning.indexes import build as indexing
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection, running, wait_until
 from tests.integration.embedders import Clustered
 from tests.integration.test_cli import output

@@ -1,4 +1,4 @@
-"""Rows with pictures and video: every way to hold one, what goes wrong with one, and searching by one."""
+"""Rows with images and video: every way to hold one, what goes wrong with one, and searching by one."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ import psycopg
 import pytest
 
 import pgmeaning
-from pgmeaning import Client, store
+from pgmeaning import Client
 from pgmeaning.errors import CollectionError, InputError
 from pgmeaning.models.base import Vectors
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar import store
+from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document, Row
 from tests.conftest import Connection, running, wait_until
+from tests.images import BLUE, GREEN, RED, Web, animation, answering, data_uri, encoded, noise, plain_image, video, web
 from tests.integration.embedders import Watched
-from tests.pictures import BLUE, GREEN, RED, Web, animation, answering, data_uri, encoded, noise, picture, video, web
 
 Drain = Callable[..., int]
 
@@ -78,22 +79,22 @@ def same(found: dict[int, bytes], wanted: dict[int, bytes]) -> bool:
     )
 
 
-# Where a picture is
+# Where an image is
 
 
-def test_a_picture_in_bytea_is_embedded_from_its_bytes(db: Connection, drain: Drain) -> None:
+def test_an_image_in_bytea_is_embedded_from_its_bytes(db: Connection, drain: Drain) -> None:
     make(db)
-    put(db, encoded(picture(RED)), encoded(picture(BLUE), "JPEG"), None)
+    put(db, encoded(plain_image(RED)), encoded(plain_image(BLUE), "JPEG"), None)
     assert drain() == 0
-    assert same(vectors(db), {1: expected(encoded(picture(RED))), 2: expected(encoded(picture(BLUE), "JPEG"))})
+    assert same(vectors(db), {1: expected(encoded(plain_image(RED))), 2: expected(encoded(plain_image(BLUE), "JPEG"))})
 
 
-def test_a_picture_with_a_text_is_one_document(db: Connection, drain: Drain) -> None:
+def test_an_image_with_a_text_is_one_document(db: Connection, drain: Drain) -> None:
     make(db, columns=True)
     put(db, encoded(), title="a red square")
-    db.execute("INSERT INTO products VALUES (2, 'no picture', NULL), (3, NULL, %s), (4, NULL, NULL)", (encoded(),))
+    db.execute("INSERT INTO products VALUES (2, 'no image', NULL), (3, NULL, %s), (4, NULL, NULL)", (encoded(),))
     assert drain() == 0
-    wanted = {1: expected(encoded(), text="a red square"), 2: expected(text="no picture"), 3: expected(encoded())}
+    wanted = {1: expected(encoded(), text="a red square"), 2: expected(text="no image"), 3: expected(encoded())}
     assert same(vectors(db), wanted)
 
 
@@ -101,18 +102,18 @@ def test_data_uris_paths_and_urls_stand_for_their_bytes(
     db: Connection, drain: Drain, tmp_path: Path, served: Web
 ) -> None:
     make(db, "text")
-    (tmp_path / "photo.png").write_bytes(encoded(picture(GREEN)))
-    served.answers["/photo.png"] = answering(encoded(picture(BLUE)))
+    (tmp_path / "photo.png").write_bytes(encoded(plain_image(GREEN)))
+    served.answers["/photo.png"] = answering(encoded(plain_image(BLUE)))
     put(db, data_uri(encoded()), str(tmp_path / "photo.png"), "photo.png", served.url("/photo.png"))
     assert drain(media_folders=str(tmp_path), media_private_hosts=served.host) == 0
     colors = {1: RED, 2: GREEN, 3: GREEN, 4: BLUE}
-    assert same(vectors(db), {key: expected(encoded(picture(color))) for key, color in colors.items()})
+    assert same(vectors(db), {key: expected(encoded(plain_image(color))) for key, color in colors.items()})
 
 
 @pytest.mark.parametrize("type", ["text[]", "jsonb", "bytea[]"])
-def test_a_list_of_pictures_is_one_document_and_nulls_are_left_out(db: Connection, drain: Drain, type: str) -> None:
+def test_a_list_of_images_is_one_document_and_nulls_are_left_out(db: Connection, drain: Drain, type: str) -> None:
     make(db, type)
-    first, second = encoded(picture(RED)), encoded(picture(BLUE))
+    first, second = encoded(plain_image(RED)), encoded(plain_image(BLUE))
     values: list[object] = [first, None, second]
     if type != "bytea[]":
         values = [data_uri(value) if isinstance(value, bytes) else None for value in values]
@@ -144,9 +145,9 @@ def test_videos_are_embedded_from_their_bytes(db: Connection, drain: Drain) -> N
 # What goes wrong
 
 
-def test_a_bad_picture_fails_alone_and_says_why(db: Connection, drain: Drain) -> None:
+def test_a_bad_image_fails_alone_and_says_why(db: Connection, drain: Drain) -> None:
     make(db)
-    good = encoded(picture((1, 2, 3)))
+    good = encoded(plain_image((1, 2, 3)))
     photo = encoded(noise(), "JPEG")
     put(db, good, photo[: len(photo) // 2], b"%PDF-1.7 ...", b"", b"<svg xmlns='http://www.w3.org/2000/svg'/>", good)
     assert drain(attempts=1) == 1
@@ -175,7 +176,7 @@ def test_a_path_or_url_that_is_not_allowed_fails_its_row(
 
 
 @pytest.mark.parametrize("type", ["bytea", "text"])
-def test_a_picture_that_is_too_large_fails_without_being_read_whole(db: Connection, drain: Drain, type: str) -> None:
+def test_an_image_that_is_too_large_fails_without_being_read_whole(db: Connection, drain: Drain, type: str) -> None:
     make(db, type)
     large = encoded(noise((200, 200)))
     put(db, *([large, encoded()] if type == "bytea" else [data_uri(large), data_uri(encoded())]))
@@ -185,20 +186,20 @@ def test_a_picture_that_is_too_large_fails_without_being_read_whole(db: Connecti
 
 
 @pytest.mark.parametrize("value", ["7", '{"url": "a.png"}', '[["a.png"]]', "true"])
-def test_json_that_names_no_picture_fails_its_row(db: Connection, drain: Drain, value: str) -> None:
+def test_json_that_names_no_image_fails_its_row(db: Connection, drain: Drain, value: str) -> None:
     make(db, "jsonb")
     put(db, value, json.dumps(data_uri(encoded())))
     assert drain(attempts=1) == 1
     assert set(vectors(db)) == {2}
-    assert "is no picture" in failures(db)[1]
+    assert "is no image" in failures(db)[1]
 
 
-def test_more_pictures_than_a_row_may_have_fail_it(db: Connection, drain: Drain) -> None:
+def test_more_images_than_a_row_may_have_fail_it(db: Connection, drain: Drain) -> None:
     make(db, "text[]")
     put(db, [data_uri(encoded())] * 33, [data_uri(encoded())] * 32)
     assert drain(attempts=1) == 1
     assert set(vectors(db)) == {2}
-    assert "33 pictures" in failures(db)[1]
+    assert "33 images" in failures(db)[1]
 
 
 def test_a_url_that_fails_for_a_while_is_tried_again(db: Connection, drain: Drain, served: Web) -> None:
@@ -256,22 +257,22 @@ def test_no_transaction_is_open_while_a_url_is_fetched(dsn: str, db: Connection,
 # What changes, and what is the same
 
 
-def test_another_picture_is_embedded_anew_and_the_same_one_is_not(dsn: str, db: Connection) -> None:
+def test_another_image_is_embedded_anew_and_the_same_one_is_not(dsn: str, db: Connection) -> None:
     make(db, columns=True)
     watched = Watched()
-    put(db, encoded(picture(RED)), title="a")
+    put(db, encoded(plain_image(RED)), title="a")
     assert Sidecar(dsn, Settings(), load=watched.load).run(drain=True) == 0
     before = vectors(db)
-    db.execute("UPDATE products SET photo = %s", (encoded(picture(RED)),))
+    db.execute("UPDATE products SET photo = %s", (encoded(plain_image(RED)),))
     assert Sidecar(dsn, Settings(), load=watched.load).run(drain=True) == 0
     assert watched.embedded.total() == 1
-    db.execute("UPDATE products SET photo = %s", (encoded(picture(BLUE)),))
+    db.execute("UPDATE products SET photo = %s", (encoded(plain_image(BLUE)),))
     assert Sidecar(dsn, Settings(), load=watched.load).run(drain=True) == 0
-    assert same(vectors(db), {1: expected(encoded(picture(BLUE)), text="a")})
+    assert same(vectors(db), {1: expected(encoded(plain_image(BLUE)), text="a")})
     assert vectors(db) != before
 
 
-def test_a_picture_taken_away_leaves_the_text_or_nothing(db: Connection, drain: Drain) -> None:
+def test_an_image_taken_away_leaves_the_text_or_nothing(db: Connection, drain: Drain) -> None:
     make(db, columns=True)
     put(db, encoded(), title="a")
     db.execute("INSERT INTO products VALUES (2, NULL, %s)", (encoded(),))
@@ -281,30 +282,30 @@ def test_a_picture_taken_away_leaves_the_text_or_nothing(db: Connection, drain: 
     assert same(vectors(db), {1: expected(text="a")})
 
 
-def test_a_reconcile_finds_a_picture_that_changed_unseen(db: Connection, drain: Drain) -> None:
+def test_a_reconcile_finds_an_image_that_changed_unseen(db: Connection, drain: Drain) -> None:
     make(db)
-    put(db, encoded(picture(RED)), encoded(picture(GREEN)))
+    put(db, encoded(plain_image(RED)), encoded(plain_image(GREEN)))
     assert drain() == 0
     db.execute("SET session_replication_role = replica")
-    db.execute("UPDATE products SET photo = %s WHERE id = 2", (encoded(picture(BLUE)),))
+    db.execute("UPDATE products SET photo = %s WHERE id = 2", (encoded(plain_image(BLUE)),))
     db.execute("RESET session_replication_role")
     db.execute("SELECT pgmeaning.refresh('products')")
     assert drain() == 0
-    assert same(vectors(db), {1: expected(encoded(picture(RED))), 2: expected(encoded(picture(BLUE)))})
+    assert same(vectors(db), {1: expected(encoded(plain_image(RED))), 2: expected(encoded(plain_image(BLUE)))})
 
 
-def test_the_same_picture_in_many_rows_is_embedded_once(dsn: str, db: Connection) -> None:
+def test_the_same_image_in_many_rows_is_embedded_once(dsn: str, db: Connection) -> None:
     make(db)
-    put(db, *[encoded(picture(color)) for color in (RED, BLUE) * 8])
+    put(db, *[encoded(plain_image(color)) for color in (RED, BLUE) * 8])
     watched = Watched()
     assert Sidecar(dsn, Settings(), load=watched.load).run(drain=True) == 0
     assert watched.embedded.total() == 2
     assert len(vectors(db)) == 16
 
 
-def test_a_claim_of_pictures_is_a_small_one(dsn: str, db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_of_images_is_a_small_one(dsn: str, db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     make(db)
-    put(db, *[encoded(picture((number, 0, 0))) for number in range(20)])
+    put(db, *[encoded(plain_image((number, 0, 0))) for number in range(20)])
     read: list[int] = []
     original = store.read_rows
 
@@ -318,7 +319,7 @@ def test_a_claim_of_pictures_is_a_small_one(dsn: str, db: Connection, monkeypatc
     assert len(vectors(db)) == 20
 
 
-def test_a_picture_too_long_for_a_text_in_json_holds_up_no_scan(db: Connection, drain: Drain) -> None:
+def test_an_image_too_long_for_a_text_in_json_holds_up_no_scan(db: Connection, drain: Drain) -> None:
     db.execute("CREATE TABLE products (id int PRIMARY KEY, title text, photo bytea)")
     db.execute("ALTER TABLE products ALTER photo SET STORAGE EXTERNAL")
     db.execute(
@@ -335,15 +336,15 @@ def test_a_picture_too_long_for_a_text_in_json_holds_up_no_scan(db: Connection, 
 
 @pytest.fixture
 def shop(db: Connection, drain: Drain) -> None:
-    """Three products with a picture each."""
+    """Three products with an image each."""
     make(db)
-    put(db, *[encoded(picture(color)) for color in (RED, GREEN, BLUE)])
+    put(db, *[encoded(plain_image(color)) for color in (RED, GREEN, BLUE)])
     assert drain() == 0
 
 
 @pytest.mark.usefixtures("shop")
-def test_searching_by_a_picture_finds_the_row_that_has_it(client: Client, tmp_path: Path) -> None:
-    (tmp_path / "photo.png").write_bytes(data := encoded(picture(GREEN)))
+def test_searching_by_an_image_finds_the_row_that_has_it(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(data := encoded(plain_image(GREEN)))
     for image in (tmp_path / "photo.png", str(tmp_path / "photo.png"), data, data_uri(data), [data]):
         found = client.search("products", image=image, k=2)
         assert found[0].key == {"id": 2}
@@ -353,17 +354,17 @@ def test_searching_by_a_picture_finds_the_row_that_has_it(client: Client, tmp_pa
 
 
 @pytest.mark.usefixtures("shop")
-def test_a_filter_holds_for_a_picture_too(client: Client) -> None:
-    found = client.search("products", image=encoded(picture(GREEN)), filter="id <> 2")
+def test_a_filter_holds_for_an_image_too(client: Client) -> None:
+    found = client.search("products", image=encoded(plain_image(GREEN)), filter="id <> 2")
     assert {hit.key["id"] for hit in found} == {1, 3}
 
 
-def test_a_query_of_text_and_picture_is_one_document(client: Client, db: Connection, drain: Drain) -> None:
+def test_a_query_of_text_and_image_is_one_document(client: Client, db: Connection, drain: Drain) -> None:
     make(db, columns=True)
-    put(db, encoded(picture(RED)), encoded(picture(RED)), title="red")
+    put(db, encoded(plain_image(RED)), encoded(plain_image(RED)), title="red")
     db.execute("UPDATE products SET title = 'crimson' WHERE id = 2")
     assert drain() == 0
-    (best, *_) = client.search("products", "crimson", image=encoded(picture(RED)))
+    (best, *_) = client.search("products", "crimson", image=encoded(plain_image(RED)))
     assert best.key == {"id": 2}
     assert best.distance == pytest.approx(0, abs=1e-6)
 
@@ -378,51 +379,51 @@ def test_searching_by_a_video(client: Client, db: Connection, drain: Drain) -> N
 def test_a_collection_with_shorter_vectors_is_searched_with_such(client: Client, db: Connection, drain: Drain) -> None:
     db.execute("CREATE TABLE products (id int PRIMARY KEY, photo bytea)")
     client.attach("products", image="photo", dimensions=64)
-    db.execute("INSERT INTO products VALUES (1, %s), (2, %s)", (encoded(picture(RED)), encoded(picture(BLUE))))
+    db.execute("INSERT INTO products VALUES (1, %s), (2, %s)", (encoded(plain_image(RED)), encoded(plain_image(BLUE))))
     assert drain() == 0
-    found = client.search("products", image=encoded(picture(BLUE)), k=1)[0]
+    found = client.search("products", image=encoded(plain_image(BLUE)), k=1)[0]
     assert found.key == {"id": 2}
     assert found.distance == pytest.approx(0, abs=1e-6)
 
 
-def test_a_picture_of_ones_own_is_embedded_here(client: Client) -> None:
-    vector = client.embed(image=picture(RED))
+def test_an_image_of_ones_own_is_embedded_here(client: Client) -> None:
+    vector = client.embed(image=plain_image(RED))
     assert vector.shape == (384,)
-    again = pgmeaning.load_embedder("synthetic-384").embed_queries([{"image": picture(RED)}])[0]
+    again = pgmeaning.load_embedder("synthetic-384").embed_queries([{"image": plain_image(RED)}])[0]
     assert np.allclose(vector, again)
-    assert not np.allclose(vector, client.embed(image=picture(BLUE)), atol=0.1)
-    assert not np.allclose(vector, client.embed("red", image=picture(RED)), atol=0.1)
+    assert not np.allclose(vector, client.embed(image=plain_image(BLUE)), atol=0.1)
+    assert not np.allclose(vector, client.embed("red", image=plain_image(RED)), atol=0.1)
 
 
-def test_a_search_for_nothing_or_for_no_picture_is_refused(client: Client, shop: None) -> None:
-    with pytest.raises(InputError, match="neither text nor picture"):
+def test_a_search_for_nothing_or_for_no_image_is_refused(client: Client, shop: None) -> None:
+    with pytest.raises(InputError, match="neither text nor image"):
         client.search("products")
     with pytest.raises(InputError, match="a PDF document"):
         client.search("products", image=b"%PDF-1.7")
     with pytest.raises(InputError, match="no file"):
         client.search("products", image="nowhere.png")
     with pytest.raises(InputError, match="PGMEANING_MEDIA_HOSTS"):
-        client.search("products", image="https://pictures.example/a.png")
+        client.search("products", image="https://images.example/a.png")
     with pytest.raises(InputError, match="takes no image"):
-        client.embed(image=picture(), model="all-MiniLM-L6-v2")
+        client.embed(image=plain_image(), model="all-MiniLM-L6-v2")
     with pytest.raises(CollectionError, match="no collection 'nope'"):
-        client.search("nope", image=picture())
+        client.search("nope", image=plain_image())
 
 
-def test_the_command_line_searches_by_picture(dsn: str, shop: None, tmp_path: Path) -> None:
-    (tmp_path / "photo.png").write_bytes(encoded(picture(BLUE)))
+def test_the_command_line_searches_by_image(dsn: str, shop: None, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(encoded(plain_image(BLUE)))
     found = run_cli("search", "products", "--image", str(tmp_path / "photo.png"), "--json", "-k", "1", dsn=dsn)
     assert found.returncode == 0
     assert json.loads(found.stdout)[0]["key"] == {"id": 3}
     shown = run_cli("search", "products", "--image", str(tmp_path / "photo.png"), dsn=dsn)
-    assert f"{len(encoded(picture(BLUE)))} bytes" in shown.stdout
+    assert f"{len(encoded(plain_image(BLUE)))} bytes" in shown.stdout
     nothing = run_cli("search", "products", dsn=dsn)
     assert nothing.returncode == 2
     assert "--image" in nothing.stderr
 
 
 def run_cli(*arguments: str, dsn: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pgmeaning.cli", *arguments, "--dsn", dsn]
+    command = [sys.executable, "-m", "pgmeaning", *arguments, "--dsn", dsn]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
@@ -430,7 +431,7 @@ def run_cli(*arguments: str, dsn: str) -> subprocess.CompletedProcess[str]:
 
 
 class Judge:
-    """A reranker that notes what it is given, and prefers larger pictures."""
+    """A reranker that notes what it is given, and prefers larger images."""
 
     def __init__(self) -> None:
         self.query = Document()
@@ -445,26 +446,26 @@ class Judge:
 def judge(monkeypatch: pytest.MonkeyPatch) -> Judge:
     """Whatever reranker is named, this one judges."""
     judge = Judge()
-    monkeypatch.setattr("pgmeaning.client.loaded_reranker", lambda model: judge)
+    monkeypatch.setattr("pgmeaning.client.client.loaded_reranker", lambda model: judge)
     return judge
 
 
-def test_a_reranker_that_takes_pictures_gets_those_of_the_rows(
+def test_a_reranker_that_takes_images_gets_those_of_the_rows(
     client: Client, db: Connection, drain: Drain, judge: Judge
 ) -> None:
     make(db, columns=True)
-    put(db, encoded(picture(RED)), encoded(noise()), title="thing")
-    db.execute("INSERT INTO products VALUES (3, 'no picture', NULL), (4, NULL, %s)", (encoded(picture(BLUE)),))
+    put(db, encoded(plain_image(RED)), encoded(noise()), title="thing")
+    db.execute("INSERT INTO products VALUES (3, 'no image', NULL), (4, NULL, %s)", (encoded(plain_image(BLUE)),))
     assert drain() == 0
     found = client.search("products", image=encoded(), rerank=4, reranker="Qwen3-VL-Reranker-2B")
     assert found[0].key == {"id": 2}
     assert judge.query.images == (encoded(),)
     assert sorted((document.text or "", len(document.images)) for document in judge.documents) == [
-        ("", 1), ("no picture", 0), ("thing", 1), ("thing", 1),
+        ("", 1), ("no image", 0), ("thing", 1), ("thing", 1),
     ]  # fmt: skip
 
 
-def test_a_reranker_of_texts_gets_texts_and_no_picture_to_look_for(
+def test_a_reranker_of_texts_gets_texts_and_no_image_to_look_for(
     client: Client, db: Connection, drain: Drain, judge: Judge, sidecar: Sidecar
 ) -> None:
     make(db, columns=True)
@@ -476,8 +477,8 @@ def test_a_reranker_of_texts_gets_texts_and_no_picture_to_look_for(
         client.search("products", image=encoded(), rerank=4, reranker="all-MiniLM-L6-v2-late-interaction")
 
 
-def test_rows_from_anywhere_are_reranked_with_their_pictures() -> None:
+def test_rows_from_anywhere_are_reranked_with_their_images() -> None:
     judge = Judge()
     rows = [{"photo": encoded()}, {"photo": [encoded(noise()), None]}, {"photo": None}]
-    ranked = pgmeaning.rerank({"image": picture()}, rows, image="photo", reranker=judge)
+    ranked = pgmeaning.rerank({"image": plain_image()}, rows, image="photo", reranker=judge)
     assert [result.index for result in ranked] == [1, 0, 2]

@@ -17,10 +17,11 @@ import pytest
 from psycopg import sql as compose
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgmeaning import migrate, sql
+from pgmeaning.database import migrate
+from pgmeaning.database import sql_files as sql
 from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection, running, wait_until
 
 SNAPSHOT = Path(__file__).with_name("schema.snapshot")

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 import pgmeaning
-from pgmeaning import migrate
+from pgmeaning.database import migrate
 from pgmeaning.errors import DatabaseError, TimedOut
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection, running, wait_until
 from tests.integration.pooler import pgbouncer
 from tests.integration.test_embed import count, embed

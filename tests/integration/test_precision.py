@@ -11,7 +11,8 @@ from pgvector import Vector
 from pgvector.psycopg import register_vector
 
 import pgmeaning
-from pgmeaning import indexing, load_embedder
+from pgmeaning import load_embedder
+from pgmeaning.indexes import build as indexing
 from pgmeaning.settings import Settings
 from tests.conftest import Connection
 

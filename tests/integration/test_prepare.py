@@ -11,7 +11,7 @@ import pytest
 from pgmeaning.errors import InputError
 from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection, running
 
 Connect = Callable[..., Connection]

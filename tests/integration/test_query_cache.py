@@ -12,7 +12,7 @@ import pytest
 
 from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection, running, wait_until
 from tests.integration.test_embed import count, embed
 

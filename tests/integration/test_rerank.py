@@ -14,7 +14,7 @@ import pytest
 
 from pgmeaning.models.base import Vectors
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document, Model
 from tests.conftest import Connection, running, wait_until
 from tests.integration.test_search import cache

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from pgmeaning import load_embedder
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection
 from tests.integration.embedders import Clustered
 

@@ -9,7 +9,7 @@ import pytest
 
 from pgmeaning.models.base import Embedder, Vectors, load_embedder
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document, Model
 from tests.conftest import Connection, running
 

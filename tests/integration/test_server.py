@@ -22,8 +22,8 @@ import psycopg
 import pytest
 import sqlalchemy
 
+from pgmeaning.embedded_server.server import EmbeddedServer, default_data_dir, missing_processor_features
 from pgmeaning.errors import ServerError
-from pgmeaning.server import EmbeddedServer, default_data_dir, missing_processor_features
 
 FAST = {"fsync": "off"}
 HASWELL = "flags\t\t: fpu sse2 avx2 fma bmi2 f16c movbe"
@@ -152,7 +152,7 @@ def child(data_dir: Path, code: str) -> Iterator[subprocess.Popen[str]]:
     prelude = (
         "import signal\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background\n"
-        "from pgmeaning.server import EmbeddedServer\n"
+        "from pgmeaning.embedded_server.server import EmbeddedServer\n"
         f"def start(**settings): return EmbeddedServer({str(data_dir)!r}, settings={FAST} | settings).start()\n"
     )
     command = [sys.executable, "-W", "error", "-c", prelude + code]

@@ -10,7 +10,7 @@ import pytest
 
 from pgmeaning.models.base import load_embedder
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until
 from tests.integration.embedders import Gate, Watched
 

@@ -15,12 +15,12 @@ import numpy as np
 import psycopg
 import pytest
 
-from pgmeaning import migrate
+from pgmeaning.database import migrate
+from pgmeaning.embedded_server.server import EmbeddedServer
 from pgmeaning.errors import ModelUnavailable, SchemaOutdated
 from pgmeaning.models.base import Embedder, Vectors, load_embedder
-from pgmeaning.server import EmbeddedServer
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document, Model
 from tests.conftest import running, wait_until
 from tests.integration.embedders import Gate, Watched, raising, returning
@@ -257,7 +257,7 @@ def test_a_sidecar_that_may_not_do_its_work_gives_up_draining(
     db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(db)
-    monkeypatch.setattr("pgmeaning.feeder.Feeder._feed", lambda *_: 1 / 0)
+    monkeypatch.setattr("pgmeaning.sidecar.claim.Feeder._feed", lambda *_: 1 / 0)
     assert Sidecar(dsn, QUICK).run(drain=True) == 1
 
 

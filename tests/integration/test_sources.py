@@ -10,10 +10,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgmeaning import migrate
+from pgmeaning.database import migrate
 from pgmeaning.errors import DatabaseError
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection, running, wait_until
 from tests.integration.test_attach import refused
 

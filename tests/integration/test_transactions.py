@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection, running, wait_until
 from tests.integration.test_embed import count
 from tests.integration.test_rerank import Judge

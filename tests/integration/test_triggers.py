@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import Sidecar
+from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection, running, wait_until
 
 Connect = Callable[..., Connection]

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgmeaning.chunking import Cutter, Limits, stretches, with_known
+from pgmeaning.documents.chunking import Cutter, Limits, stretches, with_known
+from pgmeaning.documents.headings import Headings
 from pgmeaning.errors import InputError
-from pgmeaning.headings import Headings
 from pgmeaning.models.base import Vectors, load_embedder
 from pgmeaning.types import Chunk, Chunking, Claim, Document, Row
 

@@ -1,4 +1,4 @@
-"""CLIP, on tiny random weights: texts and pictures in one space, normalised by us since the model does not."""
+"""CLIP, on tiny random weights: texts and images in one space, normalised by us since the model does not."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ CHARACTERS = [chr(place) for place in (*range(33, 127), *range(161, 173), *range
 
 
 def processor(where: Path) -> Any:
-    """CLIP's tokenizer with a word piece for each byte, and its way with pictures at 32 pixels."""
+    """CLIP's tokenizer with a word piece for each byte, and its way with images at 32 pixels."""
     words = [*CHARACTERS, *(character + "</w>" for character in CHARACTERS), "<|startoftext|>", "<|endoftext|>"]
     (where / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
     (where / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = transformers.CLIPTokenizer(str(where / "vocab.json"), str(where / "merges.txt"))
-    pictures = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    return transformers.CLIPProcessor(pictures, tokenizer)
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return transformers.CLIPProcessor(images, tokenizer)
 
 
 def checkpoint(where: Path) -> None:
@@ -77,9 +77,9 @@ def photo(colour: str = "red") -> Any:
     return image.new("RGB", (40, 30), colour)
 
 
-def png(picture: Any) -> bytes:
+def png(image: Any) -> bytes:
     buffer = BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -93,7 +93,7 @@ def test_clip_conforms(clip: LoadedEmbedder, check: Callable[[LoadedEmbedder], N
     check(clip)
 
 
-def test_texts_and_pictures_have_the_projections_of_the_model_itself(clip: LoadedEmbedder, folder: str) -> None:
+def test_texts_and_images_have_the_projections_of_the_model_itself(clip: LoadedEmbedder, folder: str) -> None:
     network = transformers.CLIPModel.from_pretrained(folder).eval()
     prepare = transformers.CLIPProcessor.from_pretrained(folder)
     with torch.inference_mode():
@@ -103,18 +103,18 @@ def test_texts_and_pictures_have_the_projections_of_the_model_itself(clip: Loade
     assert np.abs(vectors[1] - unit(read.image_embeds)).max() < 1e-5
 
 
-def test_a_text_and_a_picture_have_vectors_of_one_space(clip: LoadedEmbedder) -> None:
-    text, picture = clip.embed_documents(["red", {"image": photo()}])
-    assert text.shape == picture.shape == (24,)
-    assert np.linalg.norm([text, picture], axis=1) == pytest.approx([1, 1], abs=1e-5)
+def test_a_text_and_an_image_have_vectors_of_one_space(clip: LoadedEmbedder) -> None:
+    text, image = clip.embed_documents(["red", {"image": photo()}])
+    assert text.shape == image.shape == (24,)
+    assert np.linalg.norm([text, image], axis=1) == pytest.approx([1, 1], abs=1e-5)
 
 
-def test_different_pictures_have_different_vectors(clip: LoadedEmbedder) -> None:
+def test_different_images_have_different_vectors(clip: LoadedEmbedder) -> None:
     vectors = clip.embed_documents([{"image": photo("red")}, {"image": photo("blue")}])
     assert vectors[0] @ vectors[1] < 0.999
 
 
-def test_a_picture_may_be_given_in_any_way(clip: LoadedEmbedder, tmp_path: Path) -> None:
+def test_an_image_may_be_given_in_any_way(clip: LoadedEmbedder, tmp_path: Path) -> None:
     file = tmp_path / "photo.png"
     file.write_bytes(png(photo()))
     expected = clip.embed_documents([{"image": photo()}])[0]
@@ -122,21 +122,19 @@ def test_a_picture_may_be_given_in_any_way(clip: LoadedEmbedder, tmp_path: Path)
         assert np.abs(clip.embed_documents([{"image": given}])[0] - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize(
-    "given", [b"no picture", png(photo())[:40], "/nowhere/picture.png"], ids=["bytes", "cut", "path"]
-)
-def test_a_picture_that_cannot_be_read_is_an_input_error(clip: LoadedEmbedder, given: Any) -> None:
-    with pytest.raises(InputError, match=r"picture"):
+@pytest.mark.parametrize("given", [b"no image", png(photo())[:40], "/nowhere/image.png"], ids=["bytes", "cut", "path"])
+def test_an_image_that_cannot_be_read_is_an_input_error(clip: LoadedEmbedder, given: Any) -> None:
+    with pytest.raises(InputError, match=r"image"):
         clip.embed_documents([{"image": given}])
 
 
-def test_several_pictures_have_their_mean(clip: LoadedEmbedder) -> None:
+def test_several_images_have_their_mean(clip: LoadedEmbedder) -> None:
     red, blue = clip.embed_documents([{"image": photo("red")}, {"image": photo("blue")}])
     both = clip.embed_documents([{"image": [photo("red"), photo("blue")]}])[0]
     assert np.abs(both - unit(red + blue)).max() < 1e-5
 
 
-def test_a_picture_with_a_text_has_the_mean_of_the_two(clip: LoadedEmbedder) -> None:
-    picture, text = clip.embed_documents([{"image": photo()}, {"text": "a red bike"}])
+def test_an_image_with_a_text_has_the_mean_of_the_two(clip: LoadedEmbedder) -> None:
+    image, text = clip.embed_documents([{"image": photo()}, {"text": "a red bike"}])
     both = clip.embed_documents([{"image": photo(), "text": "a red bike"}])[0]
-    assert np.abs(both - unit(picture + text)).max() < 1e-5
+    assert np.abs(both - unit(image + text)).max() < 1e-5

@@ -95,7 +95,7 @@ def test_the_length_is_the_registrys(folder: str) -> None:
 
 @pytest.mark.parametrize("media", [{"image": b"1"}, {"video": b"1"}], ids=["image", "video"])
 def test_media_are_refused_with_their_place(reranker: LoadedReranker, media: dict[str, bytes]) -> None:
-    with pytest.raises(InputError, match="'tiny' cannot judge pictures or video, and the document 1 has one"):
+    with pytest.raises(InputError, match="'tiny' cannot judge images or video, and the document 1 has one"):
         reranker.score("a", ["b", media])
     with pytest.raises(InputError, match="the query has one"):
         reranker.score(media, ["b"])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pgmeaning.documents import document, render
+from pgmeaning.documents.template import document, render
 from pgmeaning.types import Target
 
 Parts = tuple[tuple[str, str | None], ...]

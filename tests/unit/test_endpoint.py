@@ -22,7 +22,7 @@ pytest.importorskip("httpx")
 
 from pgmeaning.models.endpoint import LONGEST_WAIT, Endpoint
 from pgmeaning.models.endpoint import serving as how
-from pgmeaning.parallel import each
+from pgmeaning.threads import each
 
 MODEL = Model("served", "embedder", "http", location="some/model", dimensions=384, max_tokens=100)
 KEY = "sk-very-secret"

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pgmeaning.client.rerank import loaded_reranker
 from pgmeaning.errors import BadVector, InputError, ModelUnavailable
 from pgmeaning.models import load_embedder, load_reranker
 from pgmeaning.models.base import LoadedEmbedder, LoadedReranker
-from pgmeaning.reranking import loaded_reranker
 from pgmeaning.types import Document, Model
 from tests.engine import Answer, Engine, embeddings, serving
 
@@ -46,7 +46,7 @@ def judge(engine: Engine, model: Model = JUDGE, **options: Any) -> LoadedReranke
     return load_reranker(model, url=engine.url, **options)
 
 
-def picture(colour: Any = "red", mode: str = "RGB") -> Any:
+def plain_image(colour: Any = "red", mode: str = "RGB") -> Any:
     return image.new(mode, (4, 3), colour)
 
 
@@ -216,7 +216,7 @@ def test_a_users_text_holds_no_control_token(engine: Engine, text: str, sent: st
 
 
 def test_media_come_before_the_text_as_data_uris(engine: Engine) -> None:
-    load(engine, QWEN).embed_documents([{"text": "a", "image": picture(), "video": [picture(), picture()]}])
+    load(engine, QWEN).embed_documents([{"text": "a", "image": plain_image(), "video": [plain_image(), plain_image()]}])
     video, still, text = content(engine)
     assert video["video_url"]["url"].startswith("data:video/jpeg;base64,")
     assert video["video_url"]["url"].count(",") == 2
@@ -224,19 +224,19 @@ def test_media_come_before_the_text_as_data_uris(engine: Engine) -> None:
     assert text == {"type": "text", "text": "a"}
 
 
-def test_a_picture_may_be_given_in_any_way(engine: Engine, tmp_path: Path) -> None:
+def test_an_image_may_be_given_in_any_way(engine: Engine, tmp_path: Path) -> None:
     file = tmp_path / "a.png"
-    picture().save(file)
+    plain_image().save(file)
     bytes_ = file.read_bytes()
     uri = "data:image/png;base64," + base64.b64encode(bytes_).decode()
-    for given in (picture(), file, str(file), bytes_, uri):
+    for given in (plain_image(), file, str(file), bytes_, uri):
         load(engine, QWEN).embed_documents([{"image": given}])
-        assert decoded(content(engine)[0]["image_url"]["url"]).tobytes() == picture().tobytes()
+        assert decoded(content(engine)[0]["image_url"]["url"]).tobytes() == plain_image().tobytes()
 
 
 def test_a_video_may_be_a_file_or_a_data_uri(engine: Engine, tmp_path: Path) -> None:
     pytest.importorskip("av")
-    from tests.pictures import data_uri, video  # needs av itself
+    from tests.images import data_uri, video  # needs av itself
 
     film = video()
     file = tmp_path / "a.mp4"
@@ -247,21 +247,21 @@ def test_a_video_may_be_a_file_or_a_data_uri(engine: Engine, tmp_path: Path) -> 
 
 
 def test_what_is_transparent_is_white(engine: Engine) -> None:
-    load(engine, QWEN).embed_documents([{"image": picture((255, 0, 0, 0), "RGBA")}])
+    load(engine, QWEN).embed_documents([{"image": plain_image((255, 0, 0, 0), "RGBA")}])
     assert decoded(content(engine)[0]["image_url"]["url"]).getpixel((0, 0)) == (255, 255, 255)
 
 
-@pytest.mark.parametrize("given", [b"no picture", "/nowhere.png", "data:image/png;base64,=", 7], ids=repr)
-def test_a_picture_that_cannot_be_read_is_refused(engine: Engine, given: Any) -> None:
+@pytest.mark.parametrize("given", [b"no image", "/nowhere.png", "data:image/png;base64,=", 7], ids=repr)
+def test_an_image_that_cannot_be_read_is_refused(engine: Engine, given: Any) -> None:
     with pytest.raises(InputError):
         load(engine, QWEN).embed_documents([{"image": given}])
     assert engine.requests == []
 
 
 @pytest.mark.parametrize("model", [MODEL, replace(QWEN, modalities=("text",))])
-def test_a_picture_that_the_model_does_not_take_is_refused(engine: Engine, model: Model) -> None:
+def test_an_image_that_the_model_does_not_take_is_refused(engine: Engine, model: Model) -> None:
     with pytest.raises(InputError, match="takes no image"):
-        load(engine, model).embed_documents([{"image": picture()}])
+        load(engine, model).embed_documents([{"image": plain_image()}])
 
 
 def test_a_template_that_no_engine_fills_in_is_refused(engine: Engine) -> None:
@@ -362,7 +362,7 @@ def test_no_documents_have_no_scores_and_ask_nobody(engine: Engine) -> None:
 def test_a_reranker_with_a_template_is_sent_media_and_the_instruction(engine: Engine) -> None:
     model = replace(JUDGE, template="qwen3-vl-reranker", modalities=("text", "image"))
     engine.script.append(scores(0.5, 0.5))
-    judge(engine, model).score({"text": "<|im_end|>"}, ["a", {"text": "b", "image": picture()}], "Prefer bikes.")
+    judge(engine, model).score({"text": "<|im_end|>"}, ["a", {"text": "b", "image": plain_image()}], "Prefer bikes.")
     assert engine.last["query"] == "<| im_end|>"
     assert engine.last["instruction"] == "Prefer bikes."
     first, second = engine.last["documents"]

@@ -17,7 +17,7 @@ HEAVY = (
 
 IMPORT = "import pgmeaning"
 HELP = """
-from pgmeaning.cli import main
+from pgmeaning.cli.main import main
 try:
     main([*{arguments}, "--help"])
 except SystemExit as end:

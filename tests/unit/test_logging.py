@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from pgmeaning._cli_context import configure_logging
+from pgmeaning.cli.output import configure_logging
 
 
 @pytest.fixture(autouse=True)

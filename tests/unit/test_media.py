@@ -1,4 +1,4 @@
-"""Pictures: what every kind of file comes out as, and what each guard refuses."""
+"""Images: what every kind of file comes out as, and what each guard refuses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from pgmeaning.errors import InputError
 from pgmeaning.media import TRUSTED, Policy, fetch_image, image_size, read_image
-from tests.pictures import BLUE, GREEN, RED, animation, data_uri, encoded, noise, picture
+from tests.images import BLUE, GREEN, RED, animation, data_uri, encoded, noise, plain_image
 
 WHITE = (255, 255, 255)
 
@@ -34,7 +34,7 @@ def corner(source: Any, policy: Policy = TRUSTED) -> tuple[int, ...]:
 def rotated(orientation: int, format: str = "JPEG") -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(picture(size=(30, 20)), format, exif=exif)
+    return encoded(plain_image(size=(30, 20)), format, exif=exif)
 
 
 def png_claiming(width: int, height: int) -> bytes:
@@ -53,15 +53,15 @@ def png_claiming(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG", "PPM"])
 def test_common_formats_are_read(format: str) -> None:
     options = {"lossless": True} if format == "WEBP" else {}
-    assert np.allclose(corner(encoded(picture(GREEN), format, **options)), GREEN, atol=3)
+    assert np.allclose(corner(encoded(plain_image(GREEN), format, **options)), GREEN, atol=3)
 
 
 @pytest.mark.parametrize("kind", ["image", "bytes", "bytearray", "memoryview", "data URI", "str", "Path", "file URI"])
-def test_every_kind_of_source_is_the_same_picture(kind: str, tmp_path: Path) -> None:
+def test_every_kind_of_source_is_the_same_image(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "a b.png"
-    file.write_bytes(data := encoded(picture(BLUE)))
+    file.write_bytes(data := encoded(plain_image(BLUE)))
     sources: dict[str, Any] = {
-        "image": picture(BLUE), "bytes": data, "bytearray": bytearray(data), "memoryview": memoryview(data),
+        "image": plain_image(BLUE), "bytes": data, "bytearray": bytearray(data), "memoryview": memoryview(data),
         "data URI": data_uri(data), "str": str(file), "Path": file, "file URI": file.as_uri(),
     }  # fmt: skip
     assert corner(sources[kind]) == BLUE
@@ -70,7 +70,7 @@ def test_every_kind_of_source_is_the_same_picture(kind: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_picture_comes_upright_and_its_size_is_that_of_the_upright_one(orientation: int, format: str) -> None:
+def test_an_image_comes_upright_and_its_size_is_that_of_the_upright_one(orientation: int, format: str) -> None:
     data = rotated(orientation, format)
     expected = (20, 30) if orientation >= 5 else (30, 20)
     assert read_image(data).size == expected
@@ -89,7 +89,7 @@ def test_what_is_transparent_becomes_white(mode: str) -> None:
 
 
 def test_cmyk_becomes_rgb() -> None:
-    assert np.allclose(corner(encoded(picture(RED).convert("CMYK"), "JPEG")), RED, atol=12)
+    assert np.allclose(corner(encoded(plain_image(RED).convert("CMYK"), "JPEG")), RED, atol=12)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
@@ -110,18 +110,18 @@ def test_of_an_animation_the_first_frame_is_read(format: str) -> None:
     assert np.allclose(corner(data), RED, atol=6)
 
 
-def test_a_picture_of_ones_own_is_left_as_it_is() -> None:
+def test_an_image_of_ones_own_is_left_as_it_is() -> None:
     own = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     read_image(own).putpixel((0, 0), RED)
     assert own.mode == "RGBA"
     assert own.getpixel((0, 0)) == (0, 0, 0, 0)
-    plain = picture(BLUE)
+    plain = plain_image(BLUE)
     read_image(plain).putpixel((0, 0), RED)
     assert plain.getpixel((0, 0)) == BLUE
 
 
-def test_a_broken_exif_block_does_not_spoil_the_picture() -> None:
-    data = encoded(picture(GREEN), "PNG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\x03")
+def test_a_broken_exif_block_does_not_spoil_the_image() -> None:
+    data = encoded(plain_image(GREEN), "PNG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\x03")
     assert corner(data) == GREEN
     assert image_size(data) == (24, 16)
 
@@ -134,7 +134,7 @@ def test_fetching_hands_back_the_very_bytes() -> None:
 
 # What is refused
 
-NOT_PICTURES = [
+NOT_IMAGES = [
     (b"", "empty"),
     (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
     (b"<?xml version='1.0'?><svg/>", "XML or SVG"),
@@ -148,8 +148,8 @@ NOT_PICTURES = [
 ]
 
 
-@pytest.mark.parametrize(("data", "message"), NOT_PICTURES)
-def test_what_is_no_picture_is_named(data: bytes, message: str) -> None:
+@pytest.mark.parametrize(("data", "message"), NOT_IMAGES)
+def test_what_is_no_image_is_named(data: bytes, message: str) -> None:
     for read in (read_image, image_size, fetch_image):
         with pytest.raises(InputError, match=message):
             read(data)
@@ -159,7 +159,7 @@ def test_what_is_no_picture_is_named(data: bytes, message: str) -> None:
 def test_a_truncated_file_is_refused(format: str) -> None:
     data = encoded(noise(), format)
     for read in (read_image, fetch_image):
-        with pytest.raises(InputError, match="picture"):
+        with pytest.raises(InputError, match="image"):
             read(data[: len(data) * 2 // 3])
 
 
@@ -172,11 +172,11 @@ def test_more_pixels_than_allowed_are_refused_by_the_header(side: int) -> None:
 
 def test_the_limit_of_pixels_holds_for_pil_images_too_and_is_the_policys() -> None:
     with pytest.raises(InputError, match=r"24 x 16, more than the 383 pixels.*PGMEANING_MEDIA_MAX_PIXELS"):
-        read_image(picture(), Policy(max_pixels=383))
-    assert read_image(picture(), Policy(max_pixels=384)).size == (24, 16)
+        read_image(plain_image(), Policy(max_pixels=383))
+    assert read_image(plain_image(), Policy(max_pixels=384)).size == (24, 16)
 
 
-def test_a_picture_without_pixels_is_refused() -> None:
+def test_an_image_without_pixels_is_refused() -> None:
     with pytest.raises(InputError, match="no pixels"):
         read_image(Image.new("RGB", (0, 5)))
     with pytest.raises(InputError):
@@ -190,7 +190,7 @@ def test_brightness_without_a_scale_is_refused() -> None:
 
 @pytest.mark.parametrize("source", [None, 7, {"url": "x"}, object()])
 def test_other_types_are_refused(source: Any) -> None:
-    with pytest.raises(InputError, match=f"a {type(source).__name__} is no picture"):
+    with pytest.raises(InputError, match=f"a {type(source).__name__} is no image"):
         read_image(source)
 
 
@@ -209,7 +209,7 @@ def test_a_bad_data_uri_is_refused(uri: str, message: str) -> None:
 
 
 def test_data_uris_are_read_generously() -> None:
-    uri = data_uri(encoded(picture(RED)))
+    uri = data_uri(encoded(plain_image(RED)))
     assert corner(uri.replace("data:", "DATA:").rstrip("=")) == RED
     assert corner(uri[:60] + "\n  " + uri[60:]) == RED
     assert corner(uri.replace("+", "%2B").replace("=", "%3D")) == RED
@@ -248,11 +248,11 @@ def test_whatever_is_wrong_with_a_file_is_an_input_error(format: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An allowed folder with a picture in it, and one beside it."""
+    """An allowed folder with an image in it, and one beside it."""
     (allowed := tmp_path / "allowed").mkdir()
     (allowed / "below").mkdir()
     for place in (allowed / "a.png", allowed / "below" / "b.png", tmp_path / "secret.png"):
-        place.write_bytes(encoded(picture(GREEN)))
+        place.write_bytes(encoded(plain_image(GREEN)))
     return allowed
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from pgmeaning.errors import InputError
 from pgmeaning.media import TRUSTED, Policy, Video, fetch_video, read_video
 from pgmeaning.media.videos import sampled
-from tests.pictures import BLUE, GREEN, RED, animation, data_uri, encoded, noise, picture, video
+from tests.images import BLUE, GREEN, RED, animation, data_uri, encoded, noise, plain_image, video
 
 
 def brightness(read: Video) -> list[int]:
@@ -93,12 +93,12 @@ def test_an_animation_is_a_video_of_its_frames(format: str) -> None:
         assert color == pytest.approx(wanted, abs=6)
 
 
-def test_a_list_of_pictures_is_a_video_of_one_frame_a_second() -> None:
-    read = read_video([picture(RED), encoded(picture(GREEN)), data_uri(encoded(picture(BLUE)))])
+def test_a_list_of_images_is_a_video_of_one_frame_a_second() -> None:
+    read = read_video([plain_image(RED), encoded(plain_image(GREEN)), data_uri(encoded(plain_image(BLUE)))])
     assert [frame.getpixel((0, 0)) for frame in read.frames] == [RED, GREEN, BLUE]
     assert read.timestamps == (0, 1, 2)
     assert read.fps == 1
-    many = read_video([picture((number, 0, 0)) for number in range(200)])
+    many = read_video([plain_image((number, 0, 0)) for number in range(200)])
     assert len(many.frames) == 64
     assert many.timestamps[-1] == 199
 
@@ -160,12 +160,12 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
             read_video(tmp_path / "list.m3u8")
 
 
-def test_a_still_picture_is_no_video_and_says_so() -> None:
-    with pytest.raises(InputError, match="a PNG picture is no video"):
+def test_a_still_image_is_no_video_and_says_so() -> None:
+    with pytest.raises(InputError, match="a PNG image is no video"):
         read_video(encoded())
 
 
-def test_a_video_without_pictures_is_refused() -> None:
+def test_a_video_without_images_is_refused() -> None:
     import av
     import numpy as np
 
@@ -176,11 +176,11 @@ def test_a_video_without_pictures_is_refused() -> None:
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with pytest.raises(InputError, match="no pictures in it"):
+    with pytest.raises(InputError, match="no images in it"):
         read_video(buffer.getvalue())
 
 
-@pytest.mark.parametrize("source", [video(frames=31), animation([RED, GREEN, BLUE, RED]), [picture()] * 4])
+@pytest.mark.parametrize("source", [video(frames=31), animation([RED, GREEN, BLUE, RED]), [plain_image()] * 4])
 def test_a_video_longer_than_allowed_is_refused(source: Any) -> None:
     with pytest.raises(InputError, match=r"longer than the 3 seconds allowed.*PGMEANING_MEDIA_MAX_SECONDS"):
         read_video(source, Policy(max_seconds=3))
@@ -208,7 +208,7 @@ def test_other_types_are_refused(source: Any) -> None:
 
 def test_frames_of_different_sizes_are_no_video() -> None:
     with pytest.raises(InputError, match="differ in size"):
-        read_video([picture(), Image.new("RGB", (5, 5))])
+        read_video([plain_image(), Image.new("RGB", (5, 5))])
 
 
 def test_what_is_cut_off_within_its_frames_is_read_as_far_as_it_goes() -> None:

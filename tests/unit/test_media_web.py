@@ -1,4 +1,4 @@
-"""Pictures behind URLs: whom we ask, where we are led, and when we give up."""
+"""Images behind URLs: whom we ask, where we are led, and when we give up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from pgmeaning.errors import InputError
 from pgmeaning.media import TRUSTED, Policy, fetch_image, read_image
 from pgmeaning.media.web import may_be_asked
-from tests.pictures import BLUE, Web, answering, encoded, noise, picture, web
+from tests.images import BLUE, Web, answering, encoded, noise, plain_image, web
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def running() -> Iterator[Web]:
 
 @pytest.fixture
 def served(running: Web) -> Web:
-    running.answers = {"/a.png": answering(encoded(picture(BLUE)))}
+    running.answers = {"/a.png": answering(encoded(plain_image(BLUE)))}
     running.asked.clear()
     return running
 
@@ -55,8 +55,8 @@ def looked_up(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]
     return names
 
 
-def test_a_picture_is_fetched_from_an_allowed_host(served: Web) -> None:
-    assert fetch_image(served.url("/a.png"), allowed(served)) == encoded(picture(BLUE))
+def test_an_image_is_fetched_from_an_allowed_host(served: Web) -> None:
+    assert fetch_image(served.url("/a.png"), allowed(served)) == encoded(plain_image(BLUE))
     served.answers["/a.png?x=1"] = served.answers["/a.png"]
     assert read_image(served.url("/a.png?x=1#y"), allowed(served)).getpixel((0, 0)) == BLUE
     assert served.asked == [("/a.png", served.host), ("/a.png?x=1", served.host)]
@@ -66,16 +66,16 @@ def test_the_name_is_sent_as_host_while_the_checked_address_is_asked(
     served: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = looked_up(monkeypatch, ["127.0.0.1"])
-    policy = Policy(private_hosts=(f"pictures.example:{served.port}",))
-    fetch_image(f"http://pictures.example:{served.port}/a.png", policy)
-    assert names == ["pictures.example"]
-    assert served.asked == [("/a.png", f"pictures.example:{served.port}")]
+    policy = Policy(private_hosts=(f"images.example:{served.port}",))
+    fetch_image(f"http://images.example:{served.port}/a.png", policy)
+    assert names == ["images.example"]
+    assert served.asked == [("/a.png", f"images.example:{served.port}")]
 
 
 @pytest.mark.parametrize("policy", [Policy(), TRUSTED, Policy(hosts=("other.example", "*.other.example"))])
 def test_no_other_host_is_asked(policy: Policy, served: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     names = looked_up(monkeypatch, ["127.0.0.1"])
-    for url in (served.url("/a.png"), "https://pictures.example/a.png", "http://notother.example/"):
+    for url in (served.url("/a.png"), "https://images.example/a.png", "http://notother.example/"):
         with pytest.raises(InputError, match=r"host is not allowed.*PGMEANING_MEDIA_HOSTS"):
             read_image(url, policy)
     assert names == []
@@ -85,18 +85,18 @@ def test_no_other_host_is_asked(policy: Policy, served: Web, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("entry", "url", "allowed"),
     [
-        ("pictures.example", "http://PICTURES.example./a", True),
-        ("Pictures.Example", "https://pictures.example/a", True),
+        ("images.example", "http://IMAGES.example./a", True),
+        ("Images.Example", "https://images.example/a", True),
         ("*.example", "http://a.b.example/a", True),
         ("*.example", "http://example/a", False),
         ("*.example", "http://badexample/a", False),
         ("*", "http://anything.example/a", True),
-        ("pictures.example", "http://pictures.example:8080/a", False),
-        ("pictures.example:8080", "http://pictures.example:8080/a", True),
-        ("pictures.example:8080", "http://pictures.example/a", False),
-        ("pictures.example", "http://pictures.example@evil.example/a", False),
-        ("pictures.example", "http://evil.example/pictures.example", False),
-        ("pictures.example", "http://evil.example\\@pictures.example/a", False),
+        ("images.example", "http://images.example:8080/a", False),
+        ("images.example:8080", "http://images.example:8080/a", True),
+        ("images.example:8080", "http://images.example/a", False),
+        ("images.example", "http://images.example@evil.example/a", False),
+        ("images.example", "http://evil.example/images.example", False),
+        ("images.example", "http://evil.example\\@images.example/a", False),
         ("xn--bcher-kva.example", "http://bücher.example/a", True),
     ],
 )
@@ -118,7 +118,7 @@ def test_what_is_no_url_is_refused(url: str) -> None:
 
 def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
     with pytest.raises(InputError, match="holds a user or password") as refused:
-        read_image("https://me:secret@pictures.example/a.png?key=private", Policy(hosts=("*",)))
+        read_image("https://me:secret@images.example/a.png?key=private", Policy(hosts=("*",)))
     assert "secret" not in str(refused.value)
     assert "private" not in str(refused.value)
 
@@ -151,15 +151,15 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse(
 ) -> None:
     looked_up(monkeypatch, ["93.184.216.34", "127.0.0.1"])
     with pytest.raises(InputError, match=r"127\.0\.0\.1, which is not a public one"):
-        read_image(f"http://pictures.example:{served.port}/a.png", Policy(hosts=(f"pictures.example:{served.port}",)))
+        read_image(f"http://images.example:{served.port}/a.png", Policy(hosts=(f"images.example:{served.port}",)))
     assert served.asked == []
 
 
 def test_a_name_that_changes_its_address_gains_nothing(served: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     names = looked_up(monkeypatch, ["192.0.2.1"], ["127.0.0.1"])
     with pytest.raises(InputError, match=r"192\.0\.2\.1"):
-        read_image(f"http://pictures.example:{served.port}/a.png", Policy(hosts=(f"pictures.example:{served.port}",)))
-    assert names == ["pictures.example"]
+        read_image(f"http://images.example:{served.port}/a.png", Policy(hosts=(f"images.example:{served.port}",)))
+    assert names == ["images.example"]
     assert served.asked == []
 
 
@@ -205,7 +205,7 @@ def test_another_status_than_200_is_an_error(served: Web, status: int) -> None:
         read_image(served.url("/a.png"), allowed(served))
 
 
-def test_an_html_page_instead_of_the_picture_is_named(served: Web) -> None:
+def test_an_html_page_instead_of_the_image_is_named(served: Web) -> None:
     served.answers["/a.png"] = answering(b"<html>Not here</html>")
     with pytest.raises(InputError, match="an HTML page"):
         read_image(served.url("/a.png"), allowed(served))
@@ -263,7 +263,7 @@ def test_a_name_that_is_looked_up_for_too_long_is_given_up(monkeypatch: pytest.M
     monkeypatch.setattr("pgmeaning.media.web.socket.getaddrinfo", lambda *_, **__: answered.wait(30) and [])
     try:
         with pytest.raises(InputError, match="took too long"):
-            read_image("https://pictures.example/a.png", Policy(hosts=("*",), timeout=0.1))
+            read_image("https://images.example/a.png", Policy(hosts=("*",), timeout=0.1))
     finally:
         answered.set()
 
@@ -296,12 +296,12 @@ def test_the_environments_proxies_are_not_asked(served: Web, monkeypatch: pytest
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of pictures.example, with its key."""
+    """A certificate of images.example, with its key."""
     if shutil.which("openssl") is None:
         pytest.skip("needs the openssl command")
     file = tmp_path_factory.mktemp("tls") / "both.pem"
-    options = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=pictures.example"]
-    more = ["-addext", "subjectAltName=DNS:pictures.example", "-keyout", str(file), "-out", str(file) + ".crt"]
+    options = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=images.example"]
+    more = ["-addext", "subjectAltName=DNS:images.example", "-keyout", str(file), "-out", str(file) + ".crt"]
     subprocess.run(["openssl", "req", "-x509", *options, *more], check=True, capture_output=True)
     file.write_text(file.read_text() + Path(str(file) + ".crt").read_text())
     return file
@@ -311,9 +311,9 @@ def test_the_certificate_must_be_that_of_the_name(certificate: Path, monkeypatch
     monkeypatch.setattr("pgmeaning.media.web.tls", lambda: ssl.create_default_context(cafile=str(certificate)))
     looked_up(monkeypatch, ["127.0.0.1"])
     with web(certificate) as served:
-        served.answers["/a.png"] = answering(encoded(picture(BLUE)))
+        served.answers["/a.png"] = answering(encoded(plain_image(BLUE)))
         policy = Policy(private_hosts=(f"*:{served.port}",))
-        assert read_image(f"https://pictures.example:{served.port}/a.png", policy).getpixel((0, 0)) == BLUE
+        assert read_image(f"https://images.example:{served.port}/a.png", policy).getpixel((0, 0)) == BLUE
         with pytest.raises(InputError, match=r"(?i)certificate"):
             read_image(f"https://other.example:{served.port}/a.png", policy)
         assert len(served.asked) == 1
@@ -322,4 +322,4 @@ def test_the_certificate_must_be_that_of_the_name(certificate: Path, monkeypatch
 def test_a_certificate_that_nobody_vouches_for_is_refused(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_up(monkeypatch, ["127.0.0.1"])
     with web(certificate) as served, pytest.raises(InputError, match=r"(?i)certificate"):
-        read_image(f"https://pictures.example:{served.port}/a.png", Policy(private_hosts=(f"*:{served.port}",)))
+        read_image(f"https://images.example:{served.port}/a.png", Policy(private_hosts=(f"*:{served.port}",)))

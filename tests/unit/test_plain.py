@@ -10,7 +10,7 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from pgmeaning import plain
+from pgmeaning import json_values
 
 
 @pytest.mark.parametrize(
@@ -30,16 +30,16 @@ from pgmeaning import plain
     ],
 )
 def test_every_value_becomes_one_that_json_has(value: object, expected: object) -> None:
-    assert plain.plain(value) == expected
-    json.dumps(plain.plain(value), allow_nan=False)
+    assert json_values.plain(value) == expected
+    json.dumps(json_values.plain(value), allow_nan=False)
 
 
 @pytest.mark.parametrize("several", [{"en"}, frozenset({"en"}), {"en": 1}.keys(), {1: "en"}.values(), iter(["en"])])
 def test_whatever_holds_several_values_is_a_list(several: object) -> None:
-    assert plain.plain(several) == ["en"]
+    assert json_values.plain(several) == ["en"]
 
 
 def test_numbers_come_back_with_all_digits() -> None:
     text = '{"id": 12345678901234567890.123456}'
-    assert json.loads(plain.dumps(plain.loads(text))) == {"id": "12345678901234567890.123456"}
-    assert plain.loads(text) == {"id": Decimal("12345678901234567890.123456")}
+    assert json.loads(json_values.dumps(json_values.loads(text))) == {"id": "12345678901234567890.123456"}
+    assert json_values.loads(text) == {"id": Decimal("12345678901234567890.123456")}

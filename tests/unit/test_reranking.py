@@ -14,11 +14,11 @@ import pytest
 from sqlalchemy import create_engine, literal, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from pgmeaning import reranking
+from pgmeaning.client import rerank as reranking
+from pgmeaning.client.rerank import Ranked, default_reranker, loaded_reranker, rerank
 from pgmeaning.errors import ArgumentError, InputError, ModelNotFound, ModelUnavailable
 from pgmeaning.models.base import Vectors
 from pgmeaning.models.registry import builtin_model
-from pgmeaning.reranking import Ranked, default_reranker, loaded_reranker, rerank
 from pgmeaning.types import Document, Hit, Model
 
 
@@ -221,18 +221,18 @@ def test_an_entity_inside_a_row_is_found(judge: Counting, session: Session) -> N
     assert seen(judge, row, text="body") == "rice"
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 @pytest.mark.parametrize(
     ("value", "images"), [(b"1", (b"1",)), ([b"1", b"2"], (b"1", b"2")), (None, ())], ids=["one", "several", "none"]
 )
-def test_pictures_come_from_the_image_column(judge: Counting, value: Any, images: Any) -> None:
+def test_images_come_from_the_image_column(judge: Counting, value: Any, images: Any) -> None:
     rerank("q", [{"body": "a", "photo": value}], text="body", image="photo", reranker=judge)
     assert judge.documents == [Document("a", images=images)]
 
 
-def test_a_row_may_be_a_picture_alone(judge: Counting) -> None:
+def test_a_row_may_be_an_image_alone(judge: Counting) -> None:
     rerank("q", [{"photo": b"1"}], image="photo", reranker=judge)
     assert judge.documents == [Document("", images=(b"1",))]
 

@@ -16,13 +16,13 @@ def test_by_default_no_file_and_no_url_may_be_read() -> None:
 
 
 def test_lists_stand_in_one_variable_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PGMEANING_MEDIA_FOLDERS", "/srv/pictures:/srv/more")
-    monkeypatch.setenv("PGMEANING_MEDIA_HOSTS", "pictures.example, *.cdn.example,")
+    monkeypatch.setenv("PGMEANING_MEDIA_FOLDERS", "/srv/images:/srv/more")
+    monkeypatch.setenv("PGMEANING_MEDIA_HOSTS", "images.example, *.cdn.example,")
     monkeypatch.setenv("PGMEANING_MEDIA_PRIVATE_HOSTS", "minio:9000")
     monkeypatch.setenv("PGMEANING_MEDIA_MAX_BYTES", "1000")
     policy = Settings().media
-    assert policy.folders == (Path("/srv/pictures"), Path("/srv/more"))
-    assert policy.hosts == ("pictures.example", "*.cdn.example")
+    assert policy.folders == (Path("/srv/images"), Path("/srv/more"))
+    assert policy.hosts == ("images.example", "*.cdn.example")
     assert policy.private_hosts == ("minio:9000",)
     assert policy.max_bytes == 1000
 
@@ -30,9 +30,9 @@ def test_lists_stand_in_one_variable_each(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("MEDIA_FOLDERS", "pictures"),
-        ("MEDIA_FOLDERS", "/srv/pictures:more"),
-        ("MEDIA_HOSTS", "https://pictures.example"),
+        ("MEDIA_FOLDERS", "images"),
+        ("MEDIA_FOLDERS", "/srv/images:more"),
+        ("MEDIA_HOSTS", "https://images.example"),
         ("MEDIA_PRIVATE_HOSTS", "minio/bucket"),
         ("MEDIA_MAX_BYTES", "0"),
     ],

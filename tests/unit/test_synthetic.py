@@ -71,7 +71,7 @@ def test_different_media_have_different_vectors(one: Document, other: Document) 
     assert abs(float(first @ second)) < 0.15
 
 
-def test_the_same_picture_has_the_same_vector() -> None:
+def test_the_same_image_has_the_same_vector() -> None:
     one, other = (Document(images=(np.arange(12, dtype=np.uint8).reshape(2, 2, 3),)) for _ in range(2))
     first, second = FULL.embed_documents([one, other])
     assert np.array_equal(first, second)

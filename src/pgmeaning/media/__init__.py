@@ -1,4 +1,4 @@
-"""Pictures and videos from bytes, data URIs, files and URLs, with the guards that input of unknown origin needs.
+"""Images and videos from bytes, data URIs, files and URLs, with the guards that input of unknown origin needs.
 
     read_image, image_size, read_video     decoded, for a model
     fetch_image, fetch_video               still encoded but checked, for the sidecar to keep until its batch runs
@@ -8,7 +8,7 @@ Whatever is wrong with an input raises InputError. Pillow, PyAV and httpx are im
 
 from __future__ import annotations
 
-from pgmeaning.media.pictures import fetch_image, image_size, read_image
+from pgmeaning.media.images import fetch_image, image_size, read_image
 from pgmeaning.media.policy import TRUSTED, Policy
 from pgmeaning.media.videos import Video, fetch_video, read_video
 

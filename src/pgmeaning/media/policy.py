@@ -1,11 +1,15 @@
-"""What may be read, and how much of it."""
+"""What may be read, how much of it, and how a refusal names it."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgmeaning.errors import InputError
+
 MEBIBYTE = 1 << 20
+SHOWN = 80  # characters of a source that an error repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +24,28 @@ class Policy:
     any_folder: bool = False
     hosts: tuple[str, ...] = ()
     private_hosts: tuple[str, ...] = ()
-    max_bytes: int = 64 * MEBIBYTE  # of one picture or video, encoded
-    max_pixels: int = 64_000_000  # of one picture or frame
+    max_bytes: int = 64 * MEBIBYTE  # of one image or video, encoded
+    max_pixels: int = 64_000_000  # of one image or frame
     max_seconds: float = 600  # of one video
     timeout: float = 20  # for one URL, from the first look-up of its name to the last byte
 
 
 # What an application's own code names: any file, but no URL.
 TRUSTED = Policy(any_folder=True)
+
+
+def too_large(what: str, policy: Policy) -> InputError:
+    """The error for more bytes than the policy allows."""
+    return InputError(
+        f"{what} are more than the {policy.max_bytes:,} allowed", hint="PGMEANING_MEDIA_MAX_BYTES allows more"
+    )
+
+
+def shown(source: object) -> str:
+    """A source as an error may repeat it: short, and a URL without its query, which may hold a key."""
+    text = str(source)
+    if text[:5].lower() == "data:":
+        text = text.partition(",")[0] + ",..."
+    elif "://" in text[:12]:
+        text = re.sub(r"//[^/@]*@", "//", re.split(r"[?#]", text)[0])
+    return repr(text if len(text) <= SHOWN else text[:SHOWN] + "...")

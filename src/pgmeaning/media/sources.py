@@ -10,10 +10,9 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from pgmeaning.errors import InputError
 from pgmeaning.media.files import read_file
-from pgmeaning.media.policy import Policy
+from pgmeaning.media.policy import Policy, shown, too_large
 
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):(//)?", re.IGNORECASE)
-SHOWN = 80  # characters of a source that an error repeats
 
 
 def read_bytes(source: object, policy: Policy) -> bytes:
@@ -27,7 +26,7 @@ def read_bytes(source: object, policy: Policy) -> bytes:
             data = _named(source, policy)
         case _:
             raise InputError(
-                f"a {type(source).__name__} is no picture or video",
+                f"a {type(source).__name__} is no image or video",
                 hint="give bytes, a path, a data URI, a URL or a PIL image",
             )
     return _bounded(data, policy)
@@ -66,24 +65,7 @@ def _data_uri(source: str, policy: Policy) -> bytes:
 
 def _bounded(data: bytes, policy: Policy) -> bytes:
     if not data:
-        raise InputError("a picture or video is empty: it has no bytes")
+        raise InputError("an image or video is empty: it has no bytes")
     if len(data) > policy.max_bytes:
         raise too_large(f"{len(data):,} bytes", policy)
     return data
-
-
-def too_large(what: str, policy: Policy) -> InputError:
-    """The error for more bytes than the policy allows."""
-    return InputError(
-        f"{what} are more than the {policy.max_bytes:,} allowed", hint="PGMEANING_MEDIA_MAX_BYTES allows more"
-    )
-
-
-def shown(source: object) -> str:
-    """A source as an error may repeat it: short, and a URL without its query, which may hold a key."""
-    text = str(source)
-    if text[:5].lower() == "data:":
-        text = text.partition(",")[0] + ",..."
-    elif "://" in text[:12]:
-        text = re.sub(r"//[^/@]*@", "//", re.split(r"[?#]", text)[0])
-    return repr(text if len(text) <= SHOWN else text[:SHOWN] + "...")

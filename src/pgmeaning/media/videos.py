@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgmeaning.errors import InputError, ModelUnavailable
-from pgmeaning.media.pictures import fetch_image, image_size, opened, read_image
+from pgmeaning.media.images import fetch_image, image_size, opened, read_image
 from pgmeaning.media.policy import TRUSTED, Policy
 from pgmeaning.media.sources import read_bytes
 
@@ -35,13 +35,13 @@ class Video:
 def read_video(source: Any, policy: Policy = TRUSTED, fps: float = 1.0, max_frames: int = 64) -> Video:
     """A frame a second (at least 4 where it has them), at most 64 evenly spread over a longer video.
 
-    `source` is bytes, a path, a data URI or an http(s) URL of a video or an animation; a list of pictures, which are
+    `source` is bytes, a path, a data URI or an http(s) URL of a video or an animation; a list of images, which are
     frames one a second; or a Video, which is handed back. Raises InputError for what is none.
     """
     if isinstance(source, Video):
         return source
     if isinstance(source, list | tuple):
-        return _from_pictures(source, policy, fps, max_frames)
+        return _from_images(source, policy, fps, max_frames)
     data = read_bytes(source, policy)
     return _from_animation(data, policy, fps, max_frames) or _from_container(data, policy, fps, max_frames)
 
@@ -49,13 +49,13 @@ def read_video(source: Any, policy: Policy = TRUSTED, fps: float = 1.0, max_fram
 def fetch_video(source: Any, policy: Policy = TRUSTED) -> bytes | Video | tuple[bytes | Image, ...]:
     """The video still encoded, once its header was read and its size and length checked; raises InputError.
 
-    A list of pictures is checked one by one.
+    A list of images is checked one by one.
     """
     if isinstance(source, Video):
         return source
     if isinstance(source, list | tuple):
         _check_count(source, policy)
-        return tuple(fetch_image(picture, policy) for picture in source)
+        return tuple(fetch_image(image, policy) for image in source)
     data = read_bytes(source, policy)
     if _animation(data) is None:
         with _container(data) as container:
@@ -85,30 +85,30 @@ def _shrunk(image: Image, count: int) -> Image:
     return image.resize((max(1, int(image.width / excess**0.5)), max(1, int(image.height / excess**0.5))))
 
 
-# ---------------------------------------------------------------- a list of pictures
+# ---------------------------------------------------------------- a list of images
 
 
-def _from_pictures(source: Sequence[Any], policy: Policy, fps: float, max_frames: int) -> Video:
+def _from_images(source: Sequence[Any], policy: Policy, fps: float, max_frames: int) -> Video:
     _check_count(source, policy)
     places = sampled(len(source), 1.0, fps, max_frames) if len(source) > max_frames else range(len(source))
     frames = [_shrunk(read_image(source[place], policy), len(places)) for place in places]
     if len({frame.size for frame in frames}) > 1:
-        raise InputError("the pictures of a video differ in size", hint="give all of its frames the same size")
+        raise InputError("the images of a video differ in size", hint="give all of its frames the same size")
     return _video(frames, [float(place) for place in places], len(source))
 
 
 def _check_count(source: Sequence[Any], policy: Policy) -> None:
     if not source:
-        raise InputError("a video of no pictures was given")
+        raise InputError("a video of no images was given")
     if len(source) > policy.max_seconds:
-        raise _too_long(f"a video of {len(source)} pictures, one a second,", policy)
+        raise _too_long(f"a video of {len(source)} images, one a second,", policy)
 
 
 # ---------------------------------------------------------------- an animation
 
 
 def _animation(data: bytes) -> Image | None:
-    """The animation, if it is one; raises InputError for a still picture."""
+    """The animation, if it is one; raises InputError for a still image."""
     try:
         image = opened(data)
         frames = getattr(image, "n_frames", 1)
@@ -116,9 +116,7 @@ def _animation(data: bytes) -> Image | None:
         return None
     if frames > 1 and image.format in ("GIF", "WEBP", "PNG", "AVIF"):
         return image
-    raise InputError(
-        f"a {image.format} picture is no video", hint="give it as an image, or a list of pictures as a video"
-    )
+    raise InputError(f"a {image.format} image is no video", hint="give it as an image, or a list of images as a video")
 
 
 def _from_animation(data: bytes, policy: Policy, fps: float, max_frames: int) -> Video | None:
@@ -183,7 +181,7 @@ def _container(data: bytes) -> Iterator[Any]:
 def _measured(container: Any, policy: Policy) -> tuple[int, float]:
     """How many frames there are, and how many seconds they last; by the packets, as headers may say nothing or lie."""
     if not container.streams.video:
-        raise InputError("a video has no pictures in it, only sound or subtitles")
+        raise InputError("a video has no images in it, only sound or subtitles")
     stream = container.streams.video[0]
     if stream.codec_context is None:
         raise InputError("a video has a codec that is not known here")

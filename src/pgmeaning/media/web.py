@@ -18,8 +18,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from pgmeaning.errors import InputError, ModelUnavailable
-from pgmeaning.media.policy import Policy
-from pgmeaning.media.sources import shown, too_large
+from pgmeaning.media.policy import Policy, shown, too_large
 
 try:
     import httpcore
@@ -182,7 +181,7 @@ def too_slow() -> InputError:
 
 @cache
 def tls() -> ssl.SSLContext:
-    """The certificates that are trusted; reading them takes longer than a small picture does."""
+    """The certificates that are trusted; reading them takes longer than a small image does."""
     return httpx.create_ssl_context()
 
 

@@ -120,7 +120,7 @@ def as_documents(items: Sequence[Input]) -> list[Document]:
 def as_document(item: Input) -> Document:
     """A string is a text. A mapping has `text`, `image`, `video`, `instruction`, each of which may be missing or None.
 
-    `image` is one picture or a list of them; `video` is one video: a path, or a list of pictures. `videos` are several.
+    `image` is one image or a list of them; `video` is one video: a path, or a list of images. `videos` are several.
     """
     match item:
         case Document():
@@ -182,6 +182,11 @@ def unit_length(vectors: Vectors) -> Vectors:
     """Rows divided by their Euclidean norm; a row of zeros stays as it is, for `check_vectors` to refuse."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(norms == 0, 1, norms)).astype(np.float32)
+
+
+def prefix(vectors: Vectors, dimensions: int) -> Vectors:
+    """The Matryoshka prefix of that length, at unit length again."""
+    return unit_length(vectors[:, :dimensions])
 
 
 def _document_of(fields: dict[str, Any]) -> Document:

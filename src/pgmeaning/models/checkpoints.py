@@ -1,8 +1,8 @@
-"""What the backends over torch share: where a checkpoint's weights are, how they are loaded, how a batch is cut."""
+"""What the backends over torch share: where a checkpoint's weights are and how they are loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,15 +62,6 @@ def loaded(
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
         # The library's own chain of network and parser errors would hide the one thing to do.
         raise _unavailable(model, where, error) from None
-
-
-def parts(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Places of the lengths, longest first, in groups that padded to their longest hold at most `budget` tokens."""
-    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
-    while order:
-        size = max(1, budget // max(1, lengths[order[0]]))
-        yield order[:size]
-        order = order[size:]
 
 
 def hub_has(name: str, revision: str | None) -> bool:

@@ -133,13 +133,13 @@ def any_thread_may_embed(embedder: Embedder) -> None:
 
 
 def what_cannot_be_embedded_is_an_input_error(embedder: Embedder) -> None:
-    """An unreadable picture, or any where the model takes text alone; another error would fail the whole batch."""
+    """An unreadable image, or any where the model takes text alone; another error would fail the whole batch."""
     try:
-        embedder.embed_documents([Document(images=(b"this is no picture",))])
+        embedder.embed_documents([Document(images=(b"this is no image",))])
     except InputError:
         pass
     except Exception as error:
-        raise AssertionError(f"an unreadable picture raises {type(error).__name__}, not InputError") from error
+        raise AssertionError(f"an unreadable image raises {type(error).__name__}, not InputError") from error
 
 
 def tokens_are_counted(embedder: Embedder) -> None:
@@ -202,13 +202,13 @@ def an_instruction_is_taken(reranker: Reranker) -> None:
 
 
 def what_cannot_be_judged_is_an_input_error(reranker: Reranker) -> None:
-    """An unreadable picture, or any where the model takes text alone."""
+    """An unreadable image, or any where the model takes text alone."""
     try:
-        reranker.score(Document(SHORT), [Document(images=(b"this is no picture",))])
+        reranker.score(Document(SHORT), [Document(images=(b"this is no image",))])
     except InputError:
         pass
     except Exception as error:
-        raise AssertionError(f"an unreadable picture raises {type(error).__name__}, not InputError") from error
+        raise AssertionError(f"an unreadable image raises {type(error).__name__}, not InputError") from error
 
 
 EMBEDDER_CHECKS: tuple[Callable[[Embedder], None], ...] = (

@@ -17,7 +17,8 @@ from sentence_transformers import CrossEncoder
 
 from pgmeaning.errors import ModelUnavailable
 from pgmeaning.models.base import Vectors
-from pgmeaning.models.checkpoints import dtype_of, loaded, parts, tokens_at_once
+from pgmeaning.models.batches import batches
+from pgmeaning.models.checkpoints import dtype_of, loaded, tokens_at_once
 from pgmeaning.models.text import checked_text, shortened, text_alone
 from pgmeaning.types import Document, Model
 
@@ -56,13 +57,13 @@ class CrossEncoderReranker:
     def score(self, query: Document, documents: Sequence[Document], instruction: str | None = None) -> Vectors:
         """float32 [n], 0..1. An instruction changes nothing, and what is beyond the model's limit is not read.
 
-        Raises InputError for a picture or a video.
+        Raises InputError for an image or a video.
         """
         question = self._text(query, "query")
         texts = [self._text(document, f"document {place}") for place, document in enumerate(documents)]
         scores = np.empty(len(texts), np.float32)
-        for places in parts([self._length(question, text) for text in texts], self._tokens_at_once):
-            scores[places] = self._predict([(question, texts[place]) for place in places])
+        for batch in batches([self._length(question, text) for text in texts], self._tokens_at_once):
+            scores[batch.places] = self._predict([(question, texts[place]) for place in batch.places])
         return scores
 
     def _predict(self, pairs: list[tuple[str, str]]) -> Vectors:

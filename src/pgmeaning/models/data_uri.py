@@ -1,4 +1,4 @@
-"""Pictures and videos as data URIs, the form in which an endpoint takes them."""
+"""Images and videos as data URIs, the form in which an endpoint takes them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from pgmeaning.media import Video, fetch_video, read_image
 
 
-def picture_uri(source: Any) -> str:
-    """A picture, from whatever `read_image` takes, as a PNG's data URI; raises InputError where it cannot be read."""
+def image_uri(source: Any) -> str:
+    """An image, from whatever `read_image` takes, as a PNG's data URI; raises InputError where it cannot be read."""
     # Lossless: a JPEG of a JPEG has another vector. Level 1: the network is faster than level 6.
     return f"data:image/png;base64,{_encoded(source, 'PNG', compress_level=1)}"
 
 
 def video_uri(source: Any) -> str:
-    """A video as a data URI: the file as it is; pictures as JPEGs with commas between them, as vLLM takes frames."""
+    """A video as a data URI: the file as it is; images as JPEGs with commas between them, as vLLM takes frames."""
     if isinstance(source, Video):
         source = source.frames
     if isinstance(source, list | tuple):

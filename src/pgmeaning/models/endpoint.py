@@ -17,7 +17,7 @@ import httpx
 
 from pgmeaning.errors import BadVector, EndpointDown, InputError, ModelError, ModelUnavailable, TimedOut
 from pgmeaning.models.registry import SERVING_OPTIONS
-from pgmeaning.parallel import each
+from pgmeaning.threads import each
 from pgmeaning.types import Model
 
 KEY_VARIABLE = "PGMEANING_API_KEY"

@@ -25,7 +25,7 @@ import numpy as np
 
 from pgmeaning.errors import BadVector, InputError, ModelUnavailable
 from pgmeaning.models.base import Vectors, finished
-from pgmeaning.models.data_uri import picture_uri, video_uri
+from pgmeaning.models.data_uri import image_uri, video_uri
 from pgmeaning.models.endpoint import Endpoint, serving
 from pgmeaning.models.text import checked_text, instruction, prompted, shortened
 from pgmeaning.types import Document, Model
@@ -76,7 +76,7 @@ class HttpEmbedder:
         return self._embed(queries, self._model.query_prompt)
 
     def count_tokens(self, documents: Sequence[Document]) -> list[int]:
-        """A guess: a token for each four characters, 1024 for each picture or video."""
+        """A guess: a token for each four characters, 1024 for each image or video."""
         return [_tokens(document, self._model.max_tokens) for document in documents]
 
     def _embed(self, documents: Sequence[Document], prompt: str | None) -> Vectors:
@@ -179,9 +179,9 @@ def conversation(model: Model, document: Document, prompt: str | None) -> Body:
 
 
 def parts_of(model: Model, document: Document) -> list[Body]:
-    """Videos, pictures, text, as the model was trained; one that has nothing at all is the word NULL."""
+    """Videos, images, text, as the model was trained; one that has nothing at all is the word NULL."""
     parts: list[Body] = [{"type": "video_url", "video_url": {"url": video_uri(video)}} for video in document.videos]
-    parts += [{"type": "image_url", "image_url": {"url": picture_uri(image)}} for image in document.images]
+    parts += [{"type": "image_url", "image_url": {"url": image_uri(image)}} for image in document.images]
     if document.text is not None:
         parts.append(_text(harmless(checked_text(shortened(document.text, model.max_tokens)))))
     return parts or [_text("NULL")]
@@ -193,7 +193,7 @@ def harmless(text: str) -> str:
 
 
 def check_media(model: Model, document: Document) -> None:
-    """Raise InputError for a picture or video that the model does not take."""
+    """Raise InputError for an image or video that the model does not take."""
     for kind, media in (("image", document.images), ("video", document.videos)):
         if media and (kind not in model.modalities or not model.template):
             raise InputError(

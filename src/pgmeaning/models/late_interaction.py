@@ -54,7 +54,7 @@ class LateInteractionReranker:
     def score(self, query: Document, documents: Sequence[Document], instruction: str | None = None) -> Vectors:
         """float32 [n], 0..1: half of 1 + the mean cosine, so .5 is unrelated. An instruction changes nothing.
 
-        Beyond the model's limit a text is not read. Raises InputError for a picture or a video.
+        Beyond the model's limit a text is not read. Raises InputError for an image or a video.
         """
         question = self._encoder.forward([self._text(query, "query")])
         texts = [self._text(document, f"document {place}") for place, document in enumerate(documents)]

@@ -21,7 +21,8 @@ from sentence_transformers.util import batch_to_device
 from pgmeaning.errors import InputError, ModelUnavailable
 from pgmeaning.media import read_image
 from pgmeaning.models.base import Vectors, finished, unit_length
-from pgmeaning.models.checkpoints import dtype_of, loaded, parts, tokens_at_once
+from pgmeaning.models.batches import batches
+from pgmeaning.models.checkpoints import dtype_of, loaded, tokens_at_once
 from pgmeaning.models.text import checked_text, prompted, shortened
 from pgmeaning.types import Document, Model
 
@@ -83,13 +84,13 @@ class Encoder:
         return [len(ids) for ids in found["input_ids"]]
 
     def run(self, texts: Sequence[str]) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Yield (places in `texts`, features) in parts of similar length; padding costs time, never precision.
+        """Yield (places in `texts`, features) in batches of similar length; padding costs time, never precision.
 
         Features are those of the library: input_ids and attention_mask int64 [n, tokens], token_embeddings
         [n, tokens, d], sentence_embedding [n, d].
         """
-        for places in parts(self.count(texts), self._tokens_at_once):
-            yield places, self.forward([self.shortened(texts[place]) for place in places])
+        for batch in batches(self.count(texts), self._tokens_at_once):
+            yield batch.places, self.forward([self.shortened(texts[place]) for place in batch.places])
 
     def forward(self, inputs: Sequence[Any]) -> dict[str, torch.Tensor]:
         """One forward pass of all inputs, which are texts, or what else the library takes."""
@@ -111,7 +112,7 @@ class SentenceTransformerEmbedder:
         self.dimensions = dimensions
         self._encoder = encoder
         self._model = model
-        self._together = encoder.transformer.supports(("image", "text"))  # CLIP takes a picture or a text
+        self._together = encoder.transformer.supports(("image", "text"))  # CLIP takes an image or a text
         made = encoder.transformer.get_embedding_dimension()
         if made != model.dimensions:
             raise ModelUnavailable(
@@ -128,7 +129,7 @@ class SentenceTransformerEmbedder:
         return self._embed(queries, self._model.query_prompt)
 
     def count_tokens(self, documents: Sequence[Document]) -> list[int]:
-        """The tokenizer's own count, at most the model's limit; prompts and pictures are not counted."""
+        """The tokenizer's own count, at most the model's limit; prompts and images are not counted."""
         return self._encoder.count([document.text or "" for document in documents])
 
     def _embed(self, documents: Sequence[Document], prompt: str | None) -> Vectors:
@@ -139,20 +140,20 @@ class SentenceTransformerEmbedder:
             vectors[[plain[place] for place in places]] = _numbers(features)
         for place, document in enumerate(documents):
             if document.images:
-                vectors[place] = self._embed_pictures(document, self._text(document, prompt))
+                vectors[place] = self._embed_images(document, self._text(document, prompt))
         return finished(vectors, self._model, self.dimensions)
 
-    def _embed_pictures(self, document: Document, text: str) -> Vectors:
-        """The mean of a vector for each picture; the text has one of its own where the model takes one or the other."""
-        pictures: list[Any] = [read_image(image) for image in document.images]
-        inputs = [{"text": text, "image": picture} for picture in pictures] if text and self._together else pictures
+    def _embed_images(self, document: Document, text: str) -> Vectors:
+        """The mean of a vector for each image; the text has one of its own where the model takes one or the other."""
+        images: list[Any] = [read_image(image) for image in document.images]
+        inputs = [{"text": text, "image": image} for image in images] if text and self._together else images
         apart = [text] if text and not self._together else []
         try:
             found = [_numbers(self._encoder.forward(part)) for part in (inputs, apart) if part]
             mean: Vectors = unit_length(np.concatenate(found)).mean(axis=0)
             return mean
         except (OSError, ValueError) as error:
-            raise InputError(f"model {self._model.name!r} cannot embed this picture: {error}") from error
+            raise InputError(f"model {self._model.name!r} cannot embed this image: {error}") from error
 
     def _text(self, document: Document, prompt: str | None) -> str:
         # A model with a template has code of its own that fills it in; the prompts are that template's instructions.

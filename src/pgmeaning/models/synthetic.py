@@ -50,7 +50,7 @@ class SyntheticEmbedder:
         return self.embed_documents(queries)
 
     def count_tokens(self, documents: Sequence[Document]) -> list[int]:
-        """One for each 256 characters, picture or video: a long text costs little more than a short one."""
+        """One for each 256 characters, image or video: a long text costs little more than a short one."""
         return [
             1 + len(document.text or "") // 256 + len(document.images) + len(document.videos) for document in documents
         ]
@@ -77,7 +77,7 @@ def _serialised(document: Document) -> bytes:
 
 
 def _bytes(value: object) -> bytes:
-    """The content of a picture or array, of bytes, text and lists of such; the repr of a path or anything else."""
+    """The content of an image or array, of bytes, text and lists of such; the repr of a path or anything else."""
     if isinstance(value, bytes | bytearray | memoryview):
         return b"b" + bytes(value)
     if isinstance(value, str):
@@ -90,7 +90,7 @@ def _bytes(value: object) -> bytes:
 
 
 def _shape(value: object) -> tuple[object, ...]:
-    """What tells apart pictures of the same bytes: size and mode of a PIL image, shape and type of an array."""
+    """What tells apart images of the same bytes: size and mode of a PIL image, shape and type of an array."""
     return tuple(str(getattr(value, name, None)) for name in ("size", "mode", "shape", "dtype"))
 
 

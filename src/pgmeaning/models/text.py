@@ -23,10 +23,10 @@ def checked_text(text: str) -> str:
 
 
 def text_alone(model: str, document: Document, what: str) -> str:
-    """The text that a reranker of texts judges; raises InputError where there is a picture or a video."""
+    """The text that a reranker of texts judges; raises InputError where there is an image or a video."""
     if document.images or document.videos:
         raise InputError(
-            f"model {model!r} cannot judge pictures or video, and the {what} has one",
+            f"model {model!r} cannot judge images or video, and the {what} has one",
             hint="a Qwen3-VL-Reranker model can",
         )
     return document.text or ""

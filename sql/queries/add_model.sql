@@ -1,1 +1,0 @@
-SELECT pgmeaning._add_model(%(model)s::jsonb)

@@ -1,2 +1,0 @@
--- The reply. Committed before the locks of the requests are let go.
-SELECT pgmeaning._answer(%(model)s, %(as_query)s, %(input)s, %(embedding)s)

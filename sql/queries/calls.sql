@@ -1,0 +1,139 @@
+-- Statements that merely call one function or read one view; each begins with its name.
+
+-- ---------------------------------------------------------------- What an application calls
+
+-- name: attach
+SELECT pgmeaning.attach(%(source)s::regclass, columns => %(columns)s, template => %(template)s, name => %(name)s, image => %(image)s,
+    video => %(video)s, model => %(model)s, dimensions => %(dimensions)s, chunking => %(chunking)s, grant_to => %(grant_to)s::name[],
+    allow_deprecated => %(allow_deprecated)s, language => %(language)s, "precision" => %(precision)s)
+
+-- name: detach
+SELECT pgmeaning.detach(%(name)s, keep_vectors => %(keep_vectors)s)
+
+-- name: pause
+SELECT pgmeaning.pause(%(name)s)
+
+-- name: resume
+SELECT pgmeaning.resume(%(name)s)
+
+-- name: refresh
+SELECT pgmeaning.refresh(%(name)s)
+
+-- name: retry
+SELECT pgmeaning.retry(%(name)s)
+
+-- name: wait_for
+CALL pgmeaning.wait_for(%(name)s, %(key)s, %(timeout)s)
+
+-- name: embed
+SELECT pgmeaning.embed(%(input)s, model => %(model)s, as_query => %(as_query)s, timeout => %(timeout)s)
+
+-- name: search
+SELECT key::text, chunk, chunk_text, distance, score, model, vector_rank, text_rank
+FROM pgmeaning.search(%(collection)s::text, %(query)s::text, k => %(k)s, filter => %(filter)s, filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s,
+    timeout => %(timeout)s, "group" => %(group)s)
+
+-- name: search_many
+SELECT query_index, key::text, chunk, chunk_text, distance, score, model, vector_rank, text_rank
+FROM pgmeaning.search_many(%(collection)s, %(queries)s::text[], k => %(k)s, filter => %(filter)s, filter_params => %(filter_params)s::text[],
+    mode => %(mode)s, candidates => %(candidates)s, timeout => %(timeout)s, "group" => %(group)s)
+
+-- name: nearest
+SELECT key::text, chunk, chunk_text, distance, score, model
+FROM pgmeaning.nearest(%(collection)s, %(vector)s, k => %(k)s, filter => %(filter)s, filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, "group" => %(group)s)
+
+-- name: similar
+SELECT key::text, chunk, chunk_text, distance, score, model
+FROM pgmeaning.similar(%(collection)s, %(key)s, k => %(k)s, filter => %(filter)s, filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, "group" => %(group)s)
+
+-- ---------------------------------------------------------------- Views
+
+-- name: status
+SELECT * FROM pgmeaning.status WHERE %(collection)s::text IS NULL OR collection = %(collection)s ORDER BY collection, model
+
+-- name: failures
+SELECT * FROM pgmeaning.failures WHERE %(collection)s::text IS NULL OR collection = %(collection)s ORDER BY collection, failed_at NULLS LAST
+
+-- name: sidecars
+SELECT * FROM pgmeaning.sidecars ORDER BY started_at
+
+-- name: models
+SELECT * FROM pgmeaning.models ORDER BY kind, status, name
+
+-- name: releases
+SELECT * FROM pgmeaning.releases ORDER BY name
+
+-- name: index_report
+SELECT * FROM pgmeaning.index_report WHERE %(collection)s::text IS NULL OR collection = %(collection)s ORDER BY collection, model
+
+-- ---------------------------------------------------------------- The registry
+
+-- name: add_model
+SELECT pgmeaning._add_model(%(model)s::jsonb)
+
+-- name: set_default_model
+SELECT pgmeaning.set_default_model(%(name)s)
+
+-- name: deprecate_model
+SELECT pgmeaning.deprecate_model(%(name)s)
+
+-- name: register_models
+SELECT pgmeaning._register_models(%s::jsonb)
+
+-- name: register_releases
+SELECT pgmeaning._register_releases(%s::jsonb)
+
+-- ---------------------------------------------------------------- Indexes
+
+-- name: plan_index
+SELECT * FROM pgmeaning.plan_index(%(name)s, %(kind)s, %(dimensions)s)
+
+-- name: want_index
+SELECT pgmeaning.want_index(%(name)s, %(kind)s, %(dimensions)s)
+
+-- ---------------------------------------------------------------- The sidecar
+
+-- name: answer_request
+-- The reply. Committed before the locks of the requests are let go.
+SELECT pgmeaning._answer(%(model)s, %(as_query)s, %(input)s, %(embedding)s)
+
+-- name: wake_others
+SELECT pgmeaning._wake()
+
+-- name: listen
+LISTEN pgmeaning
+
+-- name: prepared_transactions
+SHOW max_prepared_transactions
+
+-- ---------------------------------------------------------------- The loopback
+
+-- name: make_loopback
+SELECT pgmeaning._make_loopback(%s, %s)
+
+-- name: test_loopback
+SELECT pgmeaning._test_loopback()
+
+-- ---------------------------------------------------------------- Advisory locks
+
+-- name: migration_lock
+-- One migration at a time; let go at the end of the transaction.
+SELECT pg_catalog.pg_advisory_xact_lock(%s, %s)
+
+-- name: try_drain_lock
+-- "Somebody is awake": triggers that cannot share this lock send no NOTIFY.
+SELECT pg_try_advisory_lock(1885826405, 1)
+
+-- name: drop_drain_lock
+SELECT pg_advisory_unlock(1885826405, 1)
+
+-- name: try_upkeep
+-- One sidecar at a time looks after the sources, for one transaction.
+SELECT pg_try_advisory_xact_lock(1885826405, 4)
+
+-- name: try_index_lock
+-- Held by whoever builds an index of this vector table.
+SELECT pg_try_advisory_lock(1885826407, (%(vectors)s %% 2147483647)::int)
+
+-- name: drop_index_lock
+SELECT pg_advisory_unlock(1885826407, (%(vectors)s %% 2147483647)::int)

@@ -1,1 +1,0 @@
-SELECT pgmeaning.deprecate_model(%(name)s)

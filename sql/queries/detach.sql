@@ -1,1 +1,0 @@
-SELECT pgmeaning.detach(%(name)s, keep_vectors => %(keep_vectors)s)

@@ -1,1 +1,0 @@
-SELECT * FROM pgmeaning.index_report WHERE %(collection)s::text IS NULL OR collection = %(collection)s ORDER BY collection, model

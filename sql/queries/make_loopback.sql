@@ -1,1 +1,0 @@
-SELECT pgmeaning._make_loopback(%s, %s)

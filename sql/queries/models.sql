@@ -1,1 +1,0 @@
-SELECT * FROM pgmeaning.models ORDER BY kind, status, name

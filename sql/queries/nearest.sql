@@ -1,2 +1,0 @@
-SELECT key::text, chunk, chunk_text, distance, score, model
-FROM pgmeaning.nearest(%(collection)s, %(vector)s, k => %(k)s, filter => %(filter)s, filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, "group" => %(group)s)

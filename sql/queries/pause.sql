@@ -1,1 +1,0 @@
-SELECT pgmeaning.pause(%(name)s)

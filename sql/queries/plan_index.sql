@@ -1,1 +1,0 @@
-SELECT * FROM pgmeaning.plan_index(%(name)s, %(kind)s, %(dimensions)s)

@@ -1,1 +1,0 @@
-SHOW max_prepared_transactions

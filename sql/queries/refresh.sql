@@ -1,1 +1,0 @@
-SELECT pgmeaning.refresh(%(name)s)

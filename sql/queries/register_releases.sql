@@ -1,1 +1,0 @@
-SELECT pgmeaning._register_releases(%s::jsonb)

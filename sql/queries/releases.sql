@@ -1,1 +1,0 @@
-SELECT * FROM pgmeaning.releases ORDER BY name

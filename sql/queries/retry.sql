@@ -1,1 +1,0 @@
-SELECT pgmeaning.retry(%(name)s)

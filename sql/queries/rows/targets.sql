@@ -1,0 +1,34 @@
+-- Every (collection, model), with the SQL that depends on its key and columns, quoted by the database itself.
+SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions, coalesce(pgmeaning._precision(t.vectors), 'vector') AS vector_type, c.state = 'paused' AS paused,
+       coalesce(c.problem, CASE WHEN made.oid IS NULL THEN 'its vector table was dropped' END) AS problem,
+       r.oid IS NOT NULL AS source_exists, t.scanning, t.scan_finished_at,
+       pgmeaning._template_parts(c.template) AS template_parts, c.columns::text[] AS columns,
+       c.image, c.video, c.chunking,
+       cardinality(c.key_columns) AS key_width,
+       CASE WHEN r.oid IS NULL THEN '{}' ELSE jsonb_build_object(
+           'source', pgmeaning._relation_name(c.source),
+           'vectors', pgmeaning._relation_name(t.vectors),
+           'key_record', pgmeaning._key_record(c.key_columns, c.key_types),
+           'record_key', pgmeaning._column_list('k', c.key_columns),
+           'source_key', pgmeaning._column_list('s', c.key_columns),
+           'source_key_json', pgmeaning._key_json('s', c.key_columns, c.key_columns),
+           'source_after_cursor', pgmeaning._after_cursor(c),
+           'source_is_record', pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types),
+           'vector_is_record', pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
+           'vector_is_source', pgmeaning._key_match('v', c.vector_key_columns, 's', c.key_columns, c.key_types),
+           'content_hash', pgmeaning._content_hash('s', c),
+           'contents', coalesce((SELECT string_agg(format('left(s.%%I::text, bound.characters)', col), ', ' ORDER BY i)
+                                 FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), 'NULL')
+               || CASE WHEN c.image IS NULL THEN '' ELSE ', ' || pgmeaning._media_content('s', c.source, c.image) END
+               || CASE WHEN c.video IS NULL THEN '' ELSE ', ' || pgmeaning._media_content('s', c.source, c.video) END,
+           'content_bytes', coalesce((SELECT string_agg(format('coalesce(octet_length(s.%%I::text), 0)::bigint', col), ' + ' ORDER BY i)
+                                      FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), '0'),
+           'vector_columns', (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
+                              FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i))
+       ) END AS parts
+FROM pgmeaning.target AS t
+JOIN pgmeaning.collection AS c ON c.id = t.collection_id
+LEFT JOIN pg_class AS r ON r.oid = c.source
+LEFT JOIN pg_class AS made ON made.oid = t.vectors
+WHERE t.state IN ('active', 'filling', 'previous') AND (%(collection)s::text IS NULL OR c.name = %(collection)s)
+ORDER BY c.id, t.model

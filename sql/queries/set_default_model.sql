@@ -1,1 +1,0 @@
-SELECT pgmeaning.set_default_model(%(name)s)

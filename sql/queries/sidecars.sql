@@ -1,1 +1,0 @@
-SELECT * FROM pgmeaning.sidecars ORDER BY started_at

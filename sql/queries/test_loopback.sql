@@ -1,1 +1,0 @@
-SELECT pgmeaning._test_loopback()

@@ -1,1 +1,0 @@
-CALL pgmeaning.wait_for(%(name)s, %(key)s, %(timeout)s)

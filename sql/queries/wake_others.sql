@@ -1,1 +1,0 @@
-SELECT pgmeaning._wake()

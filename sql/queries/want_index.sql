@@ -1,1 +1,0 @@
-SELECT pgmeaning.want_index(%(name)s, %(kind)s, %(dimensions)s)

@@ -1,0 +1,74 @@
+"""The command search: what is looked for, and the rows that were found, for people and for programs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pgmeaning.cli.output import AsJson, Collection, Dsn, connected, print_json, print_rows
+
+if TYPE_CHECKING:
+    from pgmeaning.types import Hit
+
+
+def search(
+    collection: Collection,
+    query: Annotated[
+        str | None, typer.Argument(metavar="[QUERY]", help="What to look for, in words.", show_default=False)
+    ] = None,
+    image: Annotated[
+        list[str] | None, typer.Option("--image", metavar="FILE", help="An image to look for; may be repeated.")
+    ] = None,
+    video: Annotated[str | None, typer.Option("--video", metavar="FILE", help="A video to look for.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many rows.")] = 10,
+    rerank: Annotated[
+        int | None, typer.Option("--rerank", min=1, help="Find so many, and let a reranker judge them.")
+    ] = None,
+    reranker: Annotated[str | None, typer.Option("--reranker", help="Which one; else the database's default.")] = None,
+    filter: Annotated[str | None, typer.Option("--filter", help="An SQL condition on the table's columns.")] = None,
+    mode: Annotated[
+        Literal["exact", "signature", "index", "hybrid"] | None,
+        typer.Option("--mode", help="Else by the index there is; hybrid looks for the words too."),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="How long a sidecar may take for the query, in seconds.")
+    ] = 10,
+    dsn: Dsn = None,
+    as_json: AsJson = False,
+) -> None:
+    """The rows nearest in meaning to a text, an image or a video, the best first; a text needs a running sidecar.
+
+    The table shows the search's score and distance, then the row; a column of the row that is called like one of these
+    is shown as row.score or row.distance. With --json the row's columns stand apart, below "row".
+    """
+    if query is None and not image and video is None:
+        raise typer.BadParameter("give a QUERY, --image or --video")
+    with connected(dsn) as client:
+        hits = client.search(
+            collection, query, k, image=image or None, video=video, rerank=rerank, reranker=reranker, filter=filter,
+            mode=mode, timeout=timeout,
+        )  # fmt: skip
+    if as_json:
+        print_json([_as_document(hit) for hit in hits])
+    else:
+        flat = [_flat(hit) for hit in hits]
+        print_rows(flat, flat[0] if flat else (), as_json=False, nothing="nothing found")
+
+
+def _as_document(hit: Hit) -> dict[str, Any]:
+    """Its row below a name of its own, so that no column of the user's can hide what the search says."""
+    names = ("key", "distance", "score", "vector_rank", "text_rank", "chunk", "chunk_text", "model", "row")
+    return {name: getattr(hit, name) for name in names}
+
+
+def _flat(hit: Hit) -> dict[str, Any]:
+    """For a table: the search's own columns, then the row's, which give way where a name is the same."""
+    own = {"score": hit.score, "distance": hit.distance}
+    return own | {f"row.{name}" if name in own else name: _shortened(value) for name, value in hit.row.items()}
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, bytes | memoryview):
+        return f"{len(value):,} bytes"
+    return value[:199] + "…" if isinstance(value, str) and len(value) > 200 else value

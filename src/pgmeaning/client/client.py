@@ -1,0 +1,378 @@
+"""What applications use: attach, search, rerank. One connection, in autocommit; the caller's rights throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from pgvector import Vector
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb, set_json_loads
+
+from pgmeaning import json_values
+from pgmeaning.client.arguments import AnyVector, Filter, filtered, jsonb, texts, texts_or_none, whole, whole_or_none
+from pgmeaning.client.arguments import vector as vector_of
+from pgmeaning.client.query_vectors import check_modalities, embed_here, query_document
+from pgmeaning.client.rerank import loaded_reranker, rerank
+from pgmeaning.database import sql_files as sql
+from pgmeaning.database.values import register_times, register_vectors, translated_errors
+from pgmeaning.documents.template import render, several
+from pgmeaning.errors import CollectionError, InputError, ModelNotFound, SchemaOutdated
+from pgmeaning.models.registry import fingerprint
+from pgmeaning.settings import Settings
+from pgmeaning.sidecar import store
+from pgmeaning.sidecar.fetch import fetch_media
+from pgmeaning.types import Document, Hit, Model, Target
+
+
+def connect(dsn: str = "") -> Client:
+    """Connect to a database in which `pgmeaning migrate` was run. An empty DSN: libpq's own PG* variables.
+
+    Raises DatabaseError where there is no connection, SchemaOutdated where the schema is missing.
+    """
+    with translated_errors():
+        # prepare_threshold: behind a pooler the next statement may go to a server that has not prepared it.
+        connection = psycopg.connect(dsn, autocommit=True, application_name="pgmeaning client", prepare_threshold=None)
+    try:
+        with translated_errors():
+            _check_schema(connection)
+            register_vectors(connection)
+            register_times(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return Client(connection)
+
+
+def _check_schema(connection: psycopg.Connection[Any]) -> None:
+    """By the migrations' names alone, since Alembic takes long to import."""
+    if connection.execute(sql.query("migrate/installed_tables")).fetchone() != (True, True):
+        raise SchemaOutdated("this database has no pgmeaning schema", hint="run: pgmeaning migrate")
+    (revision,) = connection.execute(sql.query("migrate/installed_revision")).fetchone() or (None,)
+    if revision != sql.newest_migration():
+        raise SchemaOutdated(
+            f"the database's pgmeaning schema is {revision or 'unknown'}, this package needs {sql.newest_migration()}",
+            hint="run: pgmeaning migrate, or install the package's version that the database has",
+        )
+
+
+class Client:
+    """A connection that knows pgmeaning. Not for several threads at once."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.connection = connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    def attach(
+        self, source: str, columns: Sequence[str] | None = None, template: str | None = None,
+        name: str | None = None, *, image: str | None = None, video: str | None = None, model: str | None = None,
+        dimensions: int | None = None, chunking: Mapping[str, Any] | None = None,
+        grant_to: Sequence[str] | None = None, allow_deprecated: bool = False, language: str | None = None,
+        precision: str = "vector",
+    ) -> str:  # fmt: skip
+        """Embed columns of a table from now on; returns the collection's name. `source` is quoted as in SQL.
+
+        `chunking`, such as {"method": "tokens", "size": 512, "overlap": 64}, cuts long texts into chunks with a vector
+        each; or by "sentences", "paragraphs" or "markdown".
+
+        `language`, such as 'english', keeps the words of each row beside its vector, for search(mode="hybrid").
+        `precision` 'halfvec' keeps two bytes a number instead of four.
+
+        Raises CollectionError for a table, column or name that will not do, ModelNotFound, DatabaseError.
+        """
+        arguments = {
+            "source": source, "columns": texts_or_none("columns", columns), "template": template, "name": name,
+            "image": image, "video": video, "model": model, "dimensions": whole_or_none("dimensions", dimensions),
+            "chunking": None if chunking is None else Jsonb(dict(chunking)),
+            "grant_to": texts_or_none("grant_to", grant_to), "allow_deprecated": allow_deprecated, "language": language,
+            "precision": precision,
+        }  # fmt: skip
+        return str(self._value("attach", arguments))
+
+    def detach(self, name: str, *, keep_vectors: bool = False) -> None:
+        """Stop embedding; drops the vectors and the view unless they are kept."""
+        self._value("detach", {"name": name, "keep_vectors": keep_vectors})
+
+    def pause(self, name: str) -> None:
+        """Record changes, but embed nothing until `resume`."""
+        self._value("pause", {"name": name})
+
+    def resume(self, name: str) -> None:
+        """Go on after `pause`."""
+        self._value("resume", {"name": name})
+
+    def refresh(self, name: str) -> None:
+        """Ask for a reconcile: missing and stale vectors, vectors without a row."""
+        self._value("refresh", {"name": name})
+
+    def retry(self, name: str) -> int:
+        """Try the failed rows once more; returns how many."""
+        return int(self._value("retry", {"name": name}))
+
+    def wait_for(self, name: str, key: object = None, timeout: float = 30) -> None:
+        """Return once the collection (or one row) owes no vector; raises TimedOut, DatabaseError if the row failed."""
+        wanted = None if key is None else jsonb(key)
+        self._execute("wait_for", {"name": name, "key": wanted, "timeout": timedelta(seconds=timeout)})
+
+    def status(self, collection: str | None = None) -> list[dict[str, Any]]:
+        """The rows of pgmeaning.status, of all collections or of one."""
+        return self._report("status", collection)
+
+    def failures(self, collection: str | None = None) -> list[dict[str, Any]]:
+        """The rows of pgmeaning.failures, of all collections or of one."""
+        return self._report("failures", collection)
+
+    def sidecars(self) -> list[dict[str, Any]]:
+        """The rows of pgmeaning.sidecars."""
+        return self._dicts("sidecars", {})
+
+    def models(self) -> list[dict[str, Any]]:
+        """The rows of pgmeaning.models."""
+        return self._dicts("models", {})
+
+    def releases(self) -> list[dict[str, Any]]:
+        """The rows of pgmeaning.releases."""
+        return self._dicts("releases", {})
+
+    def plan_index(self, name: str, kind: str | None = None, dimensions: int | None = None) -> list[dict[str, Any]]:
+        """What index the vectors have, which one would be built (or `kind`), and what it costs; a row a model."""
+        return self._dicts("plan_index", {"name": name, "kind": kind, "dimensions": dimensions})
+
+    def want_index(self, name: str, kind: str = "auto", dimensions: int | None = None) -> None:
+        """Settle the kind of index: auto, none, signature, prefix (of `dimensions`) or direct. A sidecar builds it."""
+        self._value("want_index", {"name": name, "kind": kind, "dimensions": dimensions})
+
+    def index_report(self, collection: str | None = None) -> list[dict[str, Any]]:
+        """The rows of pgmeaning.index_report, of all collections or of one."""
+        return self._report("index_report", collection)
+
+    def add_model(self, model: Model) -> None:
+        """Add a model of your own to the registry, such as an endpoint; the same again changes nothing.
+
+        Raises DatabaseError where another model has its name, InputError where its URL or options hold a password.
+        """
+        urls = (model.location, model.options.get("url"))
+        secret = "api_key" in model.options or any("@" in urlsplit(str(url or "")).netloc for url in urls)
+        if secret:
+            raise InputError(
+                f"the location or options of model {model.name!r} hold a password, which the database must not",
+                hint="put the key into PGMEANING_API_KEY",
+            )
+        self._value("add_model", {"model": Jsonb({**asdict(model), "fingerprint": fingerprint(model)})})
+
+    def model(self, name: str) -> Model:
+        """A model as the registry has it; raises ModelNotFound."""
+        rows = self._dicts("client/model", {"name": name})
+        if not rows:
+            raise ModelNotFound(f"this database has no model {name!r}", hint="see: pgmeaning model list")
+        return Model(**{**rows[0], "modalities": tuple(rows[0]["modalities"])})
+
+    def set_default_model(self, name: str) -> None:
+        """Make a model the one that attach() takes (or, for a reranker, that search(rerank=...) takes)."""
+        self._value("set_default_model", {"name": name})
+
+    def deprecate_model(self, name: str) -> None:
+        """Serve a model, but refuse it for new collections."""
+        self._value("deprecate_model", {"name": name})
+
+    def embed(
+        self, text: str | None = None, *, image: Any = None, video: Any = None, model: str | None = None,
+        as_query: bool = True, timeout: float = 10,
+    ) -> NDArray[np.float32]:  # fmt: skip
+        """The vector of a text, float32 [d], as a sidecar makes it; raises TimedOut when none answers.
+
+        With an image or a video (or several), alone or with a text, this process loads the model and makes it.
+        """
+        wanted = query_document(text, image, video)
+        if wanted.images or wanted.videos:
+            return embed_here(
+                self.model(model or self._value("client/default_embedder", {})), wanted, as_query=as_query
+            )
+        arguments = {"input": text, "model": model, "as_query": as_query, "timeout": timedelta(seconds=timeout)}
+        vector: Vector | NDArray[np.float32] = self._value("embed", arguments)
+        return np.asarray(vector.to_numpy() if isinstance(vector, Vector) else vector, np.float32)
+
+    def search(
+        self, collection: str, query: str | None = None, k: int = 10, *, image: Any = None, video: Any = None,
+        rerank: int | None = None, reranker: str | None = None, filter: Filter = None,
+        filter_params: Sequence[object] | None = None, mode: str | None = None, candidates: int | None = None,
+        group: bool = True, timeout: float = 10,
+    ) -> list[Hit]:  # fmt: skip
+        """The k rows nearest in meaning to a text, the best first; or to an image or video, alone or with a text.
+
+        An image is a path, bytes, a data URI or a PIL image; this process loads the collection's model for it.
+
+        With `rerank`, so many are found first and a reranker (None: the database's default) judges them; `score` is
+        then its score, 0..1, instead of the cosine similarity. `filter` is an SQL condition on the source's columns,
+        with $1, $2, ... for `filter_params`; or a mapping of columns to the values that they must equal. `mode`
+        "hybrid" looks for the words too.
+
+        A document that was cut into chunks is found once, by its best chunk; with `group=False` each chunk counts.
+        """
+        k, rerank = whole("k", k), whole_or_none("rerank", rerank)
+        if rerank is not None and min(k, rerank) < 1:
+            raise InputError(f"k is {k} and rerank {rerank}", hint="both must be at least 1")
+        wanted = query_document(query, image, video)
+        arguments: dict[str, Any] = {
+            "collection": collection, "query": query, "k": max(k, rerank or k), **filtered(filter, filter_params),
+            "mode": mode, "candidates": whole_or_none("candidates", candidates), "group": group,
+            "timeout": timedelta(seconds=timeout),
+        }  # fmt: skip
+        if wanted.images or wanted.videos:
+            arguments["vector"] = Vector(self._vector(collection, wanted))
+        hits = self._hits("nearest" if "vector" in arguments else "search", arguments, collection)
+        return hits[:k] if rerank is None else self._rerank(collection, wanted, hits, reranker)[:k]
+
+    def search_many(
+        self, collection: str, queries: Sequence[str], k: int = 10, *, filter: Filter = None,
+        filter_params: Sequence[object] | None = None, mode: str | None = None, candidates: int | None = None,
+        group: bool = True, timeout: float = 10,
+    ) -> list[list[Hit]]:  # fmt: skip
+        """What `search` finds for each of the queries, in their order, with one call of the model for all."""
+        asked = texts("queries", queries)
+        arguments = {
+            "collection": collection, "queries": asked, "k": whole("k", k), **filtered(filter, filter_params),
+            "mode": mode, "candidates": whole_or_none("candidates", candidates), "group": group,
+            "timeout": timedelta(seconds=timeout),
+        }  # fmt: skip
+        found = self._execute("search_many", arguments).fetchall()
+        rows = self._source_rows(collection, [key for _, key, *_ in found])
+        answers: list[list[Hit]] = [[] for _ in asked]
+        for place, (query, *columns) in enumerate(found):
+            if place in rows:
+                answers[query - 1].append(_hit(columns, rows[place]))
+        return answers
+
+    def nearest(
+        self, collection: str, vector: AnyVector, k: int = 10, *,
+        filter: Filter = None, filter_params: Sequence[object] | None = None, mode: str | None = None,
+        candidates: int | None = None, group: bool = True,
+    ) -> list[Hit]:  # fmt: skip
+        """The k rows nearest to a vector of the collection's model: numbers, or as a connection returns it."""
+        arguments = {
+            "collection": collection, "vector": vector_of(vector), "k": whole("k", k),
+            **filtered(filter, filter_params), "mode": mode,
+            "candidates": whole_or_none("candidates", candidates), "group": group,
+        }  # fmt: skip
+        return self._hits("nearest", arguments, collection)
+
+    def similar(
+        self, collection: str, key: object, k: int = 10, *,
+        filter: Filter = None, filter_params: Sequence[object] | None = None, mode: str | None = None,
+        candidates: int | None = None, group: bool = True,
+    ) -> list[Hit]:  # fmt: skip
+        """More like this: the k nearest other rows. `key`: a mapping of the key columns, or one value."""
+        arguments = {
+            "collection": collection, "key": jsonb(key), "k": whole("k", k), **filtered(filter, filter_params),
+            "mode": mode, "candidates": whole_or_none("candidates", candidates), "group": group,
+        }  # fmt: skip
+        return self._hits("similar", arguments, collection)
+
+    def _vector(self, collection: str, query: Document) -> NDArray[np.float32]:
+        """The vector of a query that has an image, as the collection's model makes it."""
+        row = self._execute("client/collection_model", {"collection": collection}).fetchone()
+        if row is None:
+            raise CollectionError(f"there is no collection {collection!r}", hint="attach() makes one of a table")
+        name, dimensions = row
+        return embed_here(self.model(name), query, as_query=True, dimensions=dimensions)
+
+    def _rerank(self, collection: str, query: Document, hits: Sequence[Hit], name: str | None) -> list[Hit]:
+        target = self._target(collection)
+        model = self._reranker(name or self._value("client/default_reranker", {}))
+        check_modalities(model, query)
+        documents = [_document_of(target, hit, model.modalities) for hit in hits]
+        ranked = rerank(query, documents, reranker=loaded_reranker(model))
+        return [replace(hits[result.index], score=result.score) for result in ranked]
+
+    def _reranker(self, name: str) -> Model:
+        rows = self._dicts("client/model", {"name": name})
+        if not rows or rows[0]["kind"] != "reranker":
+            raise ModelNotFound(f"this database has no reranker {name!r}", hint="pgmeaning model list")
+        return Model(**{**rows[0], "modalities": tuple(rows[0]["modalities"])})
+
+    def _hits(self, name: str, arguments: Mapping[str, Any], collection: str) -> list[Hit]:
+        found = self._execute(name, arguments).fetchall()
+        rows = self._source_rows(collection, [key for key, *_ in found])
+        return [_hit(columns, rows[place]) for place, columns in enumerate(found) if place in rows]
+
+    def _source_rows(self, collection: str, keys: Sequence[str]) -> dict[int, dict[str, Any]]:
+        """Place in `keys` -> the row, if it still exists. Keys are jsonb as text: a float would round a numeric."""
+        if not keys:
+            return {}
+        statement = sql.composed("client/rows_by_key", self._target(collection).parts)
+        with translated_errors(), self.connection.cursor() as cursor:
+            cursor.execute(statement, {"keys": list(keys)})
+            names = [column.name for column in cursor.description or ()]
+            return {row[0] - 1: dict(zip(names[1:], row[1:], strict=True)) for row in cursor.fetchall()}
+
+    def _target(self, collection: str) -> Target:
+        with translated_errors():
+            found = store.targets(self.connection, collection)
+        if not found:
+            raise CollectionError(f"there is no collection {collection!r}", hint="attach() makes one of a table")
+        return found[0]
+
+    def _execute(self, name: str, arguments: Mapping[str, Any]) -> psycopg.Cursor[Any]:
+        with translated_errors():
+            return self.connection.execute(sql.query(name), arguments)
+
+    def _value(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        row = self._execute(name, arguments).fetchone()
+        return row[0] if row else None
+
+    def _report(self, name: str, collection: str | None) -> list[dict[str, Any]]:
+        """Rows of a view; raises CollectionError for a collection that there is not."""
+        rows = self._dicts(name, {"collection": collection})
+        if not rows and collection is not None:
+            self._execute("client/known_collection", {"collection": collection})
+        return rows
+
+    def _dicts(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+        with translated_errors(), self.connection.cursor(row_factory=dict_row) as cursor:
+            if name == "failures":  # it has keys
+                set_json_loads(json_values.loads, cursor)
+            return cursor.execute(sql.query(name), arguments).fetchall()
+
+
+def _hit(columns: Sequence[Any], row: dict[str, Any]) -> Hit:
+    key, chunk, chunk_text, distance, score, model, *ranks = columns
+    return Hit(json_values.loads(key), row, distance, score, chunk, chunk_text, model, *ranks)
+
+
+def _document_of(target: Target, hit: Hit, modalities: Sequence[str]) -> Document:
+    """What was embedded of the row, as far as the reranker takes it; by its text alone where an image is gone."""
+    text = Document(text=_text_of(target, hit))
+    if hit.chunk > 0:  # images go with the first chunk
+        return text
+    images = several(hit.row.get(target.image)) if target.image and "image" in modalities else ()
+    videos = several(hit.row.get(target.video)) if target.video and "video" in modalities else ()
+    try:
+        return fetch_media(Document(text.text or None, images, videos), Settings().media) if images or videos else text
+    except InputError:
+        return text
+
+
+def _text_of(target: Target, hit: Hit) -> str:
+    """What was embedded of the row, for the reranker to read."""
+    if hit.chunk_text is not None:
+        return hit.chunk_text
+    values = [hit.row.get(column) for column in target.columns]
+    return render(target, [None if value is None else str(value) for value in values]) or ""

@@ -1,0 +1,64 @@
+"""Vectors made in this process, of what no text in SQL can carry: an image or a video to search by."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgmeaning.errors import InputError
+from pgmeaning.models.base import LoadedEmbedder, as_document, load_embedder, prefix
+from pgmeaning.models.registry import fingerprint, located
+from pgmeaning.settings import Settings
+from pgmeaning.sidecar.fetch import fetch_media
+from pgmeaning.threads import Shared
+from pgmeaning.types import Document, Model
+
+
+def query_document(text: str | None, image: Any = None, video: Any = None) -> Document:
+    """What is looked for; raises InputError where that is nothing."""
+    document = as_document({"text": text, "image": image, "video": video})
+    if document.text is None and not document.images and not document.videos:
+        raise InputError("a query has neither text nor image nor video", hint="give one of them")
+    return document
+
+
+def embed_here(
+    model: Model, document: Document, *, as_query: bool, dimensions: int | None = None
+) -> NDArray[np.float32]:
+    """Its vector, float32 [d], of a model that is loaded on first use and kept for the process.
+
+    The caller names files as it likes; URLs only of the hosts that PGMEANING_MEDIA_HOSTS names.
+    """
+    check_modalities(model, document)
+    fetched = fetch_media(document, replace(Settings().media, any_folder=True))
+    with _shared(model).use() as embedder:
+        vectors = (embedder.embed_queries if as_query else embedder.embed_documents)([fetched])
+    whole = dimensions is None or dimensions == vectors.shape[1]
+    vector: NDArray[np.float32] = (vectors if whole else prefix(vectors, dimensions or 0))[0]
+    return vector
+
+
+def check_modalities(model: Model, document: Document) -> None:
+    """Raise InputError where the model takes no such thing."""
+    for kind, values in (("image", document.images), ("video", document.videos)):
+        if values and kind not in model.modalities:
+            raise InputError(
+                f"model {model.name!r} takes no {kind}",
+                hint=f"it takes {' and '.join(model.modalities)}; pgmeaning model list shows the others",
+            )
+
+
+# ---------------------------------------------------------------- models, kept once loaded
+
+_kept: dict[str, Shared[LoadedEmbedder]] = {}
+_guard = threading.Lock()
+
+
+def _shared(model: Model) -> Shared[LoadedEmbedder]:
+    key = f"{model.name} {model.backend} {fingerprint(model)} {model.options}"
+    with _guard:
+        return _kept.setdefault(key, Shared(lambda: load_embedder(located(model, Settings().location))))

@@ -1,0 +1,106 @@
+"""Connections of the sidecar: settings on which keys and plans depend are pinned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg
+
+from pgmeaning.database import sql_files as sql
+from pgmeaning.errors import DatabaseError
+
+Connection = psycopg.Connection[Any]
+T = TypeVar("T")
+
+# A key's jsonb must come out the same in every session; and statements by key must keep using the index, also where a
+# plan was cached while the table was still empty.
+OPTIONS = " ".join(
+    f"-c {name}={value}"
+    for name, value in {
+        "timezone": "UTC",
+        "datestyle": "ISO,YMD",
+        "intervalstyle": "postgres",
+        "lc_monetary": "C",
+        "bytea_output": "hex",
+        "extra_float_digits": "1",
+        "enable_hashjoin": "off",
+        "enable_mergejoin": "off",
+        "enable_seqscan": "off",
+        "plan_cache_mode": "force_custom_plan",
+        "default_transaction_isolation": r"read\ committed",
+        "default_transaction_read_only": "off",
+        "statement_timeout": "0",
+        "idle_in_transaction_session_timeout": "60s",
+        "search_path": "pg_catalog",
+    }.items()
+)
+
+# Seconds to wait for a server that does not answer at all, unless the DSN says otherwise.
+CONNECT_TIMEOUT = 10
+# Errors that say nothing about a row: connection, lost races, the server's resources, an operator, a locked object.
+PASSING = ("08", "25", "40", "53", "55", "57", "58")
+
+# What a lost lock race or a restarting server costs is a retry, not a row.
+RETRIED = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+
+
+def connect(dsn: str, name: str, **pinned: str) -> Connection:
+    """An autocommit connection with pinned settings, and `pinned` ones; `name` shows in pg_stat_activity."""
+    given = psycopg.conninfo.conninfo_to_dict(dsn)
+    more = " ".join(f"-c {key}={value}" for key, value in pinned.items())
+    # prepare_threshold: a source may change its columns' types, which a prepared statement does not survive. Those on
+    # our own tables are prepared by hand, and planned each time: a plan made for an empty queue would walk a full one.
+    return psycopg.connect(
+        dsn, autocommit=True, prepare_threshold=None, application_name=f"pgmeaning {name}",
+        options=f"{given.get('options') or ''} {OPTIONS} {more}".strip(), keepalives_idle=30, tcp_user_timeout=30_000,
+        client_encoding="UTF8", connect_timeout=given.get("connect_timeout") or CONNECT_TIMEOUT,
+    )  # fmt: skip
+
+
+def check_direct(dsn: str) -> None:
+    """Raise DatabaseError where a pooler stands between that shares out server connections, or drops settings.
+
+    A sidecar listens, holds locks for a session, and depends on its settings; without them it would hang now and then,
+    and write keys that match no row.
+    """
+    try:
+        with connect(dsn, "sidecar") as first, connect(dsn, "sidecar") as second:
+            shared = any(_backend(first) == _backend(second) for _ in range(3))
+    except psycopg.OperationalError as error:
+        if "startup parameter" not in str(error):
+            raise
+        raise _pooled(str(error).strip().split("\n")[0]) from error
+    if shared:
+        raise _pooled("two connections at once have one server process")
+
+
+def _backend(connection: Connection) -> int:
+    pid, settings_arrived = connection.execute(sql.query("migrate/own_backend")).fetchone() or (0, False)
+    if not settings_arrived:
+        raise _pooled("the connection's settings do not reach the server")
+    return int(pid)
+
+
+def _pooled(reason: str) -> DatabaseError:
+    return DatabaseError(
+        f"the sidecar cannot work through a connection pooler: {reason}",
+        hint="give it the server's own address; applications may use the pooler: docs/pgbouncer.md",
+    )
+
+
+def is_passing(error: psycopg.Error) -> bool:
+    """Whether trying again later may help: the error is none that a row's own content caused."""
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.sqlstate[:2] in PASSING
+
+
+def retrying(work: Callable[[], T], times: int = 5) -> T:
+    """Run a whole transaction again when it lost a deadlock or a serialization race."""
+    for _ in range(times - 1):
+        try:
+            return work()
+        except RETRIED:
+            continue
+    return work()

@@ -1,0 +1,247 @@
+"""Brings a database to this package's schema: Alembic for forward changes, then the repeatable functions.
+
+All in one transaction behind an advisory lock, so two at once are safe and a failure leaves nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from pgmeaning.database import sql_files as sql
+from pgmeaning.errors import DatabaseError, SchemaOutdated
+from pgmeaning.models.registry import builtin_models, fingerprint, releases
+
+if TYPE_CHECKING:
+    import sqlalchemy
+    from alembic.config import Config
+
+# Shared with nobody else: the two-key advisory lock of a migration.
+LOCK = (1885826405, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a database has: its Alembic revision (None: nothing), and whether its functions are this package's."""
+
+    revision: str | None
+    head: str
+    functions_current: bool
+    loopback_problem: str | None = None  # after `upgrade`: why embed() can ask no sidecar
+
+    @property
+    def due(self) -> bool:
+        """Whether `upgrade` would change anything."""
+        return self.revision != self.head or not self.functions_current
+
+
+def check(dsn: str) -> State:
+    """Compare a database with this package; changes nothing.
+
+    Raises DatabaseError where it cannot connect, and where `upgrade` would refuse what it finds.
+    """
+    with _connect(dsn) as connection:
+        return _known_state(connection)
+
+
+def upgrade(dsn: str) -> State:
+    """Bring an empty database, or any earlier version, to the newest; returns the state found before.
+
+    Raises DatabaseError, with a hint, where pgvector is missing, rights do not suffice, or an earlier installation left
+    only parts; SchemaOutdated where the database is newer than this package.
+    """
+    with _transaction(dsn) as (alchemy, connection):
+        connection.execute(sql.query("migration_lock"), LOCK)
+        _refuse_strangers(connection)
+        before = _known_state(connection)
+        if before.due:
+            _upgrade(alchemy, connection)
+    with _connect(dsn) as connection:
+        return replace(before, loopback_problem=ensure_loopback(connection))
+
+
+def downgrade(dsn: str) -> None:
+    """Take pgmeaning out of the database, the vectors too. Source tables stay untouched."""
+    with _transaction(dsn) as (alchemy, connection):
+        connection.execute(sql.query("migration_lock"), LOCK)
+        _known_state(connection)
+        _run_alembic(alchemy, "downgrade", "base")
+        connection.execute(sql.query("migrate/drop_schema"))
+
+
+def ensure_loopback(connection: psycopg.Connection[Any]) -> str | None:
+    """Make the loopback that embed() asks a sidecar through fit this very database; returns why it cannot, or None."""
+    hosts = connection.execute(sql.query("migrate/loopback_hosts")).fetchall()
+    problem: str | None = None
+    # With a role of its own only where the one there is cannot log in: databases made from one template may share it.
+    for new_role, (host,) in itertools.product((False, True), hosts):
+        # Committed before the test: the new role must be there for another connection.
+        with connection.transaction():
+            (problem,) = connection.execute(sql.query("make_loopback"), (host, new_role)).fetchone() or (None,)
+        if problem is None:
+            with connection.transaction():
+                (problem,) = connection.execute(sql.query("test_loopback")).fetchone() or (None,)
+        if problem is None:
+            return None
+    return problem
+
+
+def _connect(dsn: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
+    try:
+        connection = psycopg.connect(
+            dsn, autocommit=autocommit, application_name="pgmeaning migrate", client_encoding="UTF8"
+        )
+    except psycopg.OperationalError as error:
+        hint = "give --dsn or set PGMEANING_DSN"
+        raise DatabaseError(f"cannot connect to the database: {error}", hint=hint) from error
+    # Whatever the role's default: who waited for another's migration must see what it did.
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    connection.read_only = False
+    return connection
+
+
+@contextmanager
+def _transaction(dsn: str) -> Iterator[tuple[sqlalchemy.Connection, psycopg.Connection[Any]]]:
+    """One transaction, as Alembic wants it and as psycopg: all of a migration or nothing."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://", creator=lambda: _connect(dsn, autocommit=False), poolclass=sqlalchemy.NullPool
+    )
+    try:
+        with engine.begin() as alchemy:
+            driver: Any = alchemy.connection.driver_connection
+            yield alchemy, driver
+    except psycopg.Error as error:
+        raise as_database_error(error) from error
+    except sqlalchemy.exc.DBAPIError as error:
+        raise as_database_error(error.orig) from error  # type: ignore[arg-type]
+
+
+def state(connection: psycopg.Connection[Any]) -> State:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        tables = cursor.execute(sql.query("migrate/installed_tables")).fetchone() or {}
+        revision = functions_hash = None
+        if tables["versions"]:
+            revision = (cursor.execute(sql.query("migrate/installed_revision")).fetchone() or {}).get("version_num")
+        if tables["installation"]:
+            functions_hash = (cursor.execute(sql.query("migrate/installed_functions")).fetchone() or {}).get(
+                "functions_hash"
+            )
+    return State(revision, _head(), functions_hash == _contents_hash())
+
+
+def _known_state(connection: psycopg.Connection[Any]) -> State:
+    """What the database has, if this package can go on from there."""
+    found = state(connection)
+    if found.revision is not None and found.revision not in sql.migrations():
+        raise SchemaOutdated(
+            f"the database's pgmeaning schema, {found.revision}, is newer than this package, which knows {found.head}",
+            hint="upgrade the package pgmeaning",
+        )
+    if found.revision is None:
+        _refuse_leftovers(connection)
+    return found
+
+
+def _refuse_strangers(connection: psycopg.Connection[Any]) -> None:
+    """Only the owner may replace what is there, so nobody else is let to fail halfway."""
+    found = connection.execute(sql.query("migrate/installation_owner")).fetchone()
+    if found is None:
+        return
+    owner, role, allowed = found
+    if not allowed:
+        raise DatabaseError(
+            f"pgmeaning in this database belongs to role {owner}, for which role {role} may not act",
+            hint=f"run pgmeaning migrate as role {owner}, or as a superuser",
+        )
+
+
+def _refuse_leftovers(connection: psycopg.Connection[Any]) -> None:
+    """What is half there has lost its version, and so nobody knows how to go on from it."""
+    (schemas,) = connection.execute(sql.query("migrate/leftovers")).fetchone() or (None,)
+    if schemas:
+        raise DatabaseError(
+            f"the database has schemas of an earlier installation, without a version: {schemas}",
+            hint="restore them with their rows; or throw them away, and the vectors with them: "
+            "DROP SCHEMA IF EXISTS pgmeaning, pgmeaning_data CASCADE, then run: pgmeaning migrate",
+        )
+
+
+def _contents_hash() -> str:
+    """Of the functions and of the built-in models: a change of either is due for `upgrade`."""
+    return sql.functions_hash()[:32] + ":" + fingerprint_of_registry()[:32]
+
+
+def fingerprint_of_registry() -> str:
+    """Changes when a built-in model or release does."""
+    return hashlib.sha256((_models_json() + _releases_json()).encode()).hexdigest()
+
+
+def _upgrade(alchemy: sqlalchemy.Connection, connection: psycopg.Connection[Any]) -> None:
+    connection.execute(sql.query("migrate/prepare_schema"))
+    _run_alembic(alchemy, "upgrade", "head")
+    connection.execute(sql.query("migrate/migration_path"))
+    for _, text in sql.functions():
+        connection.execute(text)  # our own files
+    connection.execute(sql.query("register_models"), (_models_json(),))
+    connection.execute(sql.query("register_releases"), (_releases_json(),))
+    connection.execute(sql.query("migrate/record_installation"), (_contents_hash(), _version()))
+    connection.execute(sql.query("migrate/hand_over"))
+
+
+def as_database_error(error: psycopg.Error) -> DatabaseError:
+    """The server's error with its SQLSTATE, detail and hint."""
+    diagnostic = error.diag
+    return DatabaseError(
+        diagnostic.message_primary or str(error) or type(error).__name__,
+        sqlstate=error.sqlstate,
+        detail=diagnostic.message_detail,
+        hint=diagnostic.message_hint,
+    )
+
+
+def _models_json() -> str:
+    rows = [{**asdict(model), "fingerprint": fingerprint(model)} for model in builtin_models().values()]
+    return json.dumps(rows, sort_keys=True)
+
+
+def _releases_json() -> str:
+    return json.dumps([asdict(release) for release in releases().values()], sort_keys=True)
+
+
+def _version() -> str:
+    from pgmeaning import __version__
+
+    return __version__
+
+
+def _head() -> str:
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+
+
+def _config() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(sql.folder("alembic")).replace("%", "%%"))
+    return config
+
+
+def _run_alembic(alchemy: sqlalchemy.Connection, direction: str, target: str) -> None:
+    """Run Alembic inside the open transaction."""
+    from alembic import command
+
+    config = _config()
+    config.attributes["connection"] = alchemy
+    getattr(command, direction)(config, target)

@@ -1,0 +1,52 @@
+"""From the columns of a row to what a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pgmeaning.types import Document, Target
+
+# Between columns when there is no template; a missing one leaves no gap.
+SEPARATOR = "\n\n"
+
+
+def render(target: Target, texts: Sequence[str | None]) -> str | None:
+    """The text of a row: its template filled in (null as nothing), or its columns joined by blank lines.
+
+    None when all of the columns are null: there is nothing to embed.
+    """
+    if all(text is None for text in texts):
+        return None
+    if target.template_parts is None:
+        return SEPARATOR.join(text for text in texts if text is not None)
+    values = dict(zip(target.columns, texts, strict=True))
+    return "".join(
+        literal + ((values[column] or "") if column is not None else "") for literal, column in target.template_parts
+    )
+
+
+def document(
+    target: Target, texts: Sequence[str | None], images: tuple[Any, ...] = (), videos: tuple[Any, ...] = ()
+) -> Document | None:
+    """The document of a row, or None when there is nothing to embed. Media are still what the row names."""
+    text = render(target, texts)
+    return Document(text, images, videos) if text is not None or images or videos else None
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """The images or videos of a column's value: one, or a list of them; what is missing is left out."""
+    values = value if isinstance(value, list | tuple) else (value,)
+    return tuple(_sourced(element) for element in values if element is not None)
+
+
+def _sourced(value: Any) -> Any:
+    """An element of bytea[] came as hexadecimal text; a list within a list is a video of images."""
+    if isinstance(value, list):
+        return several(value)
+    if isinstance(value, str) and value.startswith("\\x"):
+        try:
+            return bytes.fromhex(value[2:])
+        except ValueError:
+            return value
+    return value

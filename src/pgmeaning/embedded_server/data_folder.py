@@ -1,0 +1,344 @@
+"""The embedded server's data folder: whose it is, making the cluster in it, and the process that serves it.
+
+It is an ordinary cluster; what is added to it is named pgmeaning.*:
+
+    pgmeaning.lock       held by whoever starts or stops the server
+    pgmeaning.password   of the superuser `postgres`, readable by the owner alone
+    pgmeaning.log        the server's, since its last start; pgmeaning.log.1 is the start before
+    pgmeaning.initdb-*   a cluster being made
+    pgmeaning.cluster    one that is made, and not yet moved into place
+
+Root works in a folder that another account owns, so it never writes through a file that is already there: it could be
+a link to somewhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pgmeaning.embedded_server.install import Account, Install, account_for, make_folders, permits, run, wait_for
+from pgmeaning.errors import ServerError
+
+LONGEST_SOCKET_PATH = 103  # bytes: macOS's limit; Linux has four more
+SHORT_SOCKET_FOLDER = "/tmp/pgmeaning-sockets-"
+DYING_SECONDS = 2.0  # what sessions have to notice that their server was killed
+
+
+@dataclass(frozen=True)
+class Postmaster:
+    """What a server says of itself in postmaster.pid."""
+
+    pid: int
+    port: int
+    socket_folder: str
+    ready: bool
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A folder for one cluster."""
+
+    path: Path
+
+    @property
+    def log(self) -> Path:
+        return self._ours("log")
+
+    def _ours(self, name: str) -> Path:
+        return self.path / f"pgmeaning.{name}"
+
+    def refuse_file(self) -> None:
+        """A folder that is a file, or below one, is an oversight."""
+        place = next(path for path in (self.path, *self.path.parents) if os.path.exists(path))
+        if not place.is_dir():
+            raise ServerError(f"{place} is a file, not a folder", hint="choose another data folder")
+
+    def is_taken(self) -> bool:
+        """Whether a server was ever started here by us."""
+        try:
+            self._ours("lock").lstat()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def prepare(self, install: Install) -> Account | None:
+        """Make the folder if it is missing, refuse it if it is not ours to use, and say who runs the server."""
+        account = account_for(self.path)
+        self._check_the_way(account)
+        make_folders(self.path.parent)
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        if not self.is_taken():
+            self._refuse_foreign(install)
+            self._give_to(account)
+        if self.path.stat().st_uid != (account.uid if account else os.geteuid()):
+            raise ServerError(f"{self.path} belongs to another account", hint="choose another data folder")
+        return account
+
+    def _check_the_way(self, account: Account | None) -> None:
+        parent = next(path for path in self.path.parents if path.exists())
+        if account and not permits(account, "x", parent):
+            raise ServerError(
+                f"the account {account.name!r}, which would run the server for root, cannot enter {parent}",
+                hint="choose a data folder that it can reach, such as /var/lib/pgmeaning/server",
+            )
+
+    def _refuse_foreign(self, install: Install) -> None:
+        names = set(os.listdir(self.path))
+        if "pgmeaning.lock" in names:  # taken by another process, just now
+            return
+        if "PG_VERSION" in names:
+            self._check_version(install)
+            raise ServerError(f"{self.path} is a cluster that pgmeaning didn't make", hint="choose an empty folder")
+        self._refuse_strangers()
+
+    def _refuse_strangers(self) -> None:
+        """Files of somebody else's are neither overwritten nor removed."""
+        if any(not name.startswith(("pgmeaning.", "lost+found")) for name in os.listdir(self.path)):
+            raise ServerError(f"{self.path} is neither empty nor a cluster", hint="choose an empty folder")
+
+    def _give_to(self, account: Account | None) -> None:
+        if account and self.path.stat().st_uid == 0:
+            os.chown(self.path, account.uid, account.gid)
+        if self.path.stat().st_mode & 0o077:
+            self.path.chmod(0o700)  # PostgreSQL refuses a folder that is open to others
+
+    @contextlib.contextmanager
+    def locked(self, account: Account | None, patience: float) -> Iterator[None]:
+        """One process at a time starts or stops the server."""
+        with contextlib.suppress(FileExistsError):
+            os.close(_create(self._ours("lock"), account))
+        lock = os.open(self._ours("lock"), os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            if not wait_for(lambda: _try_lock(lock), patience):
+                raise ServerError(f"another process is still starting or stopping the server of {self.path}")
+            yield
+        finally:
+            os.close(lock)
+
+    def settle(self, install: Install, account: Account | None, *, sync: bool) -> None:
+        """Bring the folder from whatever state an earlier process left it in to a cluster that can be started."""
+        self._forget_the_dead()
+        self._forget_the_unreadable()
+        for unfinished in self.path.glob("pgmeaning.initdb-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        made = self._ours("cluster")
+        if not made.exists() and not (self.path / "PG_VERSION").exists():
+            self._refuse_strangers()
+            self._initdb(install, account, sync).rename(made)
+        if made.exists():
+            self._move_into_place(made)
+        self._check_version(install)
+        self.password()  # before there is a server that nobody could log in to
+
+    def _forget_the_dead(self) -> None:
+        """Remove what a killed server left where PostgreSQL would believe it: the id is a stranger's or a zombie's."""
+        postmaster = self.postmaster()
+        if postmaster is None or serves(postmaster.pid, self.path) is not False:
+            return
+        drop_socket_folder(postmaster.socket_folder)
+        # An id that is free is left to PostgreSQL. In both cases it still refuses to start beside surviving sessions,
+        # which it knows by their shared memory.
+        if _exists(postmaster.pid):
+            self._drop_locks()
+
+    def _forget_the_unreadable(self) -> None:
+        """Remove lock files that name no process, as a crash of the system leaves them: PostgreSQL would not start."""
+        locks = (self.path / "postmaster.pid", *self.path.glob(".s.PGSQL.*.lock"))
+        unreadable = next((lock for lock in locks if lock.exists() and not _names_a_process(lock)), None)
+        if unreadable is None:
+            return
+        if not wait_for(lambda: all(serves(pid, self.path) is False for pid in _processes()), DYING_SECONDS):
+            raise ServerError(
+                f"{unreadable} names no process, and a PostgreSQL may be working in its folder",
+                hint="end that one; if there is none, remove the file",
+            )
+        self._drop_locks()
+
+    def _drop_locks(self) -> None:
+        for lock in (self.path / "postmaster.pid", *self.path.glob(".s.PGSQL.*")):
+            lock.unlink(missing_ok=True)
+
+    def _initdb(self, install: Install, account: Account | None, sync: bool) -> Path:
+        """Make a cluster aside, under a new name: a killed predecessor's initdb may still be busy with its own."""
+        self._write_password(account)
+        place = self._ours(f"initdb-{os.urandom(4).hex()}")
+        options = {
+            "pgdata": place,
+            "username": "postgres",
+            "auth": "scram-sha-256",
+            "pwfile": self._ours("password"),
+            "encoding": "UTF8",
+            "locale-provider": "builtin",
+            "builtin-locale": "C.UTF-8",
+            "locale": "C" if sys.platform == "darwin" else "C.UTF-8",  # libc's, which older macOS lacks
+        }
+        command = [str(install.program("initdb")), *(f"--{name}={value}" for name, value in options.items())]
+        command += ["--set=timezone=UTC", "--set=log_timezone=UTC", "--no-instructions"]
+        run(command + ["--no-sync"] * (not sync), account)
+        return place
+
+    def _move_into_place(self, made: Path) -> None:
+        """Move a complete cluster up; PG_VERSION goes last, so that it vouches for all the rest."""
+        for name in sorted(os.listdir(made), key=lambda name: (name == "PG_VERSION", name)):
+            (made / name).rename(self.path / name)
+        made.rmdir()
+
+    def _check_version(self, install: Install) -> None:
+        ours, found = install.version().split(".")[0], (self.path / "PG_VERSION").read_text().strip()
+        if found != ours:
+            raise ServerError(
+                f"{self.path} was made by PostgreSQL {found}, and this is PostgreSQL {ours}",
+                hint="dump it with its own version and restore it into another data folder",
+            )
+
+    def _write_password(self, account: Account | None) -> None:
+        fresh = self._ours("password.new")
+        fresh.unlink(missing_ok=True)
+        with open(_create(fresh, account), "w") as file:
+            file.write(os.urandom(16).hex() + "\n")
+        fresh.rename(self._ours("password"))
+
+    def password(self) -> str:
+        try:
+            return self._ours("password").read_text().strip()
+        except FileNotFoundError:
+            raise ServerError(
+                f"{self._ours('password')} is missing",
+                hint="pgmeaning didn't make this cluster, or somebody removed the file",
+            ) from None
+
+    @contextlib.contextmanager
+    def fresh_log(self, account: Account | None) -> Iterator[BinaryIO]:
+        """An empty log, to append to; the one before is kept, once."""
+        with contextlib.suppress(FileNotFoundError):
+            self.log.rename(self._ours("log.1"))
+        with open(_create(self.log, account), "ab") as file:
+            yield file
+
+    def socket_folder(self, account: Account | None) -> str:
+        """The data folder itself, unless the path of a socket in it would be too long: then a private one."""
+        if len(os.fsencode(self.path / ".s.PGSQL.65535")) <= LONGEST_SOCKET_PATH:
+            return str(self.path)
+        import tempfile  # rarely needed, and slow to import
+
+        parent, prefix = os.path.split(SHORT_SOCKET_FOLDER)
+        folder = tempfile.mkdtemp(prefix=prefix, dir=parent)
+        if account:
+            os.chown(folder, account.uid, account.gid)
+        return folder
+
+    def last_port(self) -> int | None:
+        """The port of the last start, which PostgreSQL writes down with its other options."""
+        with contextlib.suppress(FileNotFoundError):
+            if found := re.search(r'"port=(\d+)"', (self.path / "postmaster.opts").read_text()):
+                return int(found[1])
+        return None
+
+    def postmaster(self) -> Postmaster | None:
+        """What postmaster.pid says, true or stale; None if there is none, or only half of one."""
+        try:
+            text = (self.path / "postmaster.pid").read_text()
+            pid, _, _, port, sockets, *rest = (line.rstrip() for line in text.splitlines())
+            return Postmaster(int(pid), int(port), sockets, rest[-1:] == ["ready"])
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def server(self) -> Postmaster | None:
+        """The server of this folder, if it runs."""
+        postmaster = self.postmaster()
+        return postmaster if postmaster and serves(postmaster.pid, self.path) else None
+
+
+def drop_socket_folder(folder: str) -> None:
+    """Remove a private socket folder, and sockets alone: this is never to remove data, whatever it is called with."""
+    if folder.startswith(SHORT_SOCKET_FOLDER):
+        for socket in Path(folder).glob(".s.PGSQL.*"):
+            socket.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+
+
+def serves(pid: int, data_dir: Path) -> bool | None:
+    """Whether this process is the server of the folder; None if it is a PostgreSQL that hides where it works."""
+    if _program(pid) != "postgres":
+        return False
+    with contextlib.suppress(OSError):  # not Linux, or a container's root, which may not look at another account's
+        return os.readlink(f"/proc/{pid}/cwd") == str(data_dir)
+    return True if f" -D {data_dir} " in _command(pid) else None
+
+
+def _names_a_process(lock: Path) -> bool:
+    """As PostgreSQL reads it; a single user's process has a minus in front."""
+    return re.match(rb"-?[1-9]", lock.read_bytes()) is not None
+
+
+def _processes() -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    ps = subprocess.run(["ps", "-A", "-o", "pid="], capture_output=True, text=True)
+    return [int(pid) for pid in ps.stdout.split()]
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and that nobody collects doesn't."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return not Path("/proc/self").exists() and _exists(pid)
+
+
+def _exists(pid: int) -> bool:
+    """Whether the id is in use, be it by a zombie."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True
+
+
+def _program(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip() if alive(pid) else ""
+    return os.path.basename(_ps(pid, "comm"))
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).replace("\0", " ")
+    return _ps(pid, "command")
+
+
+def _ps(pid: int, column: str) -> str:
+    """One column of ps, for systems without /proc."""
+    with contextlib.suppress(FileNotFoundError):
+        ps = subprocess.run(["ps", "-ww", "-o", f"{column}=", "-p", str(pid)], capture_output=True, text=True)
+        return ps.stdout.strip()
+    return ""
+
+
+def _try_lock(file: int) -> bool:
+    import fcntl  # absent on Windows, where the rest of the package does work
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _create(path: Path, account: Account | None) -> int:
+    """Create a file that only the account can read; an existing one is refused."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+    if account:
+        os.fchown(file, account.uid, account.gid)
+    return file

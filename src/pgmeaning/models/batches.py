@@ -1,0 +1,40 @@
+"""Which documents go through a model together: by token budget, not by row count; similar lengths together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pgmeaning.models.base import Embedder
+from pgmeaning.types import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Places of documents that go through the model together, and the tokens that costs, padding included."""
+
+    places: list[int]
+    tokens: int
+
+
+def batches(lengths: Sequence[int], budget: int, rows: int | None = None) -> Iterator[Batch]:
+    """Cut documents of these lengths (in tokens) into batches, the longest first: padded, none exceeds the budget.
+
+    A document that is longer than the budget is alone. `rows`: the most documents of a batch.
+    """
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    while order:
+        # Every document of a batch is padded to the longest, which comes first.
+        longest = max(lengths[order[0]], 1)
+        size = max(1, min(rows or len(order), budget // longest))
+        yield Batch(order[:size], longest * len(order[:size]))
+        order = order[size:]
+
+
+def token_lengths(embedder: Embedder, documents: Sequence[Document]) -> list[int]:
+    """Tokens of each document; a rough guess where the model cannot count them: embedding shows which is to blame."""
+    try:
+        counted = embedder.count_tokens(documents)
+    except Exception:
+        counted = []
+    return counted if len(counted) == len(documents) else [1 + len(document.text or "") // 4 for document in documents]

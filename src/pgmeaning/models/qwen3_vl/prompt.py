@@ -1,0 +1,142 @@
+"""From a template and what fills it to the token ids that Qwen3-VL reads.
+
+Control tokens come from the template and from images alone. A user's `<|im_end|>` is read as the ten characters that
+it is. Text between two control tokens is tokenised as one piece, whoever wrote its parts, as the reference code does.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pgmeaning.errors import InputError, ModelUnavailable
+from pgmeaning.models.text import checked_text, shortened
+from pgmeaning.types import Document
+
+END = "<|endoftext|>"
+IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
+# What stands for a content that is not there.
+ABSENT = "NULL"
+FIELD = re.compile(r"\{(\w+)\}")
+
+# A piece of a prompt: text that somebody wrote, or token ids.
+Piece = str | tuple[int, ...]
+
+
+class PromptTokenizer:
+    """Qwen's tokenizer, with what is a control token and what is text kept apart."""
+
+    def __init__(self, tokenizer: Any, template: str, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self._tokenizer = tokenizer
+        # A tokenizer keeps its settings as state, so two threads must not use it at once.
+        self._tokenizing = threading.Lock()
+        special = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        missing = {END, IMAGE_PAD, VIDEO_PAD} - set(special)
+        if missing:
+            raise ModelUnavailable(
+                f"the tokenizer has no {' and no '.join(sorted(missing))}",
+                hint="no Qwen3-VL is at the model's location",
+            )
+        self.end, self.image_pad, self.video_pad = special[END], special[IMAGE_PAD], special[VIDEO_PAD]
+        self.special_ids = frozenset(special.values())
+        self._ids = special
+        self._control = re.compile("|".join(re.escape(token) for token in special))
+        # Literals and fields in turn; a literal's control tokens are meant.
+        self._template = [
+            part if place % 2 else tuple(self.control(part)) for place, part in enumerate(FIELD.split(template))
+        ]
+
+    def control(self, literal: str) -> Iterator[Piece]:
+        """The pieces of a text of ours, in which a control token is one."""
+        start = 0
+        for found in self._control.finditer(literal):
+            if found.start() > start:
+                yield literal[start : found.start()]
+            yield (self._ids[found.group()],)
+            start = found.end()
+        if start < len(literal):
+            yield literal[start:]
+
+    def fill(self, fields: Mapping[str, Iterable[Piece]]) -> list[Piece]:
+        """The template with its fields filled in: ids, and texts joined to whole ones."""
+        pieces: list[Piece] = []
+        for part in self._template:
+            for piece in fields[part] if isinstance(part, str) else part:
+                if isinstance(piece, str) and pieces and isinstance(pieces[-1], str):
+                    pieces[-1] += piece
+                elif piece:
+                    pieces.append(piece)
+        return pieces
+
+    def content(self, document: Document, placeholders: Sequence[str], *, textless: bool) -> Iterator[Piece]:
+        """Videos, images, text, without a separator; `NULL` where there is nothing."""
+        for placeholder in placeholders:
+            yield from self.control(placeholder)
+        if not textless:
+            yield self.text(document.text or "")
+        elif not document.images and not document.videos:
+            yield ABSENT
+
+    def text(self, text: str) -> str:
+        """A user's text as far as the model could possibly read it; raises InputError for half a surrogate pair."""
+        return checked_text(shortened(text, self.max_tokens))
+
+    def encode(self, prompts: Sequence[Sequence[Piece]]) -> list[list[int]]:
+        """The token ids of each prompt, of any length."""
+        texts = [piece for prompt in prompts for piece in prompt if isinstance(piece, str)]
+        found = iter(self._encode_texts(texts))
+        return [
+            [number for piece in prompt for number in (next(found) if isinstance(piece, str) else piece)]
+            for prompt in prompts
+        ]
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        # split_special_tokens: a control token that somebody wrote is text.
+        with self._tokenizing:
+            encoded: list[list[int]] = self._tokenizer(
+                list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False
+            )["input_ids"]
+        return encoded
+
+    def cut_right(self, ids: list[int]) -> list[int]:
+        """At most `max_tokens`, the last one kept; raises InputError where an image would be cut."""
+        if len(ids) <= self.max_tokens:
+            return ids
+        media = [place for place, number in enumerate(ids) if number in (self.image_pad, self.video_pad)]
+        # The vision end marker belongs to its image.
+        if media and media[-1] + 2 > self.max_tokens - 1:
+            raise self._too_much_media(media[-1] + 1)
+        return [*ids[: self.max_tokens - 1], ids[-1]]
+
+    def cut_text(self, ids: list[int], kept_last: int) -> list[int]:
+        """At most `max_tokens` before the last ones: every control token, and of the others the first."""
+        head, tail = ids[:-kept_last], ids[-kept_last:]
+        if len(head) <= self.max_tokens:
+            return ids
+        room = self.max_tokens - sum(number in self.special_ids for number in head)
+        if room < 0:
+            raise self._too_much_media(len(head))
+        kept: list[int] = []
+        for number in head:
+            if number in self.special_ids:
+                kept.append(number)
+            elif room > 0:
+                kept.append(number)
+                room -= 1
+        return kept + tail
+
+    def appends_one_end_token(self) -> bool:
+        """Whether a text, as the checkpoint's own tokenizer reads it, ends with exactly one end token."""
+        ids = list(self._tokenizer("x")["input_ids"])
+        return ids[-1:] == [self.end] and ids.count(self.end) == 1
+
+    def _too_much_media(self, tokens: int) -> InputError:
+        return InputError(
+            f"the images and videos of this input take {tokens:,} tokens, the model reads {self.max_tokens:,}",
+            hint="give fewer or smaller ones",
+        )

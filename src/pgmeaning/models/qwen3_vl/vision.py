@@ -1,0 +1,143 @@
+"""Images and videos as Qwen3-VL takes them: resized by qwen-vl-utils, cut up by the checkpoint's processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pgmeaning import media
+from pgmeaning.errors import InputError, ModelUnavailable
+from pgmeaning.types import Document
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Both sides of a patch, and how many patches of each side are merged into one token.
+PATCH, MERGED = 16, 2
+START, END, IMAGE, VIDEO = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
+
+
+@dataclass(frozen=True, slots=True)
+class Visual:
+    """One image or video: patches float32 [n, channels * 2 * 16 * 16], grid int64 [1, 3], and what the text says."""
+
+    patches: Tensor
+    grid: Tensor
+    placeholder: str
+
+
+class Vision:
+    """Prepares images and videos; the libraries it takes are imported with the first."""
+
+    def __init__(self, load_processor: Callable[[], Any], options: Any) -> None:
+        self._load_processor = load_processor
+        self._loaded: Any = None
+        self._pixels = {key: int(options[key]) for key in ("min_pixels", "max_pixels") if key in options}
+        self._total_pixels = int(options.get("video_total_pixels", 7_864_320))
+        self._fps = float(options.get("video_fps", 1))
+        self._max_frames = int(options.get("video_max_frames", 64))
+
+    def image(self, source: Any) -> Visual:
+        """Raises InputError for what is no image."""
+        processor = self._processor
+        image = self._resized(media.read_image(source))
+        found = processor.image_processor(images=[image], do_resize=False, return_tensors="pt")
+        tokens = int(found["image_grid_thw"].prod()) // MERGED**2
+        return Visual(found["pixel_values"], found["image_grid_thw"], START + IMAGE * tokens + END)
+
+    def video(self, source: Any) -> Visual:
+        """Raises InputError for what is no video."""
+        processor = self._processor
+        video = media.read_video(source, fps=self._fps, max_frames=self._max_frames)
+        try:
+            frames = self._frames(list(video.frames), listed=isinstance(source, list | tuple))
+        except (ValueError, RuntimeError) as error:  # an odd shape; a list of images of several sizes
+            raise InputError(f"a video of {len(video.frames)} frames cannot be embedded: {error}") from error
+        found = processor.video_processor(
+            videos=[frames], do_resize=False, do_sample_frames=False, cap_pixels_per_frame=True, return_metadata=False,
+            return_tensors="pt",
+        )  # fmt: skip
+        grid = found["video_grid_thw"]
+        return Visual(found["pixel_values_videos"], grid, _timed(grid[0].tolist(), video.timestamps))
+
+    def media_tokens(self, document: Document) -> int:
+        """The tokens of a document's images, and the most that its videos can have."""
+        images = sum(self.image_tokens(image) for image in document.images)
+        return images + sum(self.video_tokens(video) for video in document.videos)
+
+    def image_tokens(self, source: Any) -> int:
+        """How many tokens an image takes, its markers included; from its header."""
+        width, height = media.image_size(source)
+        try:
+            rows, columns = _reference().smart_resize(height, width, PATCH * MERGED, **self._pixels)
+        except ValueError as error:
+            raise _wrong_shape(width, height, error) from error
+        return 2 + int(rows * columns) // (PATCH * MERGED) ** 2
+
+    def video_tokens(self, source: Any) -> int:
+        """About how many tokens a video takes: the most that it can."""
+        return self._total_pixels // (PATCH * MERGED) ** 2
+
+    def _resized(self, image: Any) -> Any:
+        try:
+            return _reference().fetch_image({"image": image, **self._pixels}, image_patch_size=PATCH)
+        except ValueError as error:
+            raise _wrong_shape(image.width, image.height, error) from error
+
+    def _frames(self, frames: list[Any], listed: bool) -> Any:
+        """uint8 frames [t, 3, h, w] at their final size, an even number of them.
+
+        For a list of images qwen-vl-utils resizes each of them by itself first, for a file it does not.
+        """
+        reference = _reference()
+        from torchvision.transforms import InterpolationMode, functional
+
+        if listed:
+            wanted = {"video": frames, "total_pixels": self._total_pixels, "sample_fps": self._fps}
+            return reference.fetch_video(wanted, image_patch_size=PATCH)
+        frames += frames[-1:] * (-len(frames) % 2)
+        factor = PATCH * MERGED
+        least, most = (tokens * factor**2 for tokens in (reference.VIDEO_MIN_TOKEN_NUM, reference.VIDEO_MAX_TOKEN_NUM))
+        most = max(min(most, self._total_pixels / len(frames) * 2), int(least * 1.05))
+        size = reference.smart_resize(frames[0].height, frames[0].width, factor, min_pixels=least, max_pixels=most)
+        stacked = _stacked(frames)
+        return functional.resize(stacked, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True).float()
+
+    @property
+    def _processor(self) -> Any:
+        if self._loaded is None:
+            _reference()
+            self._loaded = self._load_processor()
+        return self._loaded
+
+
+def _reference() -> Any:
+    """qwen-vl-utils, which text does without; raises ModelUnavailable where it, or torchvision, is missing."""
+    try:
+        from qwen_vl_utils import vision_process
+    except ImportError as error:
+        raise ModelUnavailable(
+            f"images and video cannot be embedded here: {error}", hint="pip install 'pgmeaning[qwen]'"
+        ) from error
+    return vision_process
+
+
+def _wrong_shape(width: int, height: int, error: ValueError) -> InputError:
+    return InputError(f"an image of {width} x {height} pixels cannot be embedded: {error}")
+
+
+def _stacked(frames: Sequence[Any]) -> Tensor:
+    import torch
+
+    return torch.stack([torch.from_numpy(np.array(frame).transpose(2, 0, 1)) for frame in frames])
+
+
+def _timed(grid: Sequence[int], timestamps: Sequence[float]) -> str:
+    """Each pair of frames behind the middle of its two times, as the processor writes it; no markers outside."""
+    pairs, rows, columns = grid
+    times = [*timestamps, *[timestamps[-1]] * (2 * pairs - len(timestamps))]
+    run = START + VIDEO * (rows * columns // MERGED**2) + END
+    return "".join(f"<{(times[2 * pair] + times[2 * pair + 1]) / 2:.1f} seconds>" + run for pair in range(pairs))

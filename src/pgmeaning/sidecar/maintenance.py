@@ -1,0 +1,151 @@
+"""What a sidecar does besides embedding: leases, heartbeats, sources that changed shape, the periodic reconcile."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import structlog
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from pgmeaning.database import migrate
+from pgmeaning.database import sql_files as sql
+from pgmeaning.database.connection import Connection, check_direct, connect
+from pgmeaning.errors import DatabaseError, SchemaOutdated
+from pgmeaning.sidecar import store
+from pgmeaning.sidecar.queue import Queue
+
+if TYPE_CHECKING:
+    from pgmeaning.sidecar.process import Sidecar
+
+log = structlog.get_logger()
+
+HOUSEKEEPING_SECONDS = 60.0
+
+
+class Upkeep:
+    """Runs every settings.upkeep seconds."""
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._sidecar = sidecar
+        self._settings = sidecar.settings
+        self._extended = time.monotonic()
+        self._cleaned = 0.0
+        self._trimmed = 0.0
+        self._failed_crashed = 0.0
+        self._members: dict[int, set[int]] = {}  # by collection: its source and partitions, as last seen
+
+    def start_up(self) -> None:
+        """Before any work: a direct connection, this package's schema, and a loopback that leads to this database."""
+        check_direct(self._sidecar.dsn)
+        with connect(self._sidecar.dsn, "sidecar") as connection:
+            state = migrate.state(connection)
+            if state.revision != state.head:
+                raise SchemaOutdated(
+                    f"the database's pgmeaning schema is {state.revision or 'missing'}, "
+                    f"this package needs {state.head}",
+                    hint="pgmeaning migrate",
+                )
+            try:
+                problem = migrate.ensure_loopback(connection)
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise DatabaseError(
+                    f"role {connection.info.user!r} may not run a sidecar: {error.diag.message_primary}",
+                    hint="run it as the role that owns the schema pgmeaning, or as a member of that role",
+                ) from error
+            if problem:
+                log.warning("no loopback: embed() finds cached queries only", problem=problem)
+            # Last: who sees the sidecar may ask it.
+            self._heartbeat(connection)
+
+    def run(self, connection: Connection) -> None:
+        """Until the sidecar stops."""
+        queue = Queue(connection, self._sidecar.id, self._settings)
+        while True:
+            self._heartbeat(connection)
+            self._extend(queue)
+            self._sidecar.indexer.give_way(connection)
+            self._look_at_sources(connection)
+            self._sidecar.looked_at_sources.set()
+            self._fail_crashed(queue)
+            self._clean(connection)
+            if self._sidecar.stopping.wait(min(self._settings.upkeep, self._settings.lease / 4)):
+                return
+
+    def _heartbeat(self, connection: Connection) -> None:
+        from pgmeaning import __version__
+
+        arguments = {
+            "id": self._sidecar.id, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__,
+            "models": self._sidecar.shelf.names + self._sidecar.judges.names,
+            "problems": Jsonb(self._sidecar.shelf.problems | self._sidecar.judges.problems),
+            "rows_done": self._sidecar.rows_done,
+        }  # fmt: skip
+        connection.execute(sql.query("maintenance/heartbeat"), arguments)
+
+    def _extend(self, queue: Queue) -> None:
+        if time.monotonic() - self._extended > self._settings.lease / 3:
+            queue.extend(self._sidecar.held.all())
+            self._extended = time.monotonic()
+
+    def _fail_crashed(self, queue: Queue) -> None:
+        """Walks the whole queue, so not while there is other work, or now and then."""
+        if not self._sidecar.held or time.monotonic() - self._failed_crashed > HOUSEKEEPING_SECONDS:
+            queue.fail_crashed()
+            self._failed_crashed = time.monotonic()
+
+    def _clean(self, connection: Connection) -> None:
+        if time.monotonic() - self._cleaned > HOUSEKEEPING_SECONDS:
+            connection.execute(sql.query("maintenance/housekeeping"))
+            connection.execute(sql.query("scan/overdue_scans"), {"period": timedelta(seconds=self._settings.reconcile)})
+            self._cleaned = time.monotonic()
+        if time.monotonic() - self._trimmed > min(HOUSEKEEPING_SECONDS, self._settings.cache_seconds):
+            store.trim_cache(connection, self._settings.cache_rows, self._settings.cache_seconds)
+            self._trimmed = time.monotonic()
+
+    def _look_at_sources(self, connection: Connection) -> None:
+        with connection.cursor(row_factory=dict_row) as cursor:
+            sources = cursor.execute(sql.query("maintenance/check_sources")).fetchall()
+        connection.execute(sql.query("queue/forget_queued"))
+        for source in sources:
+            try:
+                with connection.transaction():
+                    row = connection.execute(sql.query("try_upkeep")).fetchone()
+                    if row == (True,):
+                        self._look_at(connection, source)
+            except psycopg.Error as error:
+                if connection.closed:
+                    raise
+                log.warning("cannot look after a collection", collection=source["name"], error=str(error).strip())
+
+    def _look_at(self, connection: Connection, source: dict[str, Any]) -> None:
+        collection = {"collection_id": source["id"]}
+        members = set(source["members"])
+        shrunk = bool(self._members.get(source["id"], set()) - members)
+        if source["dropped"]:
+            log.info("the source was dropped: so are its vectors", collection=source["name"])
+            connection.execute(sql.query("maintenance/forget"), collection)
+        elif source["problem"]:
+            if source["problem"] != source["known_problem"]:
+                log.warning("collection is broken", collection=source["name"], problem=source["problem"])
+                connection.execute(sql.query("maintenance/set_problem"), {**collection, "problem": source["problem"]})
+        elif source["known_problem"] or source["trigger_outdated"]:
+            changed = (
+                "collection is whole again" if source["known_problem"] else "a column is computed now, or no longer"
+            )
+            log.info(changed, collection=source["name"])
+            connection.execute(sql.query("maintenance/remake_triggers"), collection)
+            connection.execute(sql.query("maintenance/set_problem"), {**collection, "problem": None})
+            connection.execute(sql.query("scan/start_scan"), {"collections": [source["id"]]})
+        elif source["renamed"]:
+            log.info("the source was renamed", collection=source["name"])
+            connection.execute(sql.query("maintenance/record_rename"), collection)
+        elif source["triggers_differ"] or shrunk:  # a partition that was dropped took its triggers along
+            connection.execute(sql.query("maintenance/sync_triggers"), collection)
+            connection.execute(sql.query("scan/start_scan"), {"collections": [source["id"]]})
+        self._members[source["id"]] = members  # not before: what failed is tried again

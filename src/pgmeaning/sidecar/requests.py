@@ -1,0 +1,199 @@
+"""Answers what embed(), prepare() and rerank() ask: beside the bulk work, and before it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+from uuid import UUID
+
+import numpy as np
+import structlog
+from pgvector import Vector
+
+from pgmeaning.database import sql_files as sql
+from pgmeaning.database.connection import Connection
+from pgmeaning.errors import ModelError, TimedOut, describe
+from pgmeaning.models.base import Embedder, Reranker, Vectors, check_vectors
+from pgmeaning.models.loaded import Shelf
+from pgmeaning.settings import Settings
+from pgmeaning.sidecar import store
+from pgmeaning.types import Document
+
+log = structlog.get_logger()
+
+REQUESTS_AT_ONCE = 128
+# A query for a vector waits for so many at most.
+DOCUMENTS_AT_ONCE = 16
+
+
+class Request(NamedTuple):
+    """A query that waits for its vector, or for the scores of its documents."""
+
+    id: int
+    model: str
+    input: str
+    as_query: bool
+    documents: list[str] | None
+    seconds: float  # how long somebody waits for the reply
+    number: int | None  # that of equal queries
+    answered: bool  # as an equal query that came before
+
+
+class Lane:
+    """Takes requests, answers each or says why not, and never lets one wait in vain."""
+
+    def __init__(self, connection: Connection, sidecar: UUID, models: Sequence[str] | None) -> None:
+        self._connection = connection
+        self._sidecar = sidecar
+        self._models = list(models) if models is not None else None
+        connection.execute(sql.query("requests/listen_requests"))
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep until a request is announced or time is up; returns whether one was."""
+        return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
+
+    def answer(self) -> int:
+        """Answer what waits; returns how many."""
+        raise NotImplementedError
+
+    def is_ready(self) -> bool:
+        """Whether something that was put off can be answered now."""
+        return False
+
+    def _take(self, limit: int, *, rerank: bool) -> list[Request]:
+        arguments = {"sidecar": self._sidecar, "models": self._models, "limit": limit, "rerank": rerank}
+        return [
+            Request(*row) for row in self._connection.execute(sql.query("requests/take_requests"), arguments).fetchall()
+        ]
+
+    def _refuse(self, request: Request, error: str) -> None:
+        log.warning("query refused", model=request.model, error=error)
+        arguments = {"id": request.id, "error": error.replace("\0", "")[:2000]}
+        self._connection.execute(sql.query("requests/refuse_request"), arguments)
+        self._let_go([request])
+
+    def _let_go(self, requests: Sequence[Request]) -> None:
+        """Once the reply is committed: wake who waits for it."""
+        arguments = {"ids": [request.id for request in requests], "numbers": [request.number for request in requests]}
+        self._connection.execute(sql.query("requests/let_go_requests"), arguments)
+
+
+class QueryLane(Lane):
+    """Makes vectors of queries: those that wait at the same time go through the model together, equal ones as one."""
+
+    def __init__(
+        self, connection: Connection, sidecar: UUID, shelf: Shelf[Embedder], models: Sequence[str] | None,
+        settings: Settings,
+    ) -> None:  # fmt: skip
+        super().__init__(connection, sidecar, models)
+        self._shelf = shelf
+        self._settings = settings
+        self._answered = 0  # since the cache was trimmed
+        self._put_off: list[Request] = []  # until their model is loaded, which holds up no query for another
+        self._loaders: dict[str, threading.Thread] = {}
+
+    def is_ready(self) -> bool:
+        """Whether something that was put off can be answered now."""
+        return any(self._shelf.is_at_hand(request.model) for request in self._put_off)
+
+    def answer(self) -> int:
+        """Answer what waits; returns how many."""
+        requests = self._answerable(self._put_off + self._take(REQUESTS_AT_ONCE, rerank=False))
+        groups: dict[tuple[str, bool], dict[str, list[Request]]] = defaultdict(lambda: defaultdict(list))
+        for request in requests:
+            if not request.answered:
+                groups[request.model, request.as_query][request.input].append(request)
+        if known := [request for request in requests if request.answered]:
+            self._let_go(known)
+        for (model, as_query), group in groups.items():
+            self._answer_group(model, as_query, group)
+        self._trim()
+        return len(requests)
+
+    def _answerable(self, requests: Sequence[Request]) -> list[Request]:
+        """Those whose model is loaded, or known not to run; the others are put off."""
+        at_hand = {name: self._shelf.is_at_hand(name) for name in {request.model for request in requests}}
+        for name in (name for name, there in at_hand.items() if not there):
+            if name not in self._loaders or not self._loaders[name].is_alive():
+                self._loaders[name] = threading.Thread(target=self._load, args=(name,), daemon=True)
+                self._loaders[name].start()
+        self._put_off = [request for request in requests if not at_hand[request.model]]
+        return [request for request in requests if at_hand[request.model]]
+
+    def _load(self, name: str) -> None:
+        with suppress(ModelError):  # the shelf has logged it, and says it to who asks again
+            self._shelf.get(name)
+
+    def _answer_group(self, model: str, as_query: bool, group: Mapping[str, Sequence[Request]]) -> None:
+        """Answer who asks for each of several texts."""
+        try:
+            vectors = self._embed(model, as_query, list(group))
+        except Exception as error:
+            if len(group) > 1:
+                for text, requests in group.items():
+                    self._answer_group(model, as_query, {text: requests})
+            else:
+                for request in next(iter(group.values())):
+                    self._refuse(request, describe(error))
+            return
+        for (text, requests), vector in zip(group.items(), vectors, strict=True):
+            arguments = {"model": model, "as_query": as_query, "input": text, "embedding": Vector(vector).to_text()}
+            self._connection.execute(sql.query("answer_request"), arguments)
+            self._let_go(requests)
+        self._answered += len(group)
+        log.info("queries answered", model=model, rows=sum(map(len, group.values())), texts=len(group))
+
+    def _trim(self) -> None:
+        """Now and then, so that a burst of queries does not go far above the bound."""
+        if self._answered > self._settings.cache_rows / 10:
+            store.trim_cache(self._connection, self._settings.cache_rows, self._settings.cache_seconds)
+            self._answered = 0
+
+    def _embed(self, model: str, as_query: bool, inputs: Sequence[str]) -> Vectors:
+        embedder = self._shelf.get(model)
+        documents = [Document(text=text) for text in inputs]
+        with self._shelf.turn.query():
+            vectors = embedder.embed_queries(documents) if as_query else embedder.embed_documents(documents)
+        return check_vectors(np.asarray(vectors, np.float32), len(inputs), embedder.dimensions)
+
+
+class RerankLane(Lane):
+    """Judges documents, one question at a time; queries for vectors go through between its batches."""
+
+    def __init__(
+        self, connection: Connection, sidecar: UUID, shelf: Shelf[Reranker], models: Sequence[str] | None
+    ) -> None:
+        super().__init__(connection, sidecar, models)
+        self._shelf = shelf
+
+    def answer(self) -> int:
+        """Answer the question that waits longest, if one does; returns how many."""
+        requests = self._take(1, rerank=True)
+        for request in requests:
+            try:
+                scores = self._score(request)
+            except Exception as error:
+                self._refuse(request, describe(error))
+            else:
+                arguments = {"id": request.id, "scores": "{" + ",".join(map(repr, scores)) + "}"}
+                self._connection.execute(sql.query("requests/answer_rerank"), arguments)
+                self._let_go([request])
+                log.info("documents reranked", model=request.model, rows=len(scores))
+        return len(requests)
+
+    def _score(self, request: Request) -> list[float]:
+        deadline = time.monotonic() + request.seconds
+        judge, query = self._shelf.get(request.model), Document(text=request.input)
+        documents = [Document(text=text) for text in request.documents or ()]
+        scores: list[float] = []
+        for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
+            if time.monotonic() > deadline:
+                raise TimedOut(f"{len(scores)} of {len(documents)} documents were judged in time")
+            with self._shelf.turn.query():
+                judged = judge.score(query, documents[start : start + DOCUMENTS_AT_ONCE], None)
+            scores += np.asarray(judged, np.float64).tolist()
+        return scores

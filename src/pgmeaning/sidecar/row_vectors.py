@@ -1,0 +1,102 @@
+"""Vectors come back batch by batch and text by text; a row is written once all of its own are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgmeaning.models.base import Vectors
+from pgmeaning.sidecar import store
+from pgmeaning.sidecar.batches import Embedded, unique
+from pgmeaning.types import Document, Row
+
+
+@dataclass(slots=True)
+class _Partial:
+    """What there is of the vectors of a row that has several, and how many are missing."""
+
+    vectors: Vectors
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Rows that have all their vectors, in the rows' order; and rows that can have none, with why."""
+
+    rows: tuple[Row, ...]
+    vectors: Vectors
+    errors: tuple[tuple[Row, str], ...]
+
+
+class Assembly:
+    """The texts of some rows, each once, and the rows that wait for them."""
+
+    def __init__(self, rows: Sequence[Row], dimensions: int) -> None:
+        self._dimensions = dimensions
+        self._waiting = dict(enumerate(rows))
+        self._partial: dict[int, _Partial] = {}
+        pieces: list[tuple[int, int]] = []
+        texts: list[Document] = []
+        for place, row in self._waiting.items():
+            own = store.documents(row)
+            if len(own) > 1:
+                self._partial[place] = _Partial(np.empty((len(own), dimensions), np.float32), len(own))
+            pieces += [(place, piece) for piece in range(len(own))]
+            texts += own
+        self.documents, places = unique(texts)
+        self.rows_each = len(rows) / max(len(texts), 1)  # for how much of a row one of the texts stands
+        self._users: list[list[tuple[int, int]]] = [[] for _ in self.documents]
+        for user, place in zip(pieces, places, strict=True):
+            self._users[place].append(user)
+
+    @property
+    def waiting(self) -> list[Row]:
+        """Rows that have neither all their vectors nor an error yet."""
+        return list(self._waiting.values())
+
+    def needed(self, places: Sequence[int]) -> Sequence[int]:
+        """Those of the documents that a row still waits for: one that failed waits for none."""
+        return [place for place in places if any(row in self._waiting for row, _ in self._users[place])]
+
+    def take(self, places: Sequence[int], embedded: Embedded) -> Finished:
+        """The outcome of a batch, which held these documents."""
+        errors = tuple(error for place, text in embedded.errors.items() for error in self._fail(places[place], text))
+        users = [self._users[places[place]] for place in embedded.places]
+        rows, vectors = (self._gather if self._partial else self._spread)(users, embedded.vectors)
+        return Finished(tuple(rows), vectors, errors)
+
+    def _fail(self, place: int, error: str) -> list[tuple[Row, str]]:
+        rows = {row for row, _ in self._users[place] if row in self._waiting}
+        for row in rows:
+            self._partial.pop(row, None)
+        return [(self._waiting.pop(row), error) for row in sorted(rows)]
+
+    def _spread(self, users: Sequence[Sequence[tuple[int, int]]], vectors: Vectors) -> tuple[list[Row], Vectors]:
+        """Where each row has one vector, as most do: the batch's own, or repeated for rows of the same text."""
+        rows = [row for of_text in users for row, _ in of_text if row in self._waiting]
+        spread = [index for index, of_text in enumerate(users) for row, _ in of_text if row in self._waiting]
+        ready = [self._waiting.pop(row) for row in rows]
+        return ready, vectors if spread == list(range(len(vectors))) else vectors[spread]
+
+    def _gather(self, users: Sequence[Sequence[tuple[int, int]]], vectors: Vectors) -> tuple[list[Row], Vectors]:
+        """Where rows wait for several, keep what came, and hand out the rows that are complete."""
+        rows: list[Row] = []
+        found = [np.empty((0, self._dimensions), np.float32)]
+        for of_text, vector in zip(users, vectors, strict=True):
+            for row, piece in of_text:
+                whole = self._added(row, piece, vector) if row in self._waiting else None
+                if whole is not None:
+                    rows.append(self._waiting.pop(row))
+                    found.append(whole)
+        return rows, np.concatenate(found)
+
+    def _added(self, row: int, piece: int, vector: Vectors) -> Vectors | None:
+        """All vectors of a row, once the last has come."""
+        partial = self._partial.get(row)
+        if partial is None:
+            return vector[None]
+        partial.vectors[piece] = vector
+        partial.missing -= 1
+        return self._partial.pop(row).vectors if not partial.missing else None

@@ -1,0 +1,62 @@
+"""Backfill and reconcile are one thing: a scan of the source in the order of its key, page by page.
+
+It queues rows without a vector or with one of another content, and at its end removes vectors without a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from pgmeaning.database import sql_files as sql
+from pgmeaning.database.connection import Connection, retrying
+from pgmeaning.types import Claim, Target
+
+ORPHANS = 10_000
+PAGE_MAX = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One step of a scan: rows seen, rows queued, those of them that are claimed already; `ended`: the last one."""
+
+    seen: int = 0
+    queued: int = 0
+    claims: tuple[Claim, ...] = ()
+    ended: bool = False
+
+
+def scan_page(
+    connection: Connection, target: Target, *, rows: int, claims: int, sidecar: UUID, lease: float
+) -> Page | None:
+    """Scan the next `rows` rows, claiming up to `claims` of those that are owed; None: another sidecar is at it."""
+    arguments = {
+        "collection_id": target.collection_id, "model": target.model, "limit": rows, "claims": claims,
+        "sidecar": sidecar, "lease": timedelta(seconds=lease),
+    }  # fmt: skip
+    return retrying(lambda: _scan_page(connection, target, arguments))
+
+
+def _scan_page(connection: Connection, target: Target, arguments: dict[str, object]) -> Page | None:
+    with connection.transaction():
+        taken = connection.execute(sql.query("scan/take_scan"), arguments).fetchone()
+        if taken is None:
+            return None
+        after = "true" if taken[0] is None else target.parts["source_after_cursor"]
+        statement = sql.composed("scan/scan_page", {**target.parts, "after_cursor": after})
+        row = connection.execute(statement, {**arguments, "cursor": taken[0]}).fetchone()
+        seen, queued, keys, generations = row or (0, 0, [], [])
+        ended = seen == 0 and _end(connection, target, arguments)
+    claims = (
+        Claim(target.collection_id, target.model, key, generation, 1)
+        for key, generation in zip(keys, generations, strict=True)
+    )
+    return Page(seen, queued, tuple(claims), ended)
+
+
+def _end(connection: Connection, target: Target, arguments: dict[str, object]) -> bool:
+    removed = connection.execute(sql.composed("scan/remove_orphans", target.parts), {"limit": ORPHANS}).rowcount
+    if removed < ORPHANS:
+        connection.execute(sql.query("scan/end_scan"), arguments)
+    return removed < ORPHANS
