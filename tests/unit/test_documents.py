@@ -15,7 +15,7 @@ TEMPLATE: Parts = (("{", "title"), ("}: ", "body"), (".", None))
 
 def target(parts: Parts | None = None) -> Target:
     return Target(
-        collection_id=1, collection="docs", model="m", dimensions=8, precision="vector", paused=False, problem=None,
+        collection_id=1, collection="docs", model="m", dimensions=8, vector_type="vector", paused=False, problem=None,
         source_exists=True,
         scanning=False, columns=("title", "body"), template_parts=parts, image=None, video=None, key_width=1,
         parts={},

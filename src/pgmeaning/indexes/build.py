@@ -128,7 +128,7 @@ def _create(connection: Connection, plan: Plan, settings: Settings) -> None:
         connection.execute(compose.SQL(plan.statement or ""))  # composed and quoted by the database
     seconds = time.monotonic() - started
     log.info("index built", collection=plan.collection, kind=plan.kind, seconds=round(seconds, 1))
-    record(connection, plan, "record_build", build_seconds=seconds)
+    record(connection, plan, "index/record_build", build_seconds=seconds)
 
 
 @contextmanager
@@ -195,7 +195,7 @@ class Indexer:
             log.warning(
                 "index not built or tested", collection=plan.collection, kind=plan.kind, error=str(error).strip()
             )
-            record(connection, plan, "record_index_problem", problem=str(error).strip())
+            record(connection, plan, "index/record_index_problem", problem=str(error).strip())
         finally:
             self._building = None
 
