@@ -211,7 +211,7 @@ def test_hybrid_search_ranks_rows_or_chunks(texts: Connection, sidecar: Sidecar,
 def test_a_reranker_judges_the_text_of_the_chunk(texts: Connection, dsn: str) -> None:
     judge = Judge()
     wheat = f"wheat {'x' * 3000}"
-    with running(Sidecar(dsn, Settings(), load_judge=judge.load)):
+    with running(Sidecar(dsn, Settings(), load_reranker=judge.load)):
         rows(texts, "SELECT key FROM pgmeaning.search('docs', %s, 1, rerank => 3)", wheat)
         rows(texts, "SELECT key FROM pgmeaning.search('docs', %s, 9, rerank => 9, \"group\" => false)", wheat)
     once, each = judge.batches

@@ -20,7 +20,7 @@ from pgmeaning import Client
 from pgmeaning.errors import CollectionError, InputError
 from pgmeaning.models.base import Vectors
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import store
+from pgmeaning.sidecar import read as reading
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document, Row
 from tests.conftest import Connection, running, wait_until
@@ -307,13 +307,13 @@ def test_a_claim_of_images_is_a_small_one(dsn: str, db: Connection, monkeypatch:
     make(db)
     put(db, *[encoded(plain_image((number, 0, 0))) for number in range(20)])
     read: list[int] = []
-    original = store.read_rows
+    original = reading.read_rows
 
     def counting(*given: Any) -> list[Row]:
         read.append(len(given[2]))
         return original(*given)
 
-    monkeypatch.setattr(store, "read_rows", counting)
+    monkeypatch.setattr(reading, "read_rows", counting)
     assert Sidecar(dsn, Settings(media_rows=4)).run(drain=True) == 0
     assert max(read) <= 4
     assert len(vectors(db)) == 20

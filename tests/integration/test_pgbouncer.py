@@ -31,7 +31,7 @@ def docs(db: Connection, drain: Callable[..., int]) -> None:
 
 @pytest.fixture
 def answering(docs: None, dsn: str) -> Iterator[Sidecar]:
-    with running(Sidecar(dsn, Settings(upkeep=0.1), load_judge=Judge().load)) as sidecar:
+    with running(Sidecar(dsn, Settings(upkeep=0.1), load_reranker=Judge().load)) as sidecar:
         yield sidecar
 
 

@@ -8,18 +8,22 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from pgmeaning.database import connection, migrate
+from pgmeaning.models.base import Embedder, load_embedder
+from pgmeaning.models.loaded import LoadedModels
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar.bounded_queue import Channel
-from pgmeaning.sidecar.claim import Feeder
+from pgmeaning.sidecar.claim import Claimer
+from pgmeaning.sidecar.in_flight import InFlight
+from pgmeaning.sidecar.pace import Paces
 from pgmeaning.sidecar.process import Sidecar
-from pgmeaning.sidecar.queue import Queue
+from pgmeaning.sidecar.run import Run
+from pgmeaning.sidecar.session import session
 from tests.conftest import Connection, running, wait_until
 
 Connect = Callable[..., Connection]
@@ -225,20 +229,30 @@ def inbox(db: Connection) -> int:
     return int(db.execute("SELECT count(*) FROM pgmeaning.inbox").fetchone()[0])  # type: ignore[index]
 
 
+def result_of(rounds: Generator[object, None, bool]) -> bool:
+    """What a generator returns at its end."""
+    while True:
+        try:
+            next(rounds)
+        except StopIteration as end:
+            return bool(end.value)
+
+
 @pytest.fixture
 def feed(docs: Connection, dsn: str) -> Iterator[Callable[[], bool]]:
-    """One round of a feeder that claims two rows at once, on ten rows that are owed; nothing embeds them."""
+    """One round of a sidecar that claims two rows at once, on ten rows that are owed; nothing embeds them."""
     docs.execute(
         "SELECT pgmeaning.attach('docs', columns => '{title}'); "
         "UPDATE pgmeaning.target SET scanning = false; "
         "INSERT INTO docs SELECT i, 'title' FROM generate_series(1, 10) AS i"
     )
     settings = Settings(claim_rows=2, batch_rows=2)
-    sidecar = Sidecar(dsn, settings)
-    feeder = Feeder(sidecar, Channel(100_000), Channel(100_000), drain=False)
-    with connection.connect(dsn, "feeder") as opened:
-        queue = Queue(opened, sidecar.id, settings)
-        yield lambda: feeder._feed(opened, queue)
+    embedders: LoadedModels[Embedder] = LoadedModels(load_embedder)
+    run, in_flight = Run(dsn, settings), InFlight()
+    with connection.connect(dsn, "claim") as opened:
+        shared = session(run, in_flight, opened)
+        claimer = Claimer(run, shared, in_flight, embedders, Paces(), lambda: False, drain=None)
+        yield lambda: bool(result_of(claimer.round()))
 
 
 def test_changes_stay_in_the_inbox_while_the_queue_holds_plenty(docs: Connection, feed: Callable[[], bool]) -> None:

@@ -53,7 +53,7 @@ def judge() -> Judge:
 
 @pytest.fixture
 def judging(dsn: str, judge: Judge) -> Iterator[Sidecar]:
-    with running(Sidecar(dsn, Settings(), load_judge=judge.load)) as sidecar:
+    with running(Sidecar(dsn, Settings(), load_reranker=judge.load)) as sidecar:
         yield sidecar
 
 

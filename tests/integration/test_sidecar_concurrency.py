@@ -175,7 +175,7 @@ def test_a_late_result_of_a_claim_that_another_sidecar_took_over_never_wins(db: 
         db.execute("SET session_replication_role = replica; UPDATE docs SET body = 'unseen' WHERE id = 2")
         db.execute("UPDATE pgmeaning.queue SET claimed_by = gen_random_uuid(), visible_at = now() + interval '1 hour'")
         gate.open()
-        wait_until(lambda: not first.held)
+        wait_until(lambda: not first.in_flight)
         assert embedded(db) == []
         db.execute("UPDATE pgmeaning.queue SET visible_at = now()")
         wait_until(lambda: embedded(db) == [1, 2, 3])

@@ -197,7 +197,7 @@ def test_connections_cut_while_rows_are_embedded_cost_no_row(db: Connection, dsn
         db.execute(cut.encode())
         gate.open()
         wait_until(lambda: count(db, "SELECT count(*) FROM docs_embedding") == 50)
-        wait_until(lambda: not sidecar.held)
+        wait_until(lambda: not sidecar.in_flight)
     assert watched.embedded.total() == 50
 
 
@@ -257,7 +257,7 @@ def test_a_sidecar_that_may_not_do_its_work_gives_up_draining(
     db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(db)
-    monkeypatch.setattr("pgmeaning.sidecar.claim.Feeder._feed", lambda *_: 1 / 0)
+    monkeypatch.setattr("pgmeaning.sidecar.claim.Claimer.round", lambda *_: 1 / 0)
     assert Sidecar(dsn, QUICK).run(drain=True) == 1
 
 

@@ -34,7 +34,7 @@ def db(db: Connection, dsn: str, drain: Callable[..., int]) -> Iterator[Connecti
     db.execute("INSERT INTO docs SELECT i, 'body ' || i FROM generate_series(1, 20) AS i")
     db.execute("SELECT pgmeaning.attach('docs', '{body}', language => 'english')")
     assert drain() == 0
-    with running(Sidecar(dsn, Settings(), load_judge=Judge().load)):
+    with running(Sidecar(dsn, Settings(), load_reranker=Judge().load)):
         yield db
 
 
