@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -89,10 +88,8 @@ def test_sigterm_ends_a_process_within_seconds_and_hands_back_its_claims(db: Con
     with process(dsn, "embedding", lease=600, grace=0.5) as started:
         reached(started)
         assert count(db, "SELECT sum(claimed) FROM pgmeaning.sidecars") == 20
-        asked = time.monotonic()
         started.send_signal(signal.SIGTERM)
-        assert started.wait(20) == 0
-        assert time.monotonic() - asked < 10
+        assert started.wait(10) == 0
     assert count(db, "SELECT count(*) FROM pgmeaning.queue WHERE visible_at <= now() AND attempts = 0") == 20
     assert count(db, "SELECT count(*) FROM pgmeaning.sidecars") == 0
 
@@ -101,4 +98,4 @@ def test_sigterm_ends_an_idle_process_at_once(db: Connection, dsn: str) -> None:
     with process(dsn, "stay", poll=60) as started:
         wait_until(lambda: count(db, "SELECT count(*) FROM pgmeaning.sidecars") == 1)
         started.send_signal(signal.SIGTERM)
-        assert started.wait(3) == 0
+        assert started.wait(20) == 0, "long before it would have looked again"

@@ -253,11 +253,10 @@ def test_no_thread_outlives_a_sidecar_whose_pipeline_was_full(db: Connection, ds
     assert count(db, "SELECT count(*) FROM pgmeaning.queue WHERE claimed_by IS NOT NULL") == 0
 
 
-def test_a_sidecar_that_may_not_do_its_work_gives_up_draining(
-    db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sidecar_that_may_not_do_its_work_gives_up_draining(db: Connection, dsn: str) -> None:
     make(db)
-    monkeypatch.setattr("pgmeaning.sidecar.claim.Feeder._feed", lambda *_: 1 / 0)
+    db.execute("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not here'; END $$")
+    db.execute("CREATE TRIGGER refuse BEFORE UPDATE ON pgmeaning.queue EXECUTE FUNCTION refuse()")
     assert Sidecar(dsn, QUICK).run(drain=True) == 1
 
 
