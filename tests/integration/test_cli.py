@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -17,10 +16,10 @@ import pytest
 
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
 from tests.needs import needs_package
+from tests.types import Connection, Drain
 
-Drain = Callable[..., int]
 Finished = subprocess.CompletedProcess[str]
 
 PROGRAM = [sys.executable, "-m", "pgmeaning"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,9 +20,9 @@ from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Model
-from tests.conftest import Connection, running, wait_until
-
-Connect = Callable[..., Connection]
+from tests.conftest import running, wait_until
+from tests.integration.docs import cache
+from tests.types import Connect, Connection, Rows
 
 
 def embed(connection: Connection, text: str | None, **named: object) -> Any:
@@ -33,16 +32,7 @@ def embed(connection: Connection, text: str | None, **named: object) -> Any:
     return row[0]
 
 
-def put_into_cache(db: Connection, text: str, model: str = "synthetic-384") -> None:
-    vector = load_embedder(model).embed_queries([text])[0]
-    db.execute(
-        "INSERT INTO pgmeaning.query_cache (model, as_query, input_hash, embedding) "
-        "VALUES (%s, true, pgmeaning._input_hash(%s), %s::vector)",
-        (model, text, str(vector.tolist())),
-    )
-
-
-def rows(db: Connection, statement: str) -> list[tuple[Any, ...]]:
+def rows(db: Connection, statement: str) -> Rows:
     return db.execute(statement).fetchall()
 
 
@@ -70,7 +60,7 @@ class Held(SyntheticEmbedder):
 
 
 def test_a_cached_query_needs_no_sidecar(db: Connection) -> None:
-    put_into_cache(db, "how to cook rice")
+    cache(db, "how to cook rice")
     assert embed(db, "how to cook rice") is not None
 
 

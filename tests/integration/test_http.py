@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import psycopg
 import pytest
 
 import pgmeaning
@@ -19,11 +18,9 @@ from pgmeaning.types import Model
 from tests.conftest import running, wait_until
 from tests.engine import Answer, Engine, serving
 from tests.needs import needs_package
+from tests.types import Connection, Drain
 
 needs_package("httpx", "http")
-
-Connection = psycopg.Connection[Any]
-Drain = Callable[..., int]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -20,22 +20,19 @@ from pgmeaning.embedded_server.server import EmbeddedServer
 from pgmeaning.models.base import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
+from tests.integration.docs import Docs
 from tests.integration.embedders import Watched
 from tests.needs import needs_package
+from tests.types import Connect, Connection, Drain
 
-Connect = Callable[..., Connection]
-Drain = Callable[..., int]
 # Incompressible, so too large for an index tuple as jsonb in the queue, though not as text in its own table's index.
 LARGE_KEY = (
     "SELECT left(string_agg(encode(sha256(i::text::bytea), 'base64'), ''), 2680) FROM generate_series(1, 99) AS i"
 )
 
 
-@pytest.fixture
-def docs(db: Connection) -> Connection:
-    db.execute("CREATE TABLE docs (id text PRIMARY KEY, title text)")
-    return db
+DOCS = Docs(columns="id text PRIMARY KEY, title text")
 
 
 def vectors(db: Connection) -> list[str]:
