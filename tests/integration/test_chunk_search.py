@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,12 @@ from pgmeaning.cli.main import app
 from pgmeaning.models.base import load_embedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running
+from tests.conftest import running
 from tests.integration.test_rerank import Judge
+from tests.types import Connection, Drain, Rows
 
 VECTORS = 'pgmeaning_data."docs__synthetic-384"'
 CHUNKING = '{"method": "paragraphs", "size": 16}'
-Drain = Callable[..., int]
-Rows = list[tuple[Any, ...]]
 
 
 def rows(db: Connection, query: str, *arguments: Any) -> Rows:

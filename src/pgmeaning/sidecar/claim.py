@@ -62,7 +62,7 @@ class Claimer:
         self._take_back_lost()
         last_work = time.monotonic()
         while not self._run.stopping.is_set():
-            busy = yield from self.round()
+            busy = yield from self._round()
             if busy:
                 last_work = time.monotonic()
             elif self._drain and not self._in_flight and self._drain.is_over(self._session):
@@ -76,7 +76,7 @@ class Claimer:
         rows = self._session.connection.execute(sql.query("queue/claimed"), arguments).fetchall()
         self._session.queue.release(self._in_flight.lost(Claim(*row) for row in rows))
 
-    def round(self) -> Generator[Claimed, None, bool]:
+    def _round(self) -> Generator[Claimed, None, bool]:
         """Once over the inbox and all lanes; returns whether there was anything to do."""
         self._wakefulness.stay_awake()
         busy = self._fold()
