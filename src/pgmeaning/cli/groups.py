@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pgmeaning.cli.gpu import print_gpu_advice
 from pgmeaning.cli.output import AsJson, Dsn, connected, print_json, print_rows, shown
 from pgmeaning.errors import ModelNotFound
 
@@ -41,7 +42,9 @@ def embedded_server(data_dir: str | None, port: int | None = None) -> EmbeddedSe
 @server_app.command("start")
 def server_start(data_dir: DataDir = None, port: Port = None) -> None:
     """Start the server, making its data folder if there is none, and print its DSN; one that runs is left running."""
-    typer.echo(embedded_server(data_dir, port).start())
+    dsn = embedded_server(data_dir, port).start()
+    typer.echo(dsn)
+    print_gpu_advice(dsn)
 
 
 @server_app.command("stop")
@@ -61,7 +64,7 @@ def server_status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         return
     for name, value in status.items():
         if value is not None:
-            typer.echo(f"{name:9} {value if name in ('pid', 'port') else shown(value)}")
+            typer.echo(f"{name:9} {shown(value)}")
 
 
 @server_app.command("psql", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from pgmeaning.cli.gpu import print_gpu_advice
 from pgmeaning.cli.groups import DataDir, Port, model_app, release_app, server_app
 from pgmeaning.cli.index import index
 from pgmeaning.cli.output import (
@@ -22,6 +23,7 @@ from pgmeaning.cli.output import (
     Dsn,
     abandon_output,
     address,
+    as_json_text,
     common,
     configure_logging,
     connected,
@@ -133,6 +135,8 @@ def migrate(
         typer.echo(
             f"embed() finds cached queries only, since there is no loopback: {before.loopback_problem}", err=True
         )
+    if not check:
+        print_gpu_advice(address(dsn))
 
 
 @app.command()
@@ -305,7 +309,8 @@ def status(
         elif watch:
             _watch(client, collection)
         else:
-            console().print(_status(client, collection))
+            screen = console()
+            screen.print(_status(client, collection, screen.width), soft_wrap=True)
 
 
 def _watch(client: Client, collection: str | None) -> None:
@@ -315,27 +320,27 @@ def _watch(client: Client, collection: str | None) -> None:
     try:
         if not screen.is_terminal:  # nothing there that could be drawn over
             while True:
-                screen.print(_status(client, collection), "")
+                screen.print(_status(client, collection, screen.width), "", soft_wrap=True)
                 time.sleep(1)
-        with Live(_status(client, collection), console=screen, auto_refresh=False) as live:
+        with Live(_status(client, collection, screen.width), console=screen, auto_refresh=False) as live:
             while True:
                 time.sleep(1)
-                live.update(_status(client, collection), refresh=True)
+                live.update(_status(client, collection, screen.width), refresh=True)
     except KeyboardInterrupt:
         return
 
 
-def _status(client: Client, collection: str | None) -> Group:
+def _status(client: Client, collection: str | None, width: int) -> Group:
     from rich.console import Group
 
     collections, sidecars = client.status(collection), client.sidecars()
     wanted = [name for name in STATUS_COLUMNS if name != "problem" or any(row["problem"] for row in collections)]
     return Group(
-        table(collections, wanted)
+        table(collections, wanted, width)
         if collections
         else "no collections (make one: pgmeaning attach TABLE --column COLUMN)",
         "",
-        table(sidecars, SIDECAR_COLUMNS) if sidecars else "no sidecar runs now (start one: pgmeaning sidecar)",
+        table(sidecars, SIDECAR_COLUMNS, width) if sidecars else "no sidecar runs now (start one: pgmeaning sidecar)",
     )
 
 
@@ -348,7 +353,10 @@ def failures(
     """Rows that could not be embedded, and why."""
     with connected(dsn) as client:
         columns = ("collection", "key", "attempts", "will_retry", "error")
-        print_rows(client.failures(collection), columns, as_json=as_json, nothing="no failures")
+        rows = client.failures(collection)
+    if not as_json:
+        rows = [{**row, "key": as_json_text(row["key"])} for row in rows]
+    print_rows(rows, columns, as_json=as_json, nothing="no failures", keys=["key"])
 
 
 app.command()(search)

@@ -9,7 +9,11 @@ import typer
 from pgmeaning.cli.output import AsJson, Collection, Dsn, connected, print_json, print_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pgmeaning.types import Hit
+
+OWN = ("score", "distance")
 
 
 def search(
@@ -52,8 +56,15 @@ def search(
     if as_json:
         print_json([_as_document(hit) for hit in hits])
     else:
-        flat = [_flat(hit) for hit in hits]
-        print_rows(flat, flat[0] if flat else (), as_json=False, nothing="nothing found")
+        _print_table(hits)
+
+
+def _print_table(hits: Sequence[Hit]) -> None:
+    flat = [_flat(hit) for hit in hits]
+    columns = list(flat[0]) if flat else []
+    keys = [_column(name) for name in hits[0].key] if hits else []
+    own = [name for name in columns if name not in OWN]
+    print_rows(flat, columns, as_json=False, nothing="nothing found", keys=keys, exact=own)
 
 
 def _as_document(hit: Hit) -> dict[str, Any]:
@@ -63,12 +74,17 @@ def _as_document(hit: Hit) -> dict[str, Any]:
 
 
 def _flat(hit: Hit) -> dict[str, Any]:
-    """For a table: the search's own columns, then the row's, which give way where a name is the same."""
-    own = {"score": hit.score, "distance": hit.distance}
-    return own | {f"row.{name}" if name in own else name: _shortened(value) for name, value in hit.row.items()}
+    """For a table: the search's own columns, then the row's. Keys are shown whole, so that they can be copied."""
+    row = {_column(name): value if name in hit.key else _shortened(value) for name, value in hit.row.items()}
+    return {"score": hit.score, "distance": hit.distance} | row
+
+
+def _column(name: str) -> str:
+    """The row's columns give way where a name is the same."""
+    return f"row.{name}" if name in OWN else name
 
 
 def _shortened(value: Any) -> Any:
     if isinstance(value, bytes | memoryview):
-        return f"{len(value):,} bytes"
+        return f"{len(value)} bytes"
     return value[:199] + "…" if isinstance(value, str) and len(value) > 200 else value

@@ -284,7 +284,7 @@ class Tour:
 
     def _table(self, rows: Sequence[dict[str, Any]]) -> None:
         cut = [{name: _cut(value) for name, value in row.items()} for row in rows]
-        self._console.print(table(cut, cut[0]))
+        self._console.print(table(cut, cut[0], self._console.width))
         self._say("")
 
     def _title(self, text: str) -> None:
