@@ -42,7 +42,8 @@ AS $$
         options = excluded.options, reranker = excluded.reranker, fingerprint = excluded.fingerprint
     WHERE m.fingerprint <> excluded.fingerprint AND NOT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = m.name);
     -- Changes no vector, so also where vectors bear the model's name.
-    UPDATE pgmeaning.model AS m SET reranker = r.reranker FROM jsonb_populate_recordset(NULL::pgmeaning.model, models) AS r
+    UPDATE pgmeaning.model AS m SET reranker = r.reranker
+    FROM jsonb_populate_recordset(NULL::pgmeaning.model, models) AS r
     WHERE m.name = r.name AND m.fingerprint = r.fingerprint AND m.reranker IS DISTINCT FROM r.reranker
 $$;
 
@@ -88,15 +89,17 @@ BEGIN
             MESSAGE = format('model %L is %s and cannot be the default', m.name, m.status),
             HINT = 'pgmeaning.models shows which are supported.';
     END IF;
-    UPDATE pgmeaning.model SET status = 'supported' WHERE model.kind = m.kind AND status = 'default' AND model.name <> m.name;
+    UPDATE pgmeaning.model SET status = 'supported'
+    WHERE model.kind = m.kind AND status = 'default' AND model.name <> m.name;
     UPDATE pgmeaning.model SET status = 'default' WHERE model.name = m.name AND status <> 'default';
 END
 $$;
 
--- Makes an embedder the model that attach() takes when it is told none, and the reranker that goes with it the default
--- reranker: the one given here, else the embedder's own, if it has one. A reranker's name sets the default reranker alone.
-CREATE OR REPLACE FUNCTION pgmeaning.set_default_model(name text, reranker text DEFAULT NULL, keep_reranker bool DEFAULT false)
-RETURNS void
+-- Makes an embedder the default of attach(), and the reranker that goes with it the default reranker: the one given here,
+-- else the embedder's own, if it has one. The name of a reranker sets the default reranker only.
+CREATE OR REPLACE FUNCTION pgmeaning.set_default_model(
+    name text, reranker text DEFAULT NULL, keep_reranker bool DEFAULT false
+) RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -121,7 +124,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.set_default_model IS
-    'The model that attach() takes when it is told none, and the reranker that goes with it.';
+    'Sets the default model of attach(), and the reranker that goes with it; or a default reranker alone.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.deprecate_model(name text) RETURNS void
 LANGUAGE plpgsql

@@ -174,7 +174,7 @@ def test_a_collection_goes_through_its_life(db: Connection, docs: str) -> None:
     assert "ready" in output("status", "--dsn", docs)
     for command in ("pause", "resume", "refresh"):
         assert "docs" in output(command, "docs", "--dsn", docs)
-    assert output("retry", "docs", "--dsn", docs) == "0 rows to be tried again\n"
+    assert output("retry", "docs", "--dsn", docs) == "0 rows will be retried\n"
     assert "detached" in output("detach", "docs", "--dsn", docs)
     assert json.loads(output("status", "--json", "--dsn", docs)) == []
 
@@ -199,7 +199,7 @@ def test_a_collection_whose_table_is_gone_still_has_a_status_and_failures(db: Co
 
 def test_status_says_that_no_sidecar_runs_whether_or_not_one_has_run(docs: str) -> None:
     for _before_and_after in range(2):
-        assert "no sidecar runs now" in output("status", "--dsn", docs)
+        assert "no sidecar is running" in output("status", "--dsn", docs)
         assert run("sidecar", "--drain", "--dsn", docs).returncode == 0
 
 
@@ -207,7 +207,7 @@ def test_status_says_that_no_sidecar_runs_whether_or_not_one_has_run(docs: str) 
 def test_status_returns_whatever_is_locked(db: Connection, docs: str, connect: Connect, locked: str) -> None:
     locker = connect(autocommit=False)
     (name,) = db.execute("SELECT vectors::text FROM pgmeaning.target").fetchone() or ("",)
-    locker.execute(f"LOCK TABLE {name if locked == 'the vectors' else locked}")  # type: ignore[call-overload]
+    locker.execute(f"LOCK TABLE {name if locked == 'the vectors' else locked}")
     assert "docs" in output("status", "--dsn", docs)
     assert json.loads(output("status", "docs", "--json", "--dsn", docs))[0]["collection"] == "docs"
 
@@ -224,7 +224,7 @@ KEYS = {
 @pytest.mark.parametrize("type", KEYS)
 def test_a_key_can_be_copied_from_what_search_shows(db: Connection, dsn: str, sidecar: Sidecar, type: str) -> None:
     key = KEYS[type]
-    db.execute(f"CREATE TYPE place AS (x int, y int); CREATE TABLE docs (id {type} PRIMARY KEY, title text)")  # type: ignore[call-overload]
+    db.execute(f"CREATE TYPE place AS (x int, y int); CREATE TABLE docs (id {type} PRIMARY KEY, title text)")
     db.execute("INSERT INTO docs VALUES (%s, 'rice')", (key,))
     output("attach", "docs", "--column", "title", "--dsn", dsn)
     db.execute("CALL pgmeaning.wait_for('docs')")
@@ -399,7 +399,7 @@ def test_failures_are_shown_and_tried_again(db: Connection, docs: str) -> None:
     (failure,) = json.loads(output("failures", "--json", "--dsn", docs))
     assert (failure["collection"], failure["key"], failure["error"]) == ("docs", {"id": 1}, "too long")
     assert "too long" in output("failures", "docs", "--dsn", docs)
-    assert output("retry", "docs", "--dsn", docs) == "1 row to be tried again\n"
+    assert output("retry", "docs", "--dsn", docs) == "1 row will be retried\n"
 
 
 def test_models_are_listed_shown_made_the_default_and_deprecated(dsn: str) -> None:

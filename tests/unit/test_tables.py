@@ -52,7 +52,7 @@ def test_a_key_is_printed_whole_and_unbroken(width: int, key: object, text: str)
 
 
 def test_below_60_columns_each_field_has_a_line_of_its_own() -> None:
-    rows = [{"id": 1, "title": "rice"}, {"id": 22, "title": None}]
+    rows: Rows = [{"id": 1, "title": "rice"}, {"id": 22, "title": None}]
     assert printed(rows, 20) == (
         "-[ RECORD 1 ]-------\n"
         "id    | 1\n"

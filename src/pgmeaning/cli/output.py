@@ -1,6 +1,6 @@
 """What all commands share: the database's address, output for people and for programs, errors, logs.
 
-Nothing heavy is imported before a command needs it: `pgmeaning --help` is to answer at once.
+Nothing heavy is imported before a command needs it, so that `pgmeaning --help` answers at once.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 Dsn = Annotated[
     str | None,
     typer.Option(
-        "--dsn", metavar="DSN", help="libpq connection string or URI; else PGMEANING_DSN, else libpq's PG* variables."
+        "--dsn",
+        metavar="DSN",
+        help="libpq connection string or URI; default: PGMEANING_DSN, then libpq's PG* variables.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection's name.", show_default=False)]
+Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name of the collection.", show_default=False)]
 
 # Where there is no terminal, and COLUMNS does not say how wide its reader's is.
 WIDTH = 120
@@ -73,7 +75,7 @@ def connected(dsn: str | None) -> Client:
 
 
 def settings() -> Settings:
-    """PGMEANING_* as settings; a wrong value is named with its variable."""
+    """Settings from PGMEANING_*; an error names the variable."""
     from pydantic import ValidationError
 
     from pgmeaning.settings import Settings
@@ -83,7 +85,7 @@ def settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = f"PGMEANING_{'_'.join(str(part) for part in first['loc']).upper()}"
-        raise SettingsError(f"{name} is wrong: {first['msg']}", hint=f"it is {first.get('input')!r}") from error
+        raise SettingsError(f"{name} is invalid: {first['msg']}", hint=f"it is {first.get('input')!r}") from error
 
 
 # Output
@@ -99,7 +101,7 @@ def console() -> Console:
 
 
 def print_json(document: object) -> None:
-    """One JSON document: dates in ISO format, whatever JSON has no type for as text."""
+    """One JSON document: dates in ISO format, and whatever else JSON has no type for, as text."""
     stdout = _stdout()
     takes_all = (stdout.encoding or "").lower().replace("-", "").startswith("utf")
     typer.echo(json.dumps(plain(document), ensure_ascii=not takes_all, indent=2), file=stdout)
@@ -113,7 +115,7 @@ def _stdout() -> TextIO:
 
 
 def printable(text: str) -> str:
-    """Text from a table without what a terminal would obey: control characters, but for line ends and tabs."""
+    """Text without the control characters that a terminal would obey; line ends and tabs stay."""
     return CONTROL.sub("", text)
 
 
@@ -248,7 +250,7 @@ def as_json_text(value: Any) -> str:
 
 
 def prepare_streams() -> None:
-    """Have stdout write `?` for a character that its encoding lacks, rather than fail; do without a closed stderr."""
+    """Write `?` for characters that stdout's encoding lacks instead of failing; replace a closed stderr."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     if sys.stderr is None:  # print(file=None) would write logs into the results
@@ -256,14 +258,14 @@ def prepare_streams() -> None:
 
 
 def abandon_output() -> None:
-    """Let go of what stdout could not take: the interpreter would try again at its end, and fail aloud."""
+    """Discard what stdout could not take: the interpreter would try to write it again at exit, and complain."""
     if sys.stdout is not None:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def expected(error: BaseException) -> bool:
-    """Whether it is told in one line: ours, the system's, and the database driver's if that was loaded at all."""
+    """Whether one line is enough: our own errors, the system's, and the database driver's, if that is loaded."""
     driver = sys.modules.get("psycopg")
     ours = isinstance(error, PgmeaningError | OSError | UnicodeEncodeError)
     return ours or (driver is not None and isinstance(error, driver.Error))
@@ -290,7 +292,7 @@ def _told(error: BaseException) -> str:
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Whether there is no connection; it may be ours, made of the driver's."""
+    """Whether the connection failed; the error may be ours, raised from the driver's."""
     cause = error.__cause__ if isinstance(error, PgmeaningError) else error
     return type(cause).__name__ == "OperationalError" and getattr(cause, "sqlstate", None) is None
 
@@ -299,10 +301,10 @@ def _is_lost(error: BaseException) -> bool:
 
 
 class StderrLogger:
-    """Prints lines on what stderr is just then. That nobody reads them any more is no reason to stop working."""
+    """Prints lines on the current stderr. Work goes on when nobody reads them any more."""
 
     def msg(self, line: str) -> None:
-        """Print a line, or do without."""
+        """Print a line, if stderr takes it."""
         with suppress(OSError, ValueError):  # a broken pipe, a full disk; a closed file
             print(line, file=sys.stderr, flush=True)
 
@@ -310,7 +312,7 @@ class StderrLogger:
 
 
 def configure_logging(form: str | None, level: str) -> None:
-    """Structured logs to stderr: key=value for a terminal, JSON lines for anything else, or as asked for."""
+    """Structured logs to stderr: key=value on a terminal, else JSON lines, or as requested."""
     import logging
 
     import structlog
