@@ -92,7 +92,7 @@ FROM pgmeaning.sidecar AS s;
 CREATE OR REPLACE VIEW pgmeaning.models AS
 SELECT m.name, m.kind, m.status, m.dimensions, m.min_dimensions, m.max_tokens, m.modalities, m.backend, m.location, m.revision,
        m.template, m.pooling, m.normalize, m.query_prompt, m.document_prompt, m.options, m.fingerprint,
-       (SELECT count(*) FROM pgmeaning.target AS t WHERE t.model = m.name) AS collections
+       (SELECT count(*) FROM pgmeaning.target AS t WHERE t.model = m.name) AS collections, m.reranker
 FROM pgmeaning.model AS m;
 
 CREATE OR REPLACE VIEW pgmeaning.releases AS

@@ -269,7 +269,7 @@ def test_starting_a_running_server_returns_the_same_dsn(running: EmbeddedServer)
 
 
 def test_a_running_server_does_not_change_its_port(running: EmbeddedServer) -> None:
-    with pytest.raises(ServerError, match="already runs, on port"):
+    with pytest.raises(ServerError, match="is already running on port"):
         EmbeddedServer(running.data_dir, port=1).start()
 
 
@@ -337,7 +337,7 @@ def taken_port() -> Iterator[int]:
 
 
 def test_a_port_that_is_taken_is_refused(made: Path, taken_port: int) -> None:
-    with pytest.raises(ServerError, match=f"port {taken_port} is taken.*another port"):
+    with pytest.raises(ServerError, match=f"port {taken_port} is in use.*another port"):
         EmbeddedServer(made, port=taken_port).start()
     assert not EmbeddedServer(made).status().running
 
@@ -570,7 +570,7 @@ def test_a_file_is_no_data_folder(folder: Path, below: str) -> None:
 
 
 def test_an_empty_name_is_no_data_folder() -> None:
-    with pytest.raises(ServerError, match="name is empty"):
+    with pytest.raises(ServerError, match="name of the data folder is empty"):
         EmbeddedServer("")
 
 
@@ -581,7 +581,7 @@ def test_a_cluster_that_lost_its_version_is_not_overwritten(used: Path) -> None:
     assert not list(used.glob("pgmeaning.initdb-*"))
 
 
-@pytest.mark.parametrize(("version", "message"), [("15", "made by PostgreSQL 15"), ("18", "pgmeaning didn't make")])
+@pytest.mark.parametrize(("version", "message"), [("15", "made by PostgreSQL 15"), ("18", "pgmeaning did not make")])
 def test_a_cluster_of_somebody_else_is_refused(folder: Path, version: str, message: str) -> None:
     (folder / "PG_VERSION").write_text(f"{version}\n")
     with pytest.raises(ServerError, match=message):
@@ -591,7 +591,7 @@ def test_a_cluster_of_somebody_else_is_refused(folder: Path, version: str, messa
 
 def test_a_cluster_of_another_major_version_is_refused(used: Path) -> None:
     (used / "PG_VERSION").write_text("17\n")
-    with pytest.raises(ServerError, match="made by PostgreSQL 17, and this is PostgreSQL 18"):
+    with pytest.raises(ServerError, match="made by PostgreSQL 17, but this is PostgreSQL 18"):
         EmbeddedServer(used).start()
 
 

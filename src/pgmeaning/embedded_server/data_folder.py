@@ -98,11 +98,11 @@ class DataFolder:
             return
         if "PG_VERSION" in names:
             self._check_version(install)
-            raise ServerError(f"{self.path} is a cluster that pgmeaning didn't make", hint="choose an empty folder")
+            raise ServerError(f"{self.path} is a cluster that pgmeaning did not make", hint="choose an empty folder")
         self._refuse_strangers(names)
 
     def _refuse_strangers(self, names: list[str]) -> None:
-        """Files of somebody else's are neither overwritten nor removed."""
+        """Never overwrite or remove anybody else's files."""
         if any(not name.startswith(("pgmeaning.", "lost+found")) for name in names):
             raise ServerError(f"{self.path} is neither empty nor a cluster", hint="choose an empty folder")
 
@@ -159,8 +159,8 @@ class DataFolder:
             return
         if not self._is_idle():
             raise ServerError(
-                f"{unreadable} names no process, and a PostgreSQL may be working in its folder",
-                hint="end that one; if there is none, remove the file",
+                f"{unreadable} names no process, and a PostgreSQL server may be using its folder",
+                hint="stop that server; if there is none, remove the file",
             )
         self._drop_locks()
 
@@ -205,8 +205,8 @@ class DataFolder:
         ours, found = install.version().split(".")[0], (self.path / "PG_VERSION").read_text().strip()
         if found != ours:
             raise ServerError(
-                f"{self.path} was made by PostgreSQL {found}, and this is PostgreSQL {ours}",
-                hint="dump it with its own version and restore it into another data folder",
+                f"{self.path} was made by PostgreSQL {found}, but this is PostgreSQL {ours}",
+                hint=f"dump it with PostgreSQL {found}, and restore it into another data folder",
             )
 
     def _write_password(self, account: Account | None) -> None:
@@ -220,7 +220,7 @@ class DataFolder:
         if (content := read(self._ours("password"))) is None:
             raise ServerError(
                 f"{self._ours('password')} is missing",
-                hint="pgmeaning didn't make this cluster, or somebody removed the file",
+                hint="pgmeaning did not make this cluster, or somebody removed the file",
             )
         return content.decode().strip()
 
@@ -280,7 +280,7 @@ def read(path: Path) -> bytes | None:
 
 
 def drop_socket_folder(folder: str) -> None:
-    """Remove a private socket folder, and sockets alone: this is never to remove data, whatever it is called with."""
+    """Remove a private socket folder, and sockets alone: it must never remove data, whatever it is called with."""
     if folder.startswith(SHORT_SOCKET_FOLDER):
         with contextlib.suppress(OSError):  # another process removes it too
             for socket in Path(folder).glob(".s.PGSQL.*"):
