@@ -23,6 +23,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
+from pgmeaning.client.client import Client
 from pgmeaning.embedded_server.install import find_install
 
 REASONS = {"installs software", "needs a GPU", "needs an engine", "needs Docker", "needs PgBouncer", "runs for minutes"}
@@ -126,7 +127,7 @@ class Reader:
     def close(self) -> None:
         """Close what the page's Python opened, and end what its shell left running, the server last."""
         for value in self._names.values():
-            if hasattr(value, "close"):
+            if isinstance(value, Client):
                 value.close()
         for group in self._groups:
             with contextlib.suppress(ProcessLookupError):
