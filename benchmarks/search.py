@@ -1,7 +1,7 @@
 """How fast is a search, and how much does it find, beside exact search and beside pgvector by hand?
 
     python -m benchmarks.search [--rows 10000 50000 200000] [--data clustered real spectrum docstrings]
-                                [--precision vector halfvec] [--queries 100]
+                                [--vector-type vector halfvec] [--queries 100]
 
 Four kinds of vectors. `clustered`: clusters of fifty in 4096 dimensions. `real`: MiniLM's vectors of the docstrings of
 the packages that are installed here, turned into 4096 dimensions, which keeps every distance between them. `spectrum`:
@@ -66,20 +66,20 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rows", type=int, nargs="+", default=[10_000, 50_000])
     arguments.add_argument("--data", nargs="+", choices=list(MODELS), default=["clustered", "real", "docstrings"])
-    arguments.add_argument("--precision", nargs="+", choices=["vector", "halfvec"], default=["vector"])
+    arguments.add_argument("--vector-type", nargs="+", choices=["vector", "halfvec"], default=["vector"])
     arguments.add_argument("--queries", type=int, default=100)
     options = arguments.parse_args()
     for data in options.data:
-        grown: dict[str, dict[int, list[Result]]] = {precision: {} for precision in options.precision}
+        grown: dict[str, dict[int, list[Result]]] = {vector_type: {} for vector_type in options.vector_type}
         for rows in options.rows:
             vectors, queries = make(data, rows, options.queries)
-            for precision in options.precision:
+            for vector_type in options.vector_type:
                 with bench.database(shared_buffers="4GB") as dsn, psycopg.connect(dsn, autocommit=True) as connection:
                     register_vector(connection)
-                    grown[precision][rows] = compare(dsn, connection, data, precision, vectors, queries)
-        for precision, results in grown.items():
+                    grown[vector_type][rows] = compare(dsn, connection, data, vector_type, vectors, queries)
+        for vector_type, results in grown.items():
             if len(results) > 1:
-                show_growth(f"{data}, {precision}", results)
+                show_growth(f"{data}, {vector_type}", results)
 
 
 # Vectors
@@ -180,7 +180,7 @@ def _all_docstrings() -> Iterator[str]:
 # The database
 
 
-def fill(connection: bench.Connection, model: str, vectors: Vectors, precision: str = "vector") -> str:
+def fill(connection: bench.Connection, model: str, vectors: Vectors, vector_type: str = "vector") -> str:
     """A collection that has these vectors, without a sidecar; returns its vector table."""
     connection.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text, thousandth int)")
     connection.execute(
@@ -189,11 +189,11 @@ def fill(connection: bench.Connection, model: str, vectors: Vectors, precision: 
     )
     connection.execute("CREATE INDEX ON docs (thousandth)")
     connection.execute(
-        """SELECT pgmeaning.attach('docs', '{body}', model => %s, "precision" => %s)""", (model, precision)
+        """SELECT pgmeaning.attach('docs', '{body}', model => %s, vector_type => %s)""", (model, vector_type)
     )
     connection.execute("UPDATE pgmeaning.target SET scanning = false")
     (table,) = connection.execute("SELECT pgmeaning._relation_name(vectors) FROM pgmeaning.target").fetchone() or ("",)
-    _copy(connection, table, model, vectors, NUMBERS[precision])
+    _copy(connection, table, model, vectors, NUMBERS[vector_type])
     connection.execute("VACUUM ANALYZE")
     return str(table)
 
@@ -224,13 +224,13 @@ def remember(connection: bench.Connection, model: str, queries: Vectors) -> None
 
 
 def compare(
-    dsn: str, connection: bench.Connection, data: str, precision: str, vectors: Vectors, queries: Vectors
+    dsn: str, connection: bench.Connection, data: str, vector_type: str, vectors: Vectors, queries: Vectors
 ) -> list[Result]:
     """All ways on one table, one after the other."""
-    table = fill(connection, MODELS[data], vectors, precision)
+    table = fill(connection, MODELS[data], vectors, vector_type)
     remember(connection, MODELS[data], queries)
     answers = nearest(vectors, queries)
-    exactly = f"SELECT id FROM {table} ORDER BY embedding <=> %s::{precision} LIMIT {K}"
+    exactly = f"SELECT id FROM {table} ORDER BY embedding <=> %s::{vector_type} LIMIT {K}"
     results = [
         measure("pgvector, exact", by_hand(connection, exactly, queries), answers[:EXACT_QUERIES]),
         measure("search, exact", searching(connection, mode="exact"), answers[:EXACT_QUERIES]),
@@ -244,7 +244,7 @@ def compare(
     results[:2] = [result._replace(size=table_size / len(vectors)) for result in results[:2]]
     index = measure(f"search, index ({report.kind})", searching(connection), answers)
     results.append(index._replace(build=seconds, size=index_size / len(vectors)))
-    two_phases = hand_written(table, precision, report.kind, vectors.shape[1], report.candidates or 100)
+    two_phases = hand_written(table, vector_type, report.kind, vectors.shape[1], report.candidates or 100)
     connection.execute(f"SET hnsw.ef_search = {min(report.candidates or 100, 1000)}")
     results.append(measure("pgvector by hand, that index", by_hand(connection, two_phases, queries), answers))
     connection.execute("RESET hnsw.ef_search")
@@ -253,9 +253,9 @@ def compare(
         way = searching(connection, condition=f"thousandth < {bound}")
         results.append(measure(f"search, index, {share} match", way, among))
     title = f"{data}: {len(vectors):,} vectors of {vectors.shape[1]} dimensions"
-    show(title if precision == "vector" else f"{title}, {precision}", results)
+    show(title if vector_type == "vector" else f"{title}, {vector_type}", results)
     print(
-        f"index {report.kind}: {report.candidates} candidates, tested recall {report.recall:.4f}; foretold: "
+        f"index {report.kind}: {report.candidates} candidates, measured recall {report.recall:.4f}; foretold: "
         f"{plan.build_seconds or 0:.0f} s to build, {(plan.bytes or 0) / len(vectors):,.0f} bytes a row"
     )
     return results
@@ -288,14 +288,14 @@ def ids(connection: bench.Connection, statement: str, *arguments: object) -> lis
     return [row[0] for row in connection.execute(statement, arguments, prepare=True).fetchall()]
 
 
-def hand_written(table: str, precision: str, kind: str, size: int, candidates: int) -> str:
+def hand_written(table: str, vector_type: str, kind: str, size: int, candidates: int) -> str:
     """What a user of pgvector would write for the same index."""
     if kind == "direct":
-        return f"SELECT id FROM {table} ORDER BY embedding <=> %s::{precision} LIMIT {K}"
+        return f"SELECT id FROM {table} ORDER BY embedding <=> %s::{vector_type} LIMIT {K}"
     return (
         f"WITH q AS MATERIALIZED (SELECT %s::vector AS v) SELECT n.id FROM (SELECT id, embedding FROM {table} "
         f"ORDER BY signature <~> binary_quantize((SELECT v FROM q))::bit({size}) LIMIT {candidates}) AS n "
-        f"ORDER BY n.embedding <=> (SELECT v FROM q)::{precision} LIMIT {K}"
+        f"ORDER BY n.embedding <=> (SELECT v FROM q)::{vector_type} LIMIT {K}"
     )
 
 
@@ -319,7 +319,7 @@ def build(dsn: str) -> tuple[indexing.Plan, recall.Report]:
     with indexing.connected(dsn) as connection:
         (plan,) = indexing.plans(connection, settings, "docs")
         indexing.build(connection, plan, settings)
-        return plan, indexing.test(connection, plan, settings)
+        return plan, indexing.measure(connection, plan, settings)
 
 
 def show(title: str, results: Sequence[Result]) -> None:

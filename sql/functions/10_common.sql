@@ -2,6 +2,26 @@
 -- Fragments use fixed aliases: s the source, v its vector table, k a key as typed columns.
 -- Functions without a SET clause get their search_path from 90_access.sql, since it must hold pgvector's schema.
 
+-- Advisory locks have two numbers. Of each of these there is one in a database, and their first number is our class:
+--   1 awake: held by a sidecar while it is awake, so that triggers send no NOTIFY
+--   2 fold: one sidecar at a time moves changes from the inbox into the queue
+--   3 migration: one at a time; it runs before these functions are there, so sql/queries/calls.sql has the number
+--   4 upkeep: one sidecar at a time looks after the sources
+--   5 loopback: one session at a time makes or alters it
+CREATE OR REPLACE FUNCTION pgmeaning._lock_class() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826405 $$;
+CREATE OR REPLACE FUNCTION pgmeaning._awake_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1 $$;
+CREATE OR REPLACE FUNCTION pgmeaning._fold_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 2 $$;
+CREATE OR REPLACE FUNCTION pgmeaning._upkeep_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 4 $$;
+CREATE OR REPLACE FUNCTION pgmeaning._loopback_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 5 $$;
+
+-- Of these there is one a thing: a request that is being answered, a vector table whose index is being built, a query whose
+-- vector is being made. The second number is the thing's, as far as it fits.
+CREATE OR REPLACE FUNCTION pgmeaning._request_lock_class() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826406 $$;
+CREATE OR REPLACE FUNCTION pgmeaning._index_lock_class() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826407 $$;
+CREATE OR REPLACE FUNCTION pgmeaning._query_lock_class() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826408 $$;
+CREATE OR REPLACE FUNCTION pgmeaning._lock_number(id bigint) RETURNS int
+LANGUAGE sql IMMUTABLE AS $$ SELECT (id % 2147483647)::int $$;
+
 -- A type's name, qualified unless it is the system's own: hence the path of its own.
 CREATE OR REPLACE FUNCTION pgmeaning._type_name(type oid, modifier int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp

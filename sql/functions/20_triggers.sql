@@ -57,7 +57,7 @@ BEGIN
     -- A sidecar that is awake holds this lock alone: only when none is, a NOTIFY is worth the lock it takes at commit.
     -- Where transactions are prepared there is none, since it would make PREPARE TRANSACTION fail.
     IF FOUND AND pg_catalog.current_setting('max_prepared_transactions') = '0'
-       AND pg_catalog.pg_try_advisory_lock_shared(1885826405, 1) AND pg_catalog.pg_advisory_unlock_shared(1885826405, 1) THEN
+       AND pg_catalog.pg_try_advisory_lock_shared(%7$s) AND pg_catalog.pg_advisory_unlock_shared(%7$s) THEN
         NOTIFY pgmeaning;
     END IF;
     RETURN NULL;
@@ -68,7 +68,10 @@ $function$,
         pgmeaning._stand_ins(c, '0'),
         (SELECT format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%1$L, %1$I', k), ', ' ORDER BY i))
          FROM unnest(c.key_columns) WITH ORDINALITY AS u (k, i)),
-        CASE WHEN computed THEN 'ROW(0)' ELSE content END, CASE WHEN computed THEN 'ROW(1)' ELSE content END);
+        CASE WHEN computed THEN 'ROW(0)' ELSE content END,
+        CASE WHEN computed THEN 'ROW(1)' ELSE content END,
+        -- The numbers themselves: a function would cost every write.
+        format('%s, %s', pgmeaning._lock_class(), pgmeaning._awake_lock()));
 END
 $make$;
 

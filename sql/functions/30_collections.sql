@@ -133,7 +133,7 @@ DECLARE
 BEGIN
     IF coalesce(wanted, '') = '' OR octet_length(wanted || '_embedding') > 63 THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('%L cannot be a collection''s name', wanted),
-            DETAIL = 'With "_embedding" behind it, it names a view: 1 to 53 bytes.', HINT = 'Give a shorter one: attach(..., name => ''...'').';
+            DETAIL = 'With "_embedding" behind it, it names a view: 1 to 53 bytes.', HINT = 'Give a shorter one: attach(..., collection => ''...'').';
     END IF;
     -- A collection whose table was dropped does not keep its name.
     SELECT * INTO gone FROM pgmeaning.collection AS c
@@ -144,13 +144,13 @@ BEGIN
     IF EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.name = wanted) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('there is already a collection %L', wanted),
             DETAIL = (SELECT format('It is of %s.', c.source_name) FROM pgmeaning.collection AS c WHERE c.name = wanted),
-            HINT = 'Give another: attach(..., name => ''...''), or detach that one first.';
+            HINT = 'Give another: attach(..., collection => ''...''), or detach that one first.';
     ELSIF EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
                   WHERE n.nspname = view_schema AND c.relname = wanted || '_embedding')
        OR EXISTS (SELECT FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
                   WHERE n.nspname = view_schema AND t.typname = wanted || '_embedding') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('%I.%I exists already', view_schema, wanted || '_embedding'),
-            DETAIL = 'The collection''s view would have this name.', HINT = 'Give the collection another: attach(..., name => ''...'').';
+            DETAIL = 'The collection''s view would have this name.', HINT = 'Give the collection another: attach(..., collection => ''...'').';
     ELSIF NOT has_schema_privilege(view_schema, 'CREATE') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not create a view in schema %I', current_user, view_schema),
             HINT = format('GRANT CREATE ON SCHEMA %I TO %I', view_schema, current_user);
@@ -159,28 +159,29 @@ END
 $$;
 
 -- How vectors are kept: 'vector', four bytes a number, or 'halfvec', two. The table's own column says it.
-CREATE OR REPLACE FUNCTION pgmeaning._precision(vectors regclass) RETURNS text
+CREATE OR REPLACE FUNCTION pgmeaning._vector_type(vectors regclass) RETURNS text
 LANGUAGE sql STABLE
 AS $$
     SELECT t.typname::text FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
     WHERE a.attrelid = vectors AND a.attname = 'embedding' AND NOT a.attisdropped
 $$;
 
-CREATE OR REPLACE FUNCTION pgmeaning._check_precision(wanted text) RETURNS text
+CREATE OR REPLACE FUNCTION pgmeaning._check_vector_type(wanted text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
 AS $$
 BEGIN
-    IF wanted IS NULL OR wanted NOT IN ('vector', 'halfvec') THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no precision %L', wanted),
-            DETAIL = 'vector keeps four bytes a number, halfvec two.', HINT = 'Say "precision" => ''vector'' or "precision" => ''halfvec'', with the quotes: it is a keyword.';
+    IF wanted NOT IN ('vector', 'halfvec') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no vector type %L', wanted),
+            DETAIL = 'vector takes four bytes a number, halfvec two.',
+            HINT = 'Write vector_type => ''vector'' or vector_type => ''halfvec''.';
     END IF;
-    RETURN wanted;
+    RETURN coalesce(wanted, 'vector');
 END
 $$;
 
 -- Makes the vector table of a (collection, model) and registers it.
 -- The row security policy goes through a function, since a direct one would make DROP TABLE of the source fail.
-CREATE OR REPLACE FUNCTION pgmeaning._make_target(c pgmeaning.collection, model text, dimensions int, state text, wanted_precision text DEFAULT 'vector') RETURNS regclass
+CREATE OR REPLACE FUNCTION pgmeaning._make_target(c pgmeaning.collection, model text, dimensions int, state text, vector_type text DEFAULT 'vector') RETURNS regclass
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -197,7 +198,7 @@ BEGIN
         'embedding %6$s(%4$s) NOT NULL, signature bit(%4$s) GENERATED ALWAYS AS (binary_quantize(embedding)) STORED, '
         'content_hash bytea, embedded_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (%5$s, chunk))',
         relation, pgmeaning._vector_key_definition(c), model, dimensions,
-        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i) FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)), wanted_precision);
+        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i) FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)), vector_type);
     EXECUTE format('COMMENT ON TABLE %s IS %L', relation, format('Vectors of %s by %s', c.source_name, model));
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
     EXECUTE format('CREATE POLICY source_rows ON %s FOR SELECT USING ((SELECT pgmeaning_data.%I()) OR pgmeaning_data.%I(%s))',
@@ -229,42 +230,49 @@ $$;
 
 -- Whether the caller sees all rows of the source, and whether it sees this one: the policy of the vector tables asks.
 -- The source is looked up: an oid here would be another table's in a restored dump, and a name after a rename.
+-- Bodies are quoted as a whole: between dollar quotes, a column named like their tag would end them.
 CREATE OR REPLACE FUNCTION pgmeaning._make_policy_functions(c pgmeaning.collection) RETURNS void
 LANGUAGE plpgsql
-AS $make$
+AS $$
 DECLARE
-    types   text := (SELECT string_agg(pgmeaning._type_name(to_regtype(t), -1), ', ' ORDER BY i)
-                     FROM unnest(c.key_types) WITH ORDINALITY AS u (t, i));
+    types text := (SELECT string_agg(pgmeaning._type_name(to_regtype(t), -1), ', ' ORDER BY i)
+                   FROM unnest(c.key_types) WITH ORDINALITY AS u (t, i));
+BEGIN
+    EXECUTE format('CREATE OR REPLACE FUNCTION pgmeaning_data.%I() RETURNS bool LANGUAGE sql STABLE '
+                   'SET search_path = pg_catalog, pg_temp AS %L', 'unrestricted_' || c.id, format('
+SELECT NOT row_security_active(c.source::oid)
+FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source WHERE c.id = %s', c.id));
+    EXECUTE format('CREATE OR REPLACE FUNCTION pgmeaning_data.%I(%s) RETURNS bool LANGUAGE plpgsql STABLE '
+                   'SET search_path = pg_catalog, pg_temp AS %L', 'visible_' || c.id, types, pgmeaning._visible_body(c));
+END
+$$;
+
+-- Whether the caller sees the row of a key, $1, ...: static SQL, so that its plan is cached, while the source has the name
+-- that it has now.
+CREATE OR REPLACE FUNCTION pgmeaning._visible_body(c pgmeaning.collection) RETURNS text
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    source  text := pgmeaning._relation_name(c.source);
     matches text := (SELECT string_agg(format('s.%I %s $%s', k, pgmeaning._equals(to_regtype(t)), i), ' AND ' ORDER BY i)
                      FROM unnest(c.key_columns, c.key_types) WITH ORDINALITY AS u (k, t, i));
-    keys    text := (SELECT string_agg('$' || i, ', ' ORDER BY i) FROM generate_subscripts(c.key_columns, 1) AS i);
 BEGIN
-    EXECUTE format($function$
-CREATE OR REPLACE FUNCTION pgmeaning_data.%I() RETURNS bool
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT NOT row_security_active(c.source::oid)
-    FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source WHERE c.id = %s
-$$
-$function$, 'unrestricted_' || c.id, c.id);
-    EXECUTE format($function$
-CREATE OR REPLACE FUNCTION pgmeaning_data.%1$I(%2$s) RETURNS bool
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-AS $policy$
+    RETURN format('
 DECLARE
-    source  text := (SELECT pgmeaning._relation_name(c.source) FROM pgmeaning.collection AS c WHERE c.id = %3$s);
+    source  text := (SELECT pgmeaning._relation_name(c.source) FROM pgmeaning.collection AS c WHERE c.id = %1$s);
     visible bool;
 BEGIN
-    IF source = %4$L THEN
-        RETURN EXISTS (SELECT FROM %4$s AS s WHERE %5$s);
+    IF source = %2$L THEN
+        RETURN EXISTS (SELECT FROM %2$s AS s WHERE %3$s);
     END IF;
-    EXECUTE 'SELECT EXISTS (SELECT FROM ' || source || %6$L INTO visible USING %7$s;
+    EXECUTE ''SELECT EXISTS (SELECT FROM '' || source || %4$L INTO visible USING %5$s;
     RETURN visible;
 END
-$policy$
-$function$, 'visible_' || c.id, types, c.id, pgmeaning._relation_name(c.source), matches, format(' AS s WHERE %s)', matches), keys);
+',
+        c.id, source, matches, format(' AS s WHERE %s)', matches),
+        (SELECT string_agg('$' || i, ', ' ORDER BY i) FROM generate_subscripts(c.key_columns, 1) AS i));
 END
-$make$;
+$$;
 
 -- The view that users join with: it shows the active model's vectors, with their rights.
 CREATE OR REPLACE FUNCTION pgmeaning._make_view(c pgmeaning.collection) RETURNS void
@@ -277,7 +285,7 @@ BEGIN
     EXECUTE format('CREATE OR REPLACE VIEW %s WITH (security_invoker = true) AS SELECT %s, v.chunk, v.chunk_text, v.model, '
         'v.embedding::%s AS embedding, v.signature::"bit" AS signature, v.content_hash, v.embedded_at FROM %s AS v',
         view, pgmeaning._column_list('v', c.vector_key_columns),
-        (SELECT pgmeaning._precision(t.vectors) FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.state = 'active'),
+        (SELECT pgmeaning._vector_type(t.vectors) FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.state = 'active'),
         (SELECT pgmeaning._relation_name(t.vectors) FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.state = 'active'));
     FOREACH role IN ARRAY c.grant_to LOOP
         EXECUTE format('GRANT SELECT ON %s TO %s', view, pgmeaning._grantee(role));
@@ -300,69 +308,92 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION pgmeaning.attach(
-    source regclass, columns text[] DEFAULT NULL, template text DEFAULT NULL, name text DEFAULT NULL,
-    image name DEFAULT NULL, video name DEFAULT NULL, model text DEFAULT NULL, dimensions int DEFAULT NULL,
-    chunking jsonb DEFAULT NULL, grant_to name[] DEFAULT NULL, allow_deprecated bool DEFAULT false,
-    language text DEFAULT NULL, "precision" text DEFAULT 'vector'
-) RETURNS text
-LANGUAGE plpgsql
+-- Checks what is to be embedded of the source; returns its columns of text, those of the template included.
+CREATE OR REPLACE FUNCTION pgmeaning._check_content(c pgmeaning.collection, columns text[], embedder pgmeaning.model)
+RETURNS name[]
+LANGUAGE plpgsql STABLE
 AS $$
-#variable_conflict use_column
 DECLARE
-    c         pgmeaning.collection;
-    embedder  pgmeaning.model;
-    embedded  name[];
-    roles     name[];
-    patience  text;
-    member    regclass;
-    watched   regclass;
-    kept      text := pgmeaning._check_precision(attach."precision");
-BEGIN
-    PERFORM pgmeaning._check_source(source);
-    roles := pgmeaning._check_roles(attach.grant_to);
-    embedder := pgmeaning._model_for_attach(attach.model, attach.dimensions, coalesce(attach.allow_deprecated, false));
-    embedded := pgmeaning._check_columns(source, coalesce(attach.columns, '{}')
-        || ARRAY(SELECT part ->> 1 FROM jsonb_array_elements(pgmeaning._template_parts(attach.template)) AS part
+    embedded name[] := pgmeaning._check_columns(c.source, coalesce(columns, '{}')
+        || ARRAY(SELECT part ->> 1 FROM jsonb_array_elements(pgmeaning._template_parts(c.template)) AS part
                  WHERE part ->> 1 IS NOT NULL));
-    PERFORM pgmeaning._check_media(source, 'image', attach.image, embedder),
-            pgmeaning._check_media(source, 'video', attach.video, embedder);
-    IF embedded = '{}' AND attach.image IS NULL AND attach.video IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM004', MESSAGE = format('attach() was not told what of %s to embed', source),
-            DETAIL = 'Its columns: ' || array_to_string(pgmeaning._column_names(source), ', ') || '.',
-            HINT = 'Say columns => ARRAY[''title'', ''body''] or template => ''{title}: {body}''.';
-    END IF;
-
-    IF cardinality(embedded) + num_nonnulls(attach.image, attach.video) > 100 THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM004', MESSAGE = format('attach() takes up to 100 columns, not %s', cardinality(embedded) + num_nonnulls(attach.image, attach.video)),
+    counted  int := cardinality(embedded) + num_nonnulls(c.image, c.video);
+BEGIN
+    PERFORM pgmeaning._check_media(c.source, 'image', c.image, embedder),
+            pgmeaning._check_media(c.source, 'video', c.video, embedder);
+    IF counted = 0 THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM004', MESSAGE = format('attach() was not told what of %s to embed', c.source),
+            DETAIL = 'Its columns: ' || array_to_string(pgmeaning._column_names(c.source), ', ') || '.',
+            HINT = 'Pass columns => ARRAY[''title'', ''body''] or template => ''{title}: {body}''.';
+    ELSIF counted > 100 THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM004', MESSAGE = format('attach() takes up to 100 columns, not %s', counted),
             HINT = 'Embed a generated column that joins several.';
     END IF;
+    RETURN embedded;
+END
+$$;
 
-    c.chunking := pgmeaning._check_chunking(attach.chunking, embedded, embedder);
-    c.language := pgmeaning._language(attach.language);
-    c.name := coalesce(attach.name, (SELECT relname FROM pg_class WHERE oid = source));
-    c.view_schema := (SELECT n.nspname FROM pg_class AS r JOIN pg_namespace AS n ON n.oid = r.relnamespace WHERE r.oid = source);
+-- The first step of attach(): what it was told, checked against the source and the model.
+CREATE OR REPLACE FUNCTION pgmeaning._check_attach(c pgmeaning.collection, columns text[], embedder pgmeaning.model)
+RETURNS pgmeaning.collection
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    c.columns := pgmeaning._check_content(c, columns, embedder);
+    c.chunking := pgmeaning._check_chunking(c.chunking, c.columns, embedder);
+    c.language := pgmeaning._language(c.language);
+    c.model := embedder.name;
+    RETURN c;
+END
+$$;
+
+-- The second step of attach(): the collection's name, and the source's key, whose columns have other names in the vector
+-- table where that needs them itself.
+CREATE OR REPLACE FUNCTION pgmeaning._describe_collection(c pgmeaning.collection) RETURNS pgmeaning.collection
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    taken constant name[] := '{chunk,chunk_text,model,embedding,signature,content_hash,embedded_at,words}';
+BEGIN
+    SELECT coalesce(c.name, r.relname), n.nspname, pgmeaning._relation_name(c.source)
+    INTO c.name, c.view_schema, c.source_name
+    FROM pg_class AS r JOIN pg_namespace AS n ON n.oid = r.relnamespace WHERE r.oid = c.source;
     PERFORM pgmeaning._check_name(c.name, c.view_schema);
     SELECT array_agg(a.attname ORDER BY u.i), array_agg(pgmeaning._key_type(a.atttypid) ORDER BY u.i),
-           array_agg(CASE WHEN a.attname IN ('chunk', 'chunk_text', 'model', 'embedding', 'signature', 'content_hash', 'embedded_at', 'words')
-                          THEN repeat('key_', 1 + (SELECT count(*)::int FROM pg_attribute AS other WHERE other.attrelid = source
-                                                   AND other.attname ~ ('^(key_)+' || a.attname || '$')))
-                          ELSE '' END || a.attname ORDER BY u.i)
+           array_agg(CASE WHEN a.attname = ANY (taken) THEN pgmeaning._free_name(c.source, a.attname) ELSE a.attname END
+                     ORDER BY u.i)
     INTO c.key_columns, c.key_types, c.vector_key_columns
     FROM pg_index AS i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS u (attnum, i)
-    JOIN pg_attribute AS a ON a.attrelid = source AND a.attnum = u.attnum
-    WHERE i.indrelid = source AND i.indisprimary AND u.i <= i.indnkeyatts;
+    JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attnum = u.attnum
+    WHERE i.indrelid = c.source AND i.indisprimary AND u.i <= i.indnkeyatts;
+    RETURN c;
+END
+$$;
 
-    patience := pgmeaning._bound_patience();
+-- key_chunk for chunk; key_key_chunk where the source has a key_chunk too.
+CREATE OR REPLACE FUNCTION pgmeaning._free_name(source regclass, column_name name) RETURNS name
+LANGUAGE sql STABLE
+AS $$
+    SELECT (repeat('key_', 1 + count(*)::int) || column_name)::name FROM pg_attribute AS other
+    WHERE other.attrelid = source AND other.attname ~ ('^(key_)+' || column_name || '$')
+$$;
+
+-- The last step of attach(): registers the collection and makes all that belongs to it.
+CREATE OR REPLACE FUNCTION pgmeaning._install_collection(c pgmeaning.collection, dimensions int, vector_type text)
+RETURNS void
+LANGUAGE plpgsql
+AS $$
+BEGIN
     BEGIN
-        INSERT INTO pgmeaning.collection (name, source, source_name, view_schema, key_columns, key_types, vector_key_columns,
-            columns, template, image, video, chunking, grant_to, model, language)
-        VALUES (c.name, source, pgmeaning._relation_name(source), c.view_schema, c.key_columns, c.key_types, c.vector_key_columns,
-            embedded, attach.template, attach.image, attach.video, c.chunking, roles, embedder.name, c.language)
+        INSERT INTO pgmeaning.collection (name, source, source_name, view_schema, key_columns, key_types,
+            vector_key_columns, columns, template, image, video, chunking, grant_to, model, language)
+        VALUES (c.name, c.source, c.source_name, c.view_schema, c.key_columns, c.key_types,
+            c.vector_key_columns, c.columns, c.template, c.image, c.video, c.chunking, c.grant_to, c.model, c.language)
         RETURNING * INTO c;
     EXCEPTION WHEN unique_violation OR lock_not_available THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('collection %L is being made by somebody else', c.name),
-            HINT = 'Give another name: attach(..., name => ''...''), or try again.';
+        RAISE EXCEPTION USING ERRCODE = 'PM002',
+            MESSAGE = format('another session is making the collection %L', c.name),
+            HINT = 'Choose another name, attach(..., collection => ''...''), or try again.';
     END;
     PERFORM FROM pgmeaning._ancestors(c) AS a WHERE pgmeaning._has_foreign_part(a);
     IF FOUND THEN
@@ -370,29 +401,73 @@ BEGIN
             HINT = 'Detach the foreign partition, or attach a table that the rows are copied to.';
     END IF;
     PERFORM pgmeaning._make_policy_functions(c),
-            pgmeaning._make_target(c, embedder.name, coalesce(attach.dimensions, embedder.dimensions), 'active', kept),
+            pgmeaning._make_target(c, c.model, dimensions, 'active', vector_type),
             pgmeaning._make_view(c),
-            pgmeaning._make_trigger_function(c);
+            pgmeaning._make_trigger_function(c),
+            pgmeaning._watch(c);
+END
+$$;
 
-    BEGIN
-        FOR member IN SELECT w FROM pgmeaning._watched(c) AS w LOOP
-            watched := member;
-            PERFORM pgmeaning._add_triggers(c, member);
-        END LOOP;
-    EXCEPTION WHEN insufficient_privilege THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may make no trigger on %s', current_user, watched),
-            DETAIL = format('Rows of %s are written through it.', source),
+-- Puts triggers on every table through which rows of the source are written.
+CREATE OR REPLACE FUNCTION pgmeaning._watch(c pgmeaning.collection) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    member  regclass;
+    watched regclass;
+BEGIN
+    FOR member IN SELECT w FROM pgmeaning._watched(c) AS w LOOP
+        watched := member;
+        PERFORM pgmeaning._add_triggers(c, member);
+    END LOOP;
+EXCEPTION
+    WHEN insufficient_privilege THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM011',
+            MESSAGE = format('role %I may not create a trigger on %s', current_user, watched),
+            DETAIL = format('Rows of %s are written through it.', c.source),
             HINT = format('As its owner: GRANT TRIGGER ON %s TO %I', watched, current_user);
     WHEN lock_not_available THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM015', MESSAGE = format('table %s is being written to by an open transaction', source),
-            DETAIL = 'attach() adds triggers, which waits until the transactions that write to the table have ended.',
+        RAISE EXCEPTION USING ERRCODE = 'PM015',
+            MESSAGE = format('an open transaction has written to table %s', c.source),
+            DETAIL = 'attach() creates triggers, which waits until the transactions that write to the table have ended.',
             HINT = 'Try again, or SET lock_timeout to wait longer than 5 seconds.';
-    END;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning.attach(
+    source regclass, columns text[] DEFAULT NULL, template text DEFAULT NULL, collection text DEFAULT NULL,
+    image name DEFAULT NULL, video name DEFAULT NULL, model text DEFAULT NULL, dimensions int DEFAULT NULL,
+    vector_type text DEFAULT NULL, chunking jsonb DEFAULT NULL, language text DEFAULT NULL,
+    grant_to name[] DEFAULT NULL, allow_deprecated bool DEFAULT false
+) RETURNS text
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    kept     text := pgmeaning._check_vector_type(attach.vector_type);
+    embedder pgmeaning.model;
+    c        pgmeaning.collection;
+    patience text;
+BEGIN
+    PERFORM pgmeaning._check_source(source);
+    c.source := source;
+    c.name := attach.collection;
+    c.template := attach.template;
+    c.image := attach.image;
+    c.video := attach.video;
+    c.chunking := attach.chunking;
+    c.language := attach.language;
+    c.grant_to := pgmeaning._check_roles(attach.grant_to);
+    embedder := pgmeaning._model_for_attach(attach.model, attach.dimensions, coalesce(allow_deprecated, false));
+
+    c := pgmeaning._check_attach(c, attach.columns, embedder);
+    c := pgmeaning._describe_collection(c);
+    patience := pgmeaning._bound_patience();
+    PERFORM pgmeaning._install_collection(c, coalesce(attach.dimensions, embedder.dimensions), kept);
     PERFORM set_config('lock_timeout', patience, true), pgmeaning._wake();
     RETURN c.name;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.attach IS 'Embeds columns of a table from now on: what is there, and every later change.';
+COMMENT ON FUNCTION pgmeaning.attach IS 'Embeds columns of a table from now on: the rows that are there, and every later change.';
 
 -- Takes a collection out of the registry, with its triggers, functions and view; with its vectors unless they are kept.
 -- The targets come first, since a sidecar's scan holds them while it reads the tables that are locked next. What the queue
@@ -457,7 +532,7 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION pgmeaning.detach(name text, keep_vectors bool DEFAULT false) RETURNS void
+CREATE OR REPLACE FUNCTION pgmeaning.detach(collection text, keep_vectors bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -465,9 +540,9 @@ DECLARE
     patience text;
     blocking text;
 BEGIN
-    SELECT * INTO c FROM pgmeaning.collection AS known WHERE known.name = detach.name;
+    SELECT * INTO c FROM pgmeaning.collection AS known WHERE known.name = detach.collection;
     IF NOT FOUND THEN
-        PERFORM pgmeaning._collection(detach.name);
+        PERFORM pgmeaning._collection(detach.collection);
     END IF;
     PERFORM pgmeaning._check_manager(c);
     patience := pgmeaning._bound_patience();
@@ -488,7 +563,7 @@ END
 $$;
 COMMENT ON FUNCTION pgmeaning.detach IS 'Stops embedding a table. Drops its vectors and view unless keep_vectors.';
 
-CREATE OR REPLACE FUNCTION pgmeaning._set_state(name text, wanted text) RETURNS void
+CREATE OR REPLACE FUNCTION pgmeaning._set_state(collection text, wanted text) RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -498,18 +573,18 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION pgmeaning.pause(name text) RETURNS void
+CREATE OR REPLACE FUNCTION pgmeaning.pause(collection text) RETURNS void
 LANGUAGE sql
 AS $$ SELECT pgmeaning._set_state($1, 'paused') $$;
 COMMENT ON FUNCTION pgmeaning.pause IS 'Changes are still recorded, but nothing is embedded until resume().';
 
-CREATE OR REPLACE FUNCTION pgmeaning.resume(name text) RETURNS void
+CREATE OR REPLACE FUNCTION pgmeaning.resume(collection text) RETURNS void
 LANGUAGE sql
 AS $$ SELECT pgmeaning._set_state($1, 'active');
       SELECT pgmeaning._wake() $$;
 
 -- A note in the inbox, not an UPDATE: a caller in REPEATABLE READ must not lose against a sidecar.
-CREATE OR REPLACE FUNCTION pgmeaning.refresh(name text) RETURNS void
+CREATE OR REPLACE FUNCTION pgmeaning.refresh(collection text) RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -521,11 +596,11 @@ END
 $$;
 COMMENT ON FUNCTION pgmeaning.refresh IS 'Asks for a reconcile: missing and stale vectors, vectors without a row.';
 
-CREATE OR REPLACE FUNCTION pgmeaning.retry(name text) RETURNS bigint
+CREATE OR REPLACE FUNCTION pgmeaning.retry(collection text) RETURNS bigint
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    c       pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection(retry.name));
+    c       pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection(retry.collection));
     retried bigint;
 BEGIN
     -- Those that a sidecar has locked are being queued anew anyway.

@@ -51,7 +51,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 AS $$
 DECLARE
     asked pgmeaning.request;
-    slot  int := request_id % 2147483647;
+    slot  int := pgmeaning._lock_number(request_id);
     began timestamptz := clock_timestamp();
 BEGIN
     LOOP
@@ -67,8 +67,8 @@ BEGIN
         PERFORM set_config('lock_timeout',
             least(greatest(1, extract(epoch FROM deadline - clock_timestamp()) * 1000), 2147483647)::int || 'ms', true);
         BEGIN
-            PERFORM pg_advisory_lock_shared(1885826406, slot);
-            PERFORM pg_advisory_unlock_shared(1885826406, slot);
+            PERFORM pg_advisory_lock_shared(pgmeaning._request_lock_class(), slot);
+            PERFORM pg_advisory_unlock_shared(pgmeaning._request_lock_class(), slot);
         EXCEPTION WHEN lock_not_available THEN
             EXIT;
         END;
@@ -213,7 +213,8 @@ BEGIN
     IF asked.problem IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'PM009', MESSAGE = 'the query''s vector is not cached, and this database has no dblink loopback to ask for it',
             DETAIL = asked.problem,
-            HINT = format('Outside a transaction block: CALL pgmeaning.prepare(%L) first. Or %s', left(inputs[1], 100),
+            HINT = format('Outside a transaction block: CALL pgmeaning.prepare(%L%s) first. Or %s', left(inputs[1], 100),
+                CASE WHEN pgmeaning._models_in_use() = ARRAY[model] THEN '' ELSE format(', model => %L', model) END,
                 CASE WHEN EXISTS (SELECT FROM pg_extension WHERE extname = 'dblink') THEN 'run "pgmeaning migrate" as the role that owns the schema pgmeaning: it says what the loopback lacks.'
                      ELSE 'let a superuser CREATE EXTENSION dblink and run "pgmeaning migrate".' END);
     ELSIF asked.replies IS NULL THEN
@@ -223,17 +224,106 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION pgmeaning.embed(input text, model text DEFAULT NULL, as_query bool DEFAULT true,
-    timeout interval DEFAULT '10 seconds') RETURNS vector
+-- The models that embed the collections here; where there is no collection, the database's default.
+CREATE OR REPLACE FUNCTION pgmeaning._models_in_use() RETURNS text[]
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    embedder pgmeaning.model := pgmeaning._embedder(embed.model);
+    used text[] := ARRAY(SELECT DISTINCT c.model FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source
+                         ORDER BY c.model);
 BEGIN
-    RETURN (pgmeaning._vectors(embedder.name, ARRAY[input], coalesce(as_query, true), coalesce(timeout, '10 seconds')))[1];
+    RETURN CASE WHEN used = '{}' THEN ARRAY[(pgmeaning._embedder(NULL)).name] ELSE used END;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.embed IS 'The vector of a text. In ORDER BY write (SELECT pgmeaning.embed(''...'')): bare, it runs once a row.';
+
+-- Vectors of two models cannot be compared, and where they have the same length nobody would notice.
+CREATE OR REPLACE FUNCTION pgmeaning._ambiguous_model(call text) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    first pgmeaning.collection;
+    used  text;
+BEGIN
+    SELECT string_agg(format('%s (%s)', m.model, m.collections), ', ' ORDER BY m.model) INTO used
+    FROM (SELECT c.model, string_agg(c.name, ', ' ORDER BY c.name) AS collections
+          FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source GROUP BY c.model) AS m;
+    SELECT c.* INTO first FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source ORDER BY c.name LIMIT 1;
+    RAISE EXCEPTION USING ERRCODE = 'PM016', MESSAGE = 'the collections of this database use several embedding models',
+        DETAIL = format('Models in use: %s.', used),
+        HINT = format('Say which one: %s%s).', call, CASE WHEN call LIKE 'pgmeaning.similarity%'
+                          THEN format('model => %L', first.model) ELSE format('collection => %L', first.name) END);
+END
+$$;
+
+-- The model that embeds a text: the collection's, or the one that is named, or else the only one in use. Not simply the
+-- default: that may change, and queries written for the collections there are would go on with another model's vectors.
+CREATE OR REPLACE FUNCTION pgmeaning._query_model(collection text, model text, call text) RETURNS text
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    used text[];
+BEGIN
+    IF collection IS NOT NULL THEN
+        used := ARRAY[(pgmeaning._collection(collection)).model];
+        IF model <> used[1] THEN
+            RAISE EXCEPTION USING ERRCODE = 'PM014',
+                MESSAGE = format('collection %L is embedded by model %L, not by %L', collection, used[1], model),
+                HINT = 'Leave out either the collection or the model.';
+        END IF;
+    ELSIF model IS NOT NULL THEN
+        used := ARRAY[model];
+    ELSE
+        used := pgmeaning._models_in_use();
+        IF cardinality(used) > 1 THEN
+            PERFORM pgmeaning._ambiguous_model(call);
+        END IF;
+    END IF;
+    RETURN (pgmeaning._embedder(used[1])).name;
+END
+$$;
+
+-- For a collection: a vector to compare with those of its view, of their length, and rounded to half precision where they
+-- are, so that also in an expression that widens them distances are those that search() gives. For a model: its whole one.
+CREATE OR REPLACE FUNCTION pgmeaning.embed(input text, collection text DEFAULT NULL, model text DEFAULT NULL,
+    as_query bool DEFAULT true, timeout interval DEFAULT '10 seconds') RETURNS vector
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    embedder text := pgmeaning._query_model(embed.collection, embed.model,
+                                            format('pgmeaning.embed(%L, ', left(input, 100)));
+    made     vector := (pgmeaning._vectors(embedder, ARRAY[input], coalesce(as_query, true),
+                                           coalesce(timeout, '10 seconds')))[1];
+    t        pgmeaning.target;
+BEGIN
+    IF embed.collection IS NULL OR made IS NULL THEN
+        RETURN made;
+    END IF;
+    t := pgmeaning._active_target(pgmeaning._collection(embed.collection));
+    made := pgmeaning._to_dimensions(made, t);
+    RETURN CASE pgmeaning._vector_type(t.vectors) WHEN 'halfvec' THEN made::halfvec::vector ELSE made END;
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.embed IS 'The vector of a text, by a collection''s model or another one. '
+    'In ORDER BY write (SELECT pgmeaning.embed(''...'', collection => ''docs'')): bare, it runs once per row.';
+
+-- Both as documents: neither of the two is a question that the other answers, and so it is symmetric.
+CREATE OR REPLACE FUNCTION pgmeaning.similarity(a text, b text, model text DEFAULT NULL,
+    timeout interval DEFAULT '10 seconds') RETURNS float8
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    embedder text := pgmeaning._query_model(NULL, similarity.model,
+                                            format('pgmeaning.similarity(%L, %L, ', left(a, 100), left(b, 100)));
+    made     vector[];
+BEGIN
+    IF a IS NULL OR b IS NULL THEN
+        RETURN NULL;
+    END IF;
+    made := pgmeaning._vectors(embedder, ARRAY[a, b], false, coalesce(timeout, '10 seconds'));
+    RETURN 1 - (made[1] <=> made[2]);
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.similarity IS 'How near two texts are in meaning: the cosine similarity of their vectors.';
 
 -- The vectors of several inputs, null for null: from the cache, and the others from a sidecar, asked for together.
 CREATE OR REPLACE FUNCTION pgmeaning._vectors(model text, inputs text[], as_query bool, patience interval) RETURNS vector[]
@@ -280,11 +370,12 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE PROCEDURE pgmeaning.prepare(query text, model text DEFAULT NULL, timeout interval DEFAULT '30 seconds')
+CREATE OR REPLACE PROCEDURE pgmeaning.prepare(query text, collection text DEFAULT NULL, model text DEFAULT NULL,
+    timeout interval DEFAULT '30 seconds')
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    embedder pgmeaning.model;
+    embedder text;
     patience interval := coalesce(timeout, '30 seconds');
     replies  text[];
     probe    text;
@@ -295,11 +386,11 @@ BEGIN
         probe := SQLERRM;
     END;
     PERFORM pgmeaning._refuse_block(probe, 'prepare');
-    embedder := pgmeaning._embedder(model);
-    IF query IS NOT NULL AND pgmeaning._cached(embedder.name, query, true) IS NULL THEN
-        CALL pgmeaning._ask(embedder.name, ARRAY[query], true, patience, NULL, replies);
+    embedder := pgmeaning._query_model(collection, model, pg_catalog.format('CALL pgmeaning.prepare(%L, ', query));
+    IF query IS NOT NULL AND pgmeaning._cached(embedder, query, true) IS NULL THEN
+        CALL pgmeaning._ask(embedder, ARRAY[query], true, patience, NULL, replies);
         IF replies IS NULL THEN
-            PERFORM pgmeaning._no_answer(embedder.name, patience);
+            PERFORM pgmeaning._no_answer(embedder, patience);
         END IF;
     END IF;
 END
@@ -319,7 +410,7 @@ AS $$
            EXISTS (SELECT FROM pgmeaning.queue AS q WHERE q.collection_id = $1 AND q.key = $2 AND q.failed_at IS NOT NULL)
 $$;
 
-CREATE OR REPLACE PROCEDURE pgmeaning.wait_for(name text, key jsonb DEFAULT NULL, timeout interval DEFAULT '30 seconds')
+CREATE OR REPLACE PROCEDURE pgmeaning.wait_for(collection text, key jsonb DEFAULT NULL, timeout interval DEFAULT '30 seconds')
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -337,7 +428,7 @@ BEGIN
         probe := SQLERRM;
     END;
     PERFORM pgmeaning._refuse_block(probe, 'wait_for');
-    c := pgmeaning._collection(name);
+    c := pgmeaning._collection(collection);
     wanted := pgmeaning._full_key(c, key);
     LOOP
         state := pgmeaning._owed(c.id, wanted);
@@ -346,10 +437,10 @@ BEGIN
         IF waited OPERATOR(pg_catalog.>=) patience THEN
             SELECT k.problem, k.state OPERATOR(pg_catalog.=) 'paused' AS paused INTO state FROM pgmeaning.collection AS k WHERE k.id OPERATOR(pg_catalog.=) c.id;
             RAISE EXCEPTION USING ERRCODE = 'PM007',
-                MESSAGE = pg_catalog.format('collection %L still owes vectors after %s', name, patience),
+                MESSAGE = pg_catalog.format('collection %L still owes vectors after %s', collection, patience),
                 DETAIL = CASE WHEN state.problem IS NOT NULL THEN 'It is broken: ' OPERATOR(pg_catalog.||) state.problem WHEN state.paused THEN 'It is paused.' ELSE '' END,
                 HINT = CASE WHEN state.problem IS NOT NULL THEN 'Mend that; SELECT * FROM pgmeaning.status says when all is well.'
-                            WHEN state.paused THEN pg_catalog.format('SELECT pgmeaning.resume(%L)', name)
+                            WHEN state.paused THEN pg_catalog.format('SELECT pgmeaning.resume(%L)', collection)
                             ELSE 'Is a sidecar running? SELECT * FROM pgmeaning.sidecars; SELECT * FROM pgmeaning.status.' END;
         END IF;
         COMMIT;
@@ -357,7 +448,7 @@ BEGIN
         PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.002, extract(epoch FROM waited) OPERATOR(pg_catalog./) 20)));
     END LOOP;
     IF state.failed THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM008', MESSAGE = pg_catalog.format('row %s of collection %L could not be embedded', wanted, name),
+        RAISE EXCEPTION USING ERRCODE = 'PM008', MESSAGE = pg_catalog.format('row %s of collection %L could not be embedded', wanted, collection),
             HINT = 'SELECT * FROM pgmeaning.failures says why; pgmeaning.retry() tries once more.';
     END IF;
 END
@@ -379,7 +470,7 @@ DECLARE
                      '-c idle_session_timeout=0 -c synchronous_commit=off -c search_path=pg_catalog,pg_temp';
 BEGIN
     -- Two sidecars that start at once would both alter the server, and one of them fail.
-    PERFORM pg_advisory_xact_lock(1885826405, 5);
+    PERFORM pg_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._loopback_lock());
     IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'dblink') THEN
         CREATE EXTENSION dblink WITH SCHEMA public;
     END IF;

@@ -84,7 +84,7 @@ DECLARE
     what       text;
     value      int;
     effort     int := 64;
-    halves     bool := pgmeaning._precision(t.vectors) = 'halfvec';
+    halves     bool := pgmeaning._vector_type(t.vectors) = 'halfvec';
 BEGIN
     CASE kind
         WHEN 'signature' THEN
@@ -121,7 +121,7 @@ BEGIN
     ELSIF row_count < min_rows THEN
         kind := 'none';
         reason := format('below %s rows a scan is fast', min_rows);
-    ELSIF t.dimensions <= (CASE pgmeaning._precision(t.vectors) WHEN 'halfvec' THEN 4000 ELSE 2000 END) THEN
+    ELSIF t.dimensions <= (CASE pgmeaning._vector_type(t.vectors) WHEN 'halfvec' THEN 4000 ELSE 2000 END) THEN
         kind := 'direct';
         reason := format('HNSW takes vectors of %s dimensions as they are', t.dimensions);
     ELSE
@@ -163,7 +163,7 @@ $$;
 
 -- The plan for one vector table; asked: a kind by name, or what was wanted, or the choice for this size and dimension.
 CREATE OR REPLACE FUNCTION pgmeaning._index_plan(t pgmeaning.target, asked text, asked_dimensions int, min_rows int)
-RETURNS TABLE (model text, present text, kind text, dimensions int, row_count bigint, bytes bigint, build_seconds float8, statement text, reason text)
+RETURNS SETOF pgmeaning.index_plan
 LANGUAGE plpgsql STABLE
 AS $$
 #variable_conflict use_column
@@ -194,26 +194,27 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION pgmeaning.plan_index(name text, asked text DEFAULT NULL, asked_dimensions int DEFAULT NULL, min_rows int DEFAULT 10000)
-RETURNS TABLE (model text, present text, kind text, dimensions int, row_count bigint, bytes bigint, build_seconds float8, statement text, reason text)
+CREATE OR REPLACE FUNCTION pgmeaning.plan_index(collection text, kind text DEFAULT NULL, dimensions int DEFAULT NULL,
+    min_rows int DEFAULT 10000)
+RETURNS SETOF pgmeaning.index_plan
 LANGUAGE plpgsql STABLE
 AS $$
-#variable_conflict use_column
 DECLARE
-    c pgmeaning.collection := pgmeaning._collection(plan_index.name);
+    c pgmeaning.collection := pgmeaning._collection(collection);
 BEGIN
-    RETURN QUERY SELECT p.* FROM pgmeaning.target AS t CROSS JOIN LATERAL pgmeaning._index_plan(t, asked, asked_dimensions, min_rows) AS p
+    RETURN QUERY SELECT p.* FROM pgmeaning.target AS t
+    CROSS JOIN LATERAL pgmeaning._index_plan(t, plan_index.kind, plan_index.dimensions, min_rows) AS p
     WHERE t.collection_id = c.id ORDER BY t.state, t.model;
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.plan_index IS 'What index a collection''s vectors have, which one a sidecar would build, and what that costs.';
 
 -- Settles what index is wanted from now on; a sidecar builds it.
-CREATE OR REPLACE FUNCTION pgmeaning.want_index(name text, kind text DEFAULT 'auto', dimensions int DEFAULT NULL) RETURNS void
+CREATE OR REPLACE FUNCTION pgmeaning.want_index(collection text, kind text DEFAULT 'auto', dimensions int DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    c pgmeaning.collection := pgmeaning._collection(want_index.name);
+    c pgmeaning.collection := pgmeaning._collection(want_index.collection);
 BEGIN
     PERFORM pgmeaning._check_kind(t, want_index.kind, coalesce(want_index.dimensions, pgmeaning._prefix_dimensions(t)))
     FROM pgmeaning.target AS t WHERE t.collection_id = c.id;
@@ -226,20 +227,20 @@ END
 $$;
 COMMENT ON FUNCTION pgmeaning.want_index IS 'Settles which index a collection''s vectors get: auto, none, signature, prefix or direct.';
 
--- Asks a sidecar for a test of recall.
-CREATE OR REPLACE FUNCTION pgmeaning.test_index(name text) RETURNS void
+-- Asks a sidecar to measure recall.
+CREATE OR REPLACE FUNCTION pgmeaning.measure_index(collection text) RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    c pgmeaning.collection := pgmeaning._collection(test_index.name);
+    c pgmeaning.collection := pgmeaning._collection(measure_index.collection);
 BEGIN
-    INSERT INTO pgmeaning.vector_index AS x (collection_id, model, test_requested)
+    INSERT INTO pgmeaning.vector_index AS x (collection_id, model, measure_requested)
     SELECT t.collection_id, t.model, true FROM pgmeaning.target AS t WHERE t.collection_id = c.id
-    ON CONFLICT ON CONSTRAINT vector_index_pkey DO UPDATE SET test_requested = true;
+    ON CONFLICT ON CONSTRAINT vector_index_pkey DO UPDATE SET measure_requested = true;
     PERFORM pgmeaning._wake();
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.test_index IS 'Asks a sidecar to measure what searches find and take; pgmeaning.index_report shows it.';
+COMMENT ON FUNCTION pgmeaning.measure_index IS 'Asks a sidecar to measure the recall and the time of searches; pgmeaning.index_report shows them.';
 
 -- An index as status shows it, and how far its building has come.
 -- SECURITY DEFINER: how far, the server tells only the role that builds.

@@ -33,19 +33,20 @@ CREATE OR REPLACE FUNCTION pgmeaning._is_pinned(c pgmeaning.collection) RETURNS 
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
-    RETURN NOT c.key_types <@ '{smallint,integer,bigint,text,uuid,date,boolean,"character varying"}'::text[] AND pgmeaning._settings(c) <> '';
+    RETURN NOT c.key_types <@ '{smallint,integer,bigint,text,uuid,date,boolean,"character varying"}'::text[]
+        AND pgmeaning._settings(c) <> '';
 END
 $$;
 
 -- What was found, with the keys that the triggers write, whatever the caller's settings.
-CREATE OR REPLACE FUNCTION pgmeaning._pinned(c pgmeaning.collection, hits pgmeaning.found[]) RETURNS pgmeaning.found[]
+CREATE OR REPLACE FUNCTION pgmeaning._pinned(c pgmeaning.collection, hits pgmeaning.search_hit[]) RETURNS pgmeaning.search_hit[]
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
     IF NOT pgmeaning._is_pinned(c) THEN
         RETURN hits;
     END IF;
-    RETURN ARRAY(SELECT ROW(pgmeaning._full_key(c, h.key), h.chunk, h.chunk_text, h.distance, h.score, h.model)::pgmeaning.found
+    RETURN ARRAY(SELECT ROW(pgmeaning._full_key(c, h.key), h.chunk, h.chunk_text, h.distance, h.score, h.model)::pgmeaning.search_hit
                  FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality);
 END
 $$;
@@ -62,33 +63,55 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION pgmeaning._check_search(c pgmeaning.collection, t pgmeaning.target, k int, mode text) RETURNS void
+CREATE OR REPLACE FUNCTION pgmeaning._check_search(c pgmeaning.collection, t pgmeaning.target, k bigint, mode text)
+RETURNS void
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
     IF k IS NULL OR k < 1 THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('k is %s: how many rows to return must be at least 1', coalesce(k::text, 'NULL')),
-            HINT = 'Leave it out for 10.';
-    ELSIF mode IS NOT NULL AND mode NOT IN ('exact', 'signature', 'index') THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no search mode %L', mode), HINT = 'Modes: exact, signature, index; for a text also hybrid.';
+        RAISE EXCEPTION USING ERRCODE = 'PM014',
+            MESSAGE = format('k is %s, but the number of rows to return must be at least 1', coalesce(k::text, 'NULL')),
+            HINT = 'Leave it out for 10 rows.';
+    ELSIF mode NOT IN ('exact', 'signature', 'index') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no search mode %L', mode),
+            HINT = 'Modes: exact, signature, index; for a text also hybrid.';
     ELSIF NOT has_table_privilege(t.vectors, 'SELECT') THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not read the vectors of collection %L', current_user, c.name),
-            HINT = format('GRANT SELECT ON %s TO %I; or say so at attach(..., grant_to => ...).', pgmeaning._relation_name(t.vectors), current_user);
+        RAISE EXCEPTION USING ERRCODE = 'PM011',
+            MESSAGE = format('role %I may not read the vectors of collection %L', current_user, c.name),
+            HINT = format('GRANT SELECT ON %s TO %I, or name the role when attaching: attach(..., grant_to => ...).',
+                          pgmeaning._relation_name(t.vectors), current_user);
     END IF;
     PERFORM pgmeaning._check_key(c);
 END
 $$;
 
--- A full vector of the model brought to the collection's dimensions: a Matryoshka prefix, unit length again. Any other length is
--- another model's.
-CREATE OR REPLACE FUNCTION pgmeaning._fit(query_vector vector, t pgmeaning.target) RETURNS vector
+-- What a search was asked for. Numbers are bounded, as products of larger ones would overflow.
+CREATE OR REPLACE FUNCTION pgmeaning._search_options(c pgmeaning.collection, k bigint, filter text, filter_params text[],
+    mode text, candidates bigint, grouped bool) RETURNS pgmeaning.search_options
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    o pgmeaning.search_options;
+BEGIN
+    o.k := least(k, 2147483647);
+    o.condition := pgmeaning._condition(c, filter, filter_params);
+    o.mode := mode;
+    o.candidates := least(candidates, 2147483647);
+    o.grouped := coalesce(grouped, true);
+    RETURN o;
+END
+$$;
+
+-- A full vector of the model brought to the collection's dimensions: a Matryoshka prefix, of unit length again. Any other
+-- length is another model's.
+CREATE OR REPLACE FUNCTION pgmeaning._to_dimensions(query_vector vector, t pgmeaning.target) RETURNS vector
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     whole int := (SELECT m.dimensions FROM pgmeaning.model AS m WHERE m.name = t.model);
 BEGIN
     IF query_vector IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'the query is NULL', HINT = 'Give a text or a vector.';
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'the query is NULL', HINT = 'Pass a text or a vector.';
     ELSIF vector_norm(query_vector) = 0 THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'the query vector is all zeros, which has no direction',
             HINT = 'Cosine distance needs a vector of some length.';
@@ -96,23 +119,25 @@ BEGIN
         RETURN query_vector;
     ELSIF vector_dims(query_vector) <> whole THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014',
-            MESSAGE = format('the query vector has %s dimensions, the collection %s', vector_dims(query_vector), t.dimensions),
+            MESSAGE = format('the query vector has %s dimensions, the collection %s',
+                             vector_dims(query_vector), t.dimensions),
             DETAIL = format('Its model, %L, gives %s.', t.model, whole),
-            HINT = 'Vectors of two models cannot be compared: make the query''s with the collection''s model.';
+            HINT = 'Vectors of two models cannot be compared: embed the query with the collection''s model.';
     END IF;
     RETURN l2_normalize(subvector(query_vector, 1, t.dimensions));
 END
 $$;
 
--- How a search goes: 'exact', or by a kind of nearness that an index may have, and how many candidates that takes. When it
--- is not told: by the index there is; else exact where vectors lie inline or are few; else by signature, whose candidates'
--- vectors alone are fetched (4096 dimensions are 16 KB each, kept out of line).
-CREATE OR REPLACE FUNCTION pgmeaning._way(t pgmeaning.target, mode text, k int, asked int,
+-- How a search goes: 'exact', or by a kind of nearness that an index may have, and how many candidates that takes. When
+-- nobody says: by the index there is; else exact where vectors lie inline or are few; else by signature, whose
+-- candidates' vectors alone are fetched (4096 dimensions are 16 KB each, kept out of line).
+CREATE OR REPLACE FUNCTION pgmeaning._search_plan(t pgmeaning.target, mode text, k bigint, asked bigint,
     OUT kind text, OUT dimensions int, OUT indexed bool, OUT candidates bigint)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    tested pgmeaning.vector_index;
+    inline_bytes constant bigint := CASE WHEN t.dimensions <= 480 THEN 64 * 1024 * 1024 ELSE 256 * 1024 END;
+    measured     pgmeaning.vector_index;
 BEGIN
     kind := mode;
     IF mode IS NULL OR mode = 'index' THEN
@@ -121,203 +146,226 @@ BEGIN
     END IF;
     IF kind IS NULL AND mode = 'index' THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the vectors of model %L have no index', t.model),
-            HINT = 'SELECT * FROM pgmeaning.plan_index(...) says which they would get, and "pgmeaning index" builds it.';
+            HINT = 'SELECT * FROM pgmeaning.plan_index(...) says which one they would get; "pgmeaning index" builds it.';
     ELSIF kind IS NULL THEN
-        kind := CASE WHEN pg_relation_size(t.vectors) < CASE WHEN t.dimensions <= 480 THEN 64 * 1024 * 1024 ELSE 256 * 1024 END
-                     THEN 'exact' ELSE 'signature' END;
+        kind := CASE WHEN pg_relation_size(t.vectors) < inline_bytes THEN 'exact' ELSE 'signature' END;
     ELSIF mode = 'signature' THEN
         indexed := kind = ANY (ARRAY(SELECT i.kind FROM pgmeaning._indexes(t.vectors) AS i WHERE i.valid));
     END IF;
-    SELECT * INTO tested FROM pgmeaning.vector_index AS x WHERE x.collection_id = t.collection_id AND x.model = t.model
-        AND x.kind = CASE WHEN indexed THEN _way.kind ELSE 'scan' END AND x.candidates IS NOT NULL;
-    candidates := greatest(k, coalesce(asked, ceil(tested.candidates * greatest(1, k / 10.0)),
-        CASE WHEN kind <> 'direct' AND t.dimensions < 1024 THEN greatest(400, 20::bigint * k) ELSE greatest(200, 10::bigint * k) END));
+    SELECT * INTO measured FROM pgmeaning.vector_index AS x
+    WHERE x.collection_id = t.collection_id AND x.model = t.model
+      AND x.kind = CASE WHEN indexed THEN _search_plan.kind ELSE 'scan' END AND x.candidates IS NOT NULL;
+    candidates := greatest(k, coalesce(asked, ceil(measured.candidates * greatest(1, k / 10.0)),
+        CASE WHEN kind <> 'direct' AND t.dimensions < 1024 THEN greatest(400, 20 * k) ELSE greatest(200, 10 * k) END));
 END
 $$;
 
--- Runs a statement of both phases, with so many candidates to fetch; $1 to $4 are the query's vector, reach, candidates, k. The
--- planner would often scan the table: it does not know that vectors are kept out of line, nor what a quantised one costs. What is
--- forced looks dear to it, and would be compiled. At once: one scan of the index should give all that are wanted, and costs less than
--- an iterative one; but it does not where much of the index is dead, as after changes.
-CREATE OR REPLACE FUNCTION pgmeaning._by_index(statement text, query_vector vector, reach bigint, candidates bigint, k int, at_once bool,
-    OUT fit bigint, OUT hits pgmeaning.found[])
+-- Runs a statement of both phases, with so many candidates to fetch; $1 to $4 are the query's vector, how many to fetch,
+-- candidates, k. The planner would often scan the table: it does not know that vectors are kept out of line, nor what a
+-- quantised one costs. What is forced looks dear to it, and would be compiled. At once: one scan of the index should give
+-- all that are wanted, and costs less than an iterative one; but it does not where much of the index is dead, as after
+-- changes.
+CREATE OR REPLACE FUNCTION pgmeaning._by_index(statement text, query_vector vector, to_fetch bigint, candidates bigint,
+    k bigint, at_once bool, OUT fit bigint, OUT hits pgmeaning.search_hit[])
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off SET jit = off
 AS $$
 DECLARE
-    dimensions int := vector_dims(query_vector);  -- loads pgvector, and with it its settings; a role may not pin them above
+    -- Loads pgvector, and with it its settings; a role may not pin them above.
+    dimensions int := vector_dims(query_vector);
     size       text := current_setting('hnsw.ef_search', true);
     iterative  text := current_setting('hnsw.iterative_scan', true);  -- since pgvector 0.8
     bound      text := current_setting('hnsw.max_scan_tuples', true);
+    scans      text[] := CASE WHEN at_once AND to_fetch <= 1000 THEN '{off,relaxed_order}' ELSE '{relaxed_order}' END;
     scan       text;
 BEGIN
-    PERFORM set_config('hnsw.ef_search', least(reach, 1000)::text, true),
-            CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.max_scan_tuples', least(2 * reach + 20000, 2147483647)::text, true) END;
-    FOREACH scan IN ARRAY CASE WHEN at_once AND reach <= 1000 THEN '{off,relaxed_order}'::text[] ELSE '{relaxed_order}' END LOOP
+    PERFORM set_config('hnsw.ef_search', least(to_fetch, 1000)::text, true);
+    PERFORM set_config('hnsw.max_scan_tuples', least(2 * to_fetch + 20000, 2147483647)::text, true)
+    WHERE iterative IS NOT NULL;
+    FOREACH scan IN ARRAY scans LOOP
         PERFORM set_config('hnsw.iterative_scan', scan, true) WHERE iterative IS NOT NULL;
-        EXECUTE statement INTO fit, hits USING query_vector, reach, candidates, k;
-        EXIT WHEN fit >= 0.9 * reach OR iterative IS NULL;
+        EXECUTE statement INTO fit, hits USING query_vector, to_fetch, candidates, k;
+        EXIT WHEN fit >= 0.9 * to_fetch OR iterative IS NULL;
     END LOOP;
-    PERFORM set_config('hnsw.ef_search', size, true),
-            CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.iterative_scan', iterative, true) END,
-            CASE WHEN iterative IS NOT NULL THEN set_config('hnsw.max_scan_tuples', bound, true) END;
+    PERFORM set_config('hnsw.ef_search', size, true);
+    PERFORM set_config('hnsw.iterative_scan', iterative, true), set_config('hnsw.max_scan_tuples', bound, true)
+    WHERE iterative IS NOT NULL;
 END
 $$;
 
 -- How many of the nearest vectors to fetch, so that enough belong to rows that may be found; null: so many that it is
 -- cheaper to look at the vectors of those rows alone.
-CREATE OR REPLACE FUNCTION pgmeaning._reach(c pgmeaning.collection, t pgmeaning.target, wanted bigint, condition text)
-RETURNS bigint
+CREATE OR REPLACE FUNCTION pgmeaning._rows_to_fetch(c pgmeaning.collection, t pgmeaning.target, wanted bigint,
+    condition text) RETURNS bigint
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
+    vectors      float8;
     may_be_found float8;
     share        float8;
 BEGIN
     IF condition IS NULL AND NOT row_security_active(c.source::oid) THEN
         RETURN wanted;
     END IF;
+    vectors := greatest(1, pgmeaning._vectors_expected(t.vectors));
     may_be_found := greatest(1, pgmeaning._rows_expected(c, condition));
     IF c.chunking IS NOT NULL THEN  -- a row has several vectors
-        may_be_found := may_be_found * greatest(1, pgmeaning._vectors_expected(t.vectors) / greatest(1, pgmeaning._rows_expected(c, NULL)));
+        may_be_found := may_be_found * greatest(1, vectors / greatest(1, pgmeaning._rows_expected(c, NULL)));
     END IF;
-    share := least(1, may_be_found / greatest(pgmeaning._vectors_expected(t.vectors), 1));
+    share := least(1, may_be_found / vectors);
     RETURN CASE WHEN wanted * 1.25 / share <= may_be_found / 4 THEN ceil(wanted * 1.25 / share) END;
 END
 $$;
 
--- The vectors of FROM (...) AS v that are nearest by their exact distance to $1, and all of FROM (nearest) AS v as what is found of
--- them, in order. No key has a column of that name for the distance.
-CREATE OR REPLACE FUNCTION pgmeaning._exactly(c pgmeaning.collection, vectors text, bound text, OUT nearest text, OUT hits text)
+-- The vectors of FROM (...) AS v that are nearest by their exact distance to $1, and all of FROM (nearest) AS v as what
+-- is found of them, in order. No key has a column of that name for the distance.
+CREATE OR REPLACE FUNCTION pgmeaning._exact_distance_sql(c pgmeaning.collection, vectors text, bound text,
+    OUT nearest text, OUT hits text)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     keys text := pgmeaning._column_list('v', c.vector_key_columns);
 BEGIN
-    nearest := format('SELECT %1$s, v.chunk, v.chunk_text, v.model, (v.embedding <=> $1) + 0::float8 AS "pgmeaning.distance" FROM %2$s '
+    nearest := format('SELECT %1$s, v.chunk, v.chunk_text, v.model, '
+                      '(v.embedding <=> $1) + 0::float8 AS "pgmeaning.distance" FROM %2$s '
                       'ORDER BY "pgmeaning.distance", %1$s, v.chunk LIMIT %3$s', keys, vectors, bound);
-    hits := format('coalesce(array_agg(ROW(%s, v.chunk, v.chunk_text, v."pgmeaning.distance", 1 - v."pgmeaning.distance", v.model)::pgmeaning.found '
-                   'ORDER BY v."pgmeaning.distance", %s, v.chunk), ''{}'')', pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), keys);
+    hits := format('coalesce(array_agg(ROW(%s, v.chunk, v.chunk_text, v."pgmeaning.distance", '
+                   '1 - v."pgmeaning.distance", v.model)::pgmeaning.search_hit '
+                   'ORDER BY v."pgmeaning.distance", %s, v.chunk), ''{}'')',
+                   pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), keys);
 END
 $$;
 
--- The k nearest in two phases: candidates by index or signature, then their exact distances. Either so many vectors are looked at that
--- enough of them should belong to rows that may be found; or the vectors of those rows alone, of which there are too many
--- to compare in full (null: there are not).
-CREATE OR REPLACE FUNCTION pgmeaning._nearest_in_phases(c pgmeaning.collection, t pgmeaning.target, way record, query_vector vector, k int,
-    condition text, others text) RETURNS pgmeaning.found[]
+-- A condition on vectors (v) that belong to none of these rows, behind another condition.
+CREATE OR REPLACE FUNCTION pgmeaning._and_not_of(c pgmeaning.collection, rows jsonb[]) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT CASE WHEN coalesce(rows, '{}') = '{}' THEN ''
+                ELSE format(' AND %s <> ALL (%L::jsonb[])',
+                            pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), rows) END
+$$;
+
+-- The k nearest in two phases: candidates by index or signature, then their exact distances. Either so many vectors are
+-- looked at that enough of them should belong to rows that may be found; or the vectors of those rows alone, of which
+-- there are too many to compare in full (null: there are not).
+CREATE OR REPLACE FUNCTION pgmeaning._nearest_in_phases(c pgmeaning.collection, t pgmeaning.target, plan record,
+    query_vector vector, o pgmeaning.search_options) RETURNS pgmeaning.search_hit[]
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    vectors text := pgmeaning._relation_name(t.vectors);
-    source  text := pgmeaning._source_rows(c, condition);
-    same    text := pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types);
+    vectors  text := pgmeaning._relation_name(t.vectors);
+    source   text := pgmeaning._source_rows(c, o.condition);
+    others   text := pgmeaning._and_not_of(c, o.leave_out);
+    same     text := pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types);
     -- IS TRUE: not a join, which might lose the order.
-    may_be  text := format('(EXISTS (SELECT FROM %s AS s WHERE %s)) IS TRUE', source, same);
-    columns text := format('SELECT %s, v.chunk, v.chunk_text, v.model, v.embedding', pgmeaning._column_list('v', c.vector_key_columns));
-    near    text := format('%s FROM %s AS v WHERE true%s ORDER BY %s LIMIT $2', columns, vectors, others,
-                        pgmeaning._nearness(way.kind, t.dimensions, way.dimensions));
-    reach   bigint := pgmeaning._reach(c, t, way.candidates, condition);
-    ranked  record;
-    found   record;
+    may_be   text := format('(EXISTS (SELECT FROM %s AS s WHERE %s)) IS TRUE', source, same);
+    columns  text := format('SELECT %s, v.chunk, v.chunk_text, v.model, v.embedding',
+                            pgmeaning._column_list('v', c.vector_key_columns));
+    near     text := format('%s FROM %s AS v WHERE true%s ORDER BY %s LIMIT $2', columns, vectors, others,
+                            pgmeaning._nearness(plan.kind, t.dimensions, plan.dimensions));
+    to_fetch bigint := pgmeaning._rows_to_fetch(c, t, plan.candidates, o.condition);
+    exact    record;
+    answer   record;
 BEGIN
-    IF reach = way.candidates THEN
+    IF to_fetch = plan.candidates THEN
         -- Hardly a row may not be found, so the nearest few alone are looked up, of which half may be gone.
-        ranked := pgmeaning._exactly(c, 'near AS v', '2 * $4::bigint');
-        found := pgmeaning._by_index(format('WITH near AS MATERIALIZED (%s) '
+        exact := pgmeaning._exact_distance_sql(c, 'near AS v', '2 * $4');
+        answer := pgmeaning._by_index(format('WITH near AS MATERIALIZED (%s) '
             'SELECT (SELECT count(*) FROM near), %s FROM (SELECT v.* FROM (%s) AS v WHERE %s LIMIT $4) AS v',
-            near, ranked.hits, ranked.nearest, may_be), query_vector, reach, way.candidates, k, true);
-        IF cardinality(found.hits) = k AND found.fit >= reach / 2 THEN
-            RETURN found.hits;
+            near, exact.hits, exact.nearest, may_be), query_vector, to_fetch, plan.candidates, o.k, true);
+        IF cardinality(answer.hits) = o.k AND answer.fit >= to_fetch / 2 THEN
+            RETURN answer.hits;
         END IF;
-    ELSIF reach IS NOT NULL THEN
-        ranked := pgmeaning._exactly(c, 'fit AS v', '$4');
-        found := pgmeaning._by_index(format('WITH fit AS MATERIALIZED (SELECT v.* FROM (%s) AS v WHERE %s LIMIT $3) '
+    ELSIF to_fetch IS NOT NULL THEN
+        exact := pgmeaning._exact_distance_sql(c, 'fit AS v', '$4');
+        answer := pgmeaning._by_index(format('WITH fit AS MATERIALIZED (SELECT v.* FROM (%s) AS v WHERE %s LIMIT $3) '
             'SELECT (SELECT count(*) FROM fit), %s FROM (%s) AS v',
-            near, may_be, ranked.hits, ranked.nearest), query_vector, reach, way.candidates, k, false);
-        IF found.fit = way.candidates THEN
-            RETURN found.hits;
+            near, may_be, exact.hits, exact.nearest), query_vector, to_fetch, plan.candidates, o.k, false);
+        IF answer.fit = plan.candidates THEN
+            RETURN answer.hits;
         END IF;
     END IF;
     IF t.dimensions <= 480 THEN
         RETURN NULL;
     END IF;
-    -- More than of all vectors: a filter may shut out the neighbours, and signatures tell far ones apart less well. An index must
-    -- not be used for this order, as it would end before rows enough were found: hence the zero.
-    ranked := pgmeaning._exactly(c, format('(%s FROM %s AS v JOIN %s AS s ON %s WHERE true%s ORDER BY (%s) + 0::float8 LIMIT $2) AS v',
+    -- More than of all vectors: a filter may shut out the neighbours, and signatures tell far ones apart less well. An
+    -- index must not be used for this order, as it would end before rows enough were found: hence the zero.
+    exact := pgmeaning._exact_distance_sql(c, format(
+        '(%s FROM %s AS v JOIN %s AS s ON %s WHERE true%s ORDER BY (%s) + 0::float8 LIMIT $2) AS v',
         columns, vectors, source, same, others, pgmeaning._nearness('signature', t.dimensions, NULL)), '$3');
-    EXECUTE format('SELECT %s AS hits FROM (%s) AS v', ranked.hits, ranked.nearest)
-    INTO found USING query_vector, greatest(3 * way.candidates, 1000), k;
-    RETURN found.hits;
+    EXECUTE format('SELECT %s AS hits FROM (%s) AS v', exact.hits, exact.nearest)
+    INTO answer USING query_vector, greatest(3 * plan.candidates, 1000), o.k;
+    RETURN answer.hits;
 END
 $$;
 
--- The k nearest vectors to one that fits, each with its row (and chunk). To be put into a variable before it is unnested: the planner
--- runs a stable function in unnest() to see how many there are, and so would search twice.
-CREATE OR REPLACE FUNCTION pgmeaning._nearest(c pgmeaning.collection, t pgmeaning.target, query_vector vector, k int,
-    condition text, mode text, candidates int, leave_out jsonb[]) RETURNS pgmeaning.found[]
+-- The k nearest vectors to one of the right length, each with its row (and chunk). To be put into a variable before it
+-- is unnested: the planner runs a stable function in unnest() to see how many there are, and so would search twice.
+CREATE OR REPLACE FUNCTION pgmeaning._nearest(c pgmeaning.collection, t pgmeaning.target, query_vector vector,
+    o pgmeaning.search_options) RETURNS pgmeaning.search_hit[]
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    others text := CASE WHEN coalesce(leave_out, '{}') = '{}' THEN '' ELSE format(' AND %s <> ALL (%L::jsonb[])',
-                       pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), leave_out) END;
-    way    record := pgmeaning._way(t, mode, k, candidates);
-    hits   pgmeaning.found[];
-    ranked record;
+    plan  record := pgmeaning._search_plan(t, o.mode, o.k, o.candidates);
+    hits  pgmeaning.search_hit[];
+    exact record;
 BEGIN
-    IF way.kind <> 'exact' THEN
-        hits := pgmeaning._nearest_in_phases(c, t, way, query_vector, k, condition, others);
+    IF plan.kind <> 'exact' THEN
+        hits := pgmeaning._nearest_in_phases(c, t, plan, query_vector, o);
     END IF;
     IF hits IS NULL THEN
-        ranked := pgmeaning._exactly(c, format('%s AS v JOIN %s AS s ON %s WHERE true%s', pgmeaning._relation_name(t.vectors),
-            pgmeaning._source_rows(c, condition), pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types), others), '$2');
-        EXECUTE format('SELECT %s FROM (%s) AS v', ranked.hits, ranked.nearest)
-        INTO hits USING query_vector, k;
+        exact := pgmeaning._exact_distance_sql(c, format('%s AS v JOIN %s AS s ON %s WHERE true%s',
+            pgmeaning._relation_name(t.vectors), pgmeaning._source_rows(c, o.condition),
+            pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types),
+            pgmeaning._and_not_of(c, o.leave_out)), '$2');
+        EXECUTE format('SELECT %s FROM (%s) AS v', exact.hits, exact.nearest) INTO hits USING query_vector, o.k;
     END IF;
     RETURN hits;
 END
 $$;
 
--- The k nearest rows, each by its nearest chunk; or, not grouped, the k nearest chunks. One row may have the nearest chunks by the
--- hundred: so those that are found already are left out when more are looked for, until there are k rows or no more.
-CREATE OR REPLACE FUNCTION pgmeaning._nearest_rows(c pgmeaning.collection, t pgmeaning.target, query_vector vector, k int,
-    condition text, mode text, candidates int, leave_out jsonb[], grouped bool) RETURNS pgmeaning.found[]
+-- The k nearest rows, each by its nearest chunk; or, not grouped, the k nearest chunks. One row may have the nearest
+-- chunks by the hundred: so those that are found already are left out when more are looked for, until there are k rows or
+-- no more.
+CREATE OR REPLACE FUNCTION pgmeaning._nearest_rows(c pgmeaning.collection, t pgmeaning.target, query_vector vector,
+    o pgmeaning.search_options) RETURNS pgmeaning.search_hit[]
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    wanted int := least(2 * k::bigint, 2147483647);
-    hits   pgmeaning.found[];
-    rows   pgmeaning.found[] := '{}';
-    known  jsonb[] := coalesce(leave_out, '{}');
+    more pgmeaning.search_options := o;
+    hits pgmeaning.search_hit[];
+    rows pgmeaning.search_hit[] := '{}';
 BEGIN
-    IF c.chunking IS NULL OR NOT coalesce(grouped, true) THEN
-        RETURN pgmeaning._nearest(c, t, query_vector, k, condition, mode, candidates, known);
+    IF c.chunking IS NULL OR NOT o.grouped THEN
+        RETURN pgmeaning._nearest(c, t, query_vector, o);
     END IF;
+    more.k := least(2 * o.k, 2147483647);
     LOOP
-        hits := pgmeaning._nearest(c, t, query_vector, wanted, condition, mode, candidates, known);
-        rows := rows || ARRAY(SELECT b::pgmeaning.found FROM (SELECT DISTINCT ON (h.key) h.* FROM unnest(hits) AS h ORDER BY h.key, h.distance, h.chunk) AS b);
-        EXIT WHEN cardinality(rows) >= k OR cardinality(hits) < wanted;
-        known := coalesce(leave_out, '{}') || ARRAY(SELECT r.key FROM unnest(rows) AS r);
-        wanted := least(4 * wanted::bigint, 2147483647);
+        hits := pgmeaning._nearest(c, t, query_vector, more);
+        rows := rows || ARRAY(SELECT best::pgmeaning.search_hit FROM (
+            SELECT DISTINCT ON (h.key) h.* FROM unnest(hits) AS h ORDER BY h.key, h.distance, h.chunk) AS best);
+        EXIT WHEN cardinality(rows) >= o.k OR cardinality(hits) < more.k;
+        more.leave_out := coalesce(o.leave_out, '{}') || ARRAY(SELECT r.key FROM unnest(rows) AS r);
+        more.k := least(4 * more.k, 2147483647);
     END LOOP;
-    RETURN ARRAY(SELECT r::pgmeaning.found FROM (SELECT r.* FROM unnest(rows) AS r ORDER BY r.distance, r.key LIMIT k) AS r);
+    RETURN ARRAY(SELECT r::pgmeaning.search_hit FROM (
+        SELECT r.* FROM unnest(rows) AS r ORDER BY r.distance, r.key LIMIT o.k) AS r);
 END
 $$;
 
--- For the test of an index: a vector as text, as a session has it that does not know pgvector's types.
-CREATE OR REPLACE FUNCTION pgmeaning._nearest_to_text(c pgmeaning.collection, t pgmeaning.target, query_vector text, k int, mode text,
-    candidates int, leave_out text)
-RETURNS TABLE (distance float8)
+-- For measuring recall: a vector as text, as a session has it that does not know pgvector's types.
+CREATE OR REPLACE FUNCTION pgmeaning._nearest_to_text(c pgmeaning.collection, t pgmeaning.target, query_vector text,
+    o pgmeaning.search_options) RETURNS TABLE (distance float8)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    hits pgmeaning.found[];
+    hits pgmeaning.search_hit[];
 BEGIN
-    hits := pgmeaning._nearest(c, t, query_vector::vector, k, NULL, mode, candidates, ARRAY[leave_out::jsonb]);
+    hits := pgmeaning._nearest(c, t, query_vector::vector, o);
     RETURN QUERY SELECT n.distance FROM unnest(hits) AS n;
 END
 $$;
 
--- A vector of either precision in full, for who has no type of that name in its search path.
+-- A vector of either type in full, for who has no type of that name in its search path.
 CREATE OR REPLACE FUNCTION pgmeaning._whole(embedding anyelement) RETURNS vector
 LANGUAGE sql IMMUTABLE
 AS $$ SELECT embedding::vector $$;
@@ -331,174 +379,231 @@ CREATE OR REPLACE FUNCTION pgmeaning._active_target(c pgmeaning.collection) RETU
 LANGUAGE sql STABLE
 AS $$ SELECT t FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.state = 'active' $$;
 
-CREATE OR REPLACE FUNCTION pgmeaning.nearest(name text, query_vector vector, k int DEFAULT 10, filter text DEFAULT NULL,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[], "group" bool DEFAULT true)
+CREATE OR REPLACE FUNCTION pgmeaning.nearest(collection text, query_vector vector, k bigint DEFAULT 10,
+    filter text DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[], mode text DEFAULT NULL,
+    candidates bigint DEFAULT NULL, grouped bool DEFAULT true)
 RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    c pgmeaning.collection := pgmeaning._collection(name);
-    t pgmeaning.target := pgmeaning._active_target(c);
-    hits pgmeaning.found[];
+    c    pgmeaning.collection := pgmeaning._collection(collection);
+    t    pgmeaning.target := pgmeaning._active_target(c);
+    o    pgmeaning.search_options;
+    hits pgmeaning.search_hit[];
 BEGIN
     PERFORM pgmeaning._check_search(c, t, k, mode);
-    hits := pgmeaning._pinned(c, pgmeaning._nearest_rows(c, t, pgmeaning._fit(query_vector, t), k,
-        pgmeaning._condition(c, filter, filter_params::text[]), mode, candidates, NULL, "group"));
+    o := pgmeaning._search_options(c, k, filter, filter_params::text[], mode, candidates, grouped);
+    hits := pgmeaning._pinned(c, pgmeaning._nearest_rows(c, t, pgmeaning._to_dimensions(query_vector, t), o));
     RETURN QUERY SELECT * FROM unnest(hits);
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.nearest IS 'The k rows of a collection nearest to a vector.';
+COMMENT ON FUNCTION pgmeaning.nearest IS 'The k rows of a collection that are nearest to a vector.';
 
--- The k nearest rows to each of several queries, whose vectors are asked for together; query_index is a query's place in the array, from 1.
-CREATE OR REPLACE FUNCTION pgmeaning.search_many(name text, queries text[], k int DEFAULT 10, filter text DEFAULT NULL,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
-    filter_params anycompatiblearray DEFAULT NULL::text[], weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL,
-    "group" bool DEFAULT true)
-RETURNS TABLE (query_index int, key jsonb, chunk int, chunk_text text, distance float8, score float8, model text, vector_rank int, text_rank int)
+-- The k nearest rows to each of several queries, whose vectors are asked for together; query_index is a query's place in
+-- the array, from 1. What is wrong with the call is said before the model is asked.
+CREATE OR REPLACE FUNCTION pgmeaning.search_many(collection text, queries text[], k bigint DEFAULT 10,
+    filter text DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[], mode text DEFAULT NULL,
+    candidates bigint DEFAULT NULL, grouped bool DEFAULT true, timeout interval DEFAULT '10 seconds',
+    weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
+RETURNS TABLE (query_index int, key jsonb, chunk int, chunk_text text, distance float8, score float8, model text,
+    vector_rank int, text_rank int)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    c         pgmeaning.collection := pgmeaning._collection(search_many.name);
-    t         pgmeaning.target := pgmeaning._active_target(c);
-    condition text;
-    pinned    bool := pgmeaning._is_pinned(c);
-    vectors   vector[];
-    hits      pgmeaning.found[];
+    c       pgmeaning.collection := pgmeaning._collection(collection);
+    t       pgmeaning.target := pgmeaning._active_target(c);
+    o       pgmeaning.search_options;
+    pinned  bool := pgmeaning._is_pinned(c);
+    vectors vector[];
+    hits    pgmeaning.ranked_hit[];
 BEGIN
     queries := ARRAY(SELECT unnest(queries));  -- counted from 1
-    -- Before the model is asked: what is wrong with the call should not take a model to find out.
     PERFORM pgmeaning._check_search(c, t, k, nullif(mode, 'hybrid'));
     PERFORM pgmeaning._check_hybrid(c, weights, rank_constant) WHERE mode = 'hybrid';
-    condition := pgmeaning._condition(c, filter, filter_params::text[]);
+    o := pgmeaning._search_options(c, k, filter, filter_params::text[], mode, candidates, grouped);
     vectors := pgmeaning._vectors(c.model, queries, true, coalesce(timeout, '10 seconds'));
     FOR place IN 1..cardinality(queries) LOOP
-        IF mode = 'hybrid' THEN
-            RETURN QUERY SELECT place, CASE WHEN pinned THEN pgmeaning._full_key(c, h.key) ELSE h.key END, h.chunk, h.chunk_text,
-                h.distance, h.score, h.model, h.vector_rank, h.text_rank FROM pgmeaning._hybrid(c, t, queries[place], pgmeaning._fit(vectors[place], t), k,
-                condition, candidates, weights, rank_constant, "group") AS h;
-        ELSE
-            hits := pgmeaning._nearest_rows(c, t, pgmeaning._fit(vectors[place], t), k, condition, mode, candidates, NULL, "group");
-            RETURN QUERY SELECT place, CASE WHEN pinned THEN pgmeaning._full_key(c, n.key) ELSE n.key END, n.chunk, n.chunk_text, n.distance, n.score, n.model, n.ordinality::int, NULL::int
-            FROM unnest(hits) WITH ORDINALITY AS n;
-        END IF;
+        hits := pgmeaning._ranked(c, t, queries[place], pgmeaning._to_dimensions(vectors[place], t), o,
+                                  weights, rank_constant);
+        RETURN QUERY SELECT place, CASE WHEN pinned THEN pgmeaning._full_key(c, h.key) ELSE h.key END, h.chunk,
+            h.chunk_text, h.distance, h.score, h.model, h.vector_rank, h.text_rank
+        FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.search_many IS 'search() for several queries at the cost of one call of the model.';
+COMMENT ON FUNCTION pgmeaning.search_many IS 'search() for several queries, with one call of the model for all of them.';
 
--- rerank: so many are found, and a reranker judges them; the score is then its own. "group": a long document is found once, by its
--- best chunk; false: each of its chunks counts. The name is a word of SQL, and quoted.
-CREATE OR REPLACE FUNCTION pgmeaning.search(collection text, query text, k int DEFAULT 10, filter text DEFAULT NULL,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
-    filter_params anycompatiblearray DEFAULT NULL::text[], rerank int DEFAULT NULL, reranker text DEFAULT NULL,
-    weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL, "group" bool DEFAULT true)
-RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text, vector_rank int, text_rank int)
+-- What a text finds, by meaning alone or by its words too.
+CREATE OR REPLACE FUNCTION pgmeaning._ranked(c pgmeaning.collection, t pgmeaning.target, query text,
+    query_vector vector, o pgmeaning.search_options, weights float8[], rank_constant float8)
+RETURNS pgmeaning.ranked_hit[]
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    hits pgmeaning.search_hit[];
+BEGIN
+    IF o.mode = 'hybrid' THEN
+        RETURN ARRAY(SELECT h FROM pgmeaning._hybrid(c, t, query, query_vector, o, weights, rank_constant) AS h);
+    END IF;
+    hits := pgmeaning._nearest_rows(c, t, query_vector, o);
+    RETURN ARRAY(SELECT ROW(h.key, h.chunk, h.chunk_text, h.distance, h.score, h.model, h.ordinality::int,
+                            NULL::int)::pgmeaning.ranked_hit
+                 FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality);
+END
+$$;
+
+-- rerank: so many are found, and a reranker judges them; the score is then its own. grouped: a long document is found
+-- once, by its best chunk; false: each of its chunks counts.
+CREATE OR REPLACE FUNCTION pgmeaning.search(collection text, query text, k bigint DEFAULT 10, filter text DEFAULT NULL,
+    filter_params anycompatiblearray DEFAULT NULL::text[], mode text DEFAULT NULL, candidates bigint DEFAULT NULL,
+    rerank bigint DEFAULT NULL, reranker text DEFAULT NULL, grouped bool DEFAULT true,
+    timeout interval DEFAULT '10 seconds', weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
+RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text, vector_rank int,
+    text_rank int)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     deadline timestamptz := clock_timestamp() + coalesce(timeout, '10 seconds');
+    c        pgmeaning.collection;
     judge    text;
-    hits     pgmeaning.ranked[];
+    hits     pgmeaning.ranked_hit[];
 BEGIN
-    IF rerank IS NULL THEN
-        RETURN QUERY SELECT m.key, m.chunk, m.chunk_text, m.distance, m.score, m.model, m.vector_rank, m.text_rank
-        FROM pgmeaning.search_many(collection, ARRAY[query], k, filter, mode, candidates, timeout, filter_params, weights, rank_constant,
-                                   "group") AS m;
-        RETURN;
-    ELSIF rerank < 1 THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('rerank is %s: how many rows to judge must be at least 1', rerank),
-            HINT = 'Leave it out to judge none.';
+    IF rerank < 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014',
+            MESSAGE = format('rerank is %s, but the number of rows to rerank must be at least 1', rerank),
+            HINT = 'Leave it out to rerank nothing.';
+    ELSIF rerank IS NOT NULL THEN
+        c := pgmeaning._collection(collection);
+        PERFORM pgmeaning._check_search(c, pgmeaning._active_target(c), k, nullif(mode, 'hybrid'));
+        judge := pgmeaning._reranker(reranker);
     END IF;
-    PERFORM pgmeaning._check_search(c, pgmeaning._active_target(c), k, nullif(mode, 'hybrid')) FROM pgmeaning._collection(collection) AS c;
-    judge := pgmeaning._reranker(reranker);
-    hits := ARRAY(SELECT ROW(m.key, m.chunk, m.chunk_text, m.distance, m.score, m.model, m.vector_rank, m.text_rank)::pgmeaning.ranked
-        FROM pgmeaning.search_many(collection, ARRAY[query], greatest(k, rerank), filter, mode, candidates, timeout, filter_params,
-                                   weights, rank_constant, "group") AS m);
-    RETURN QUERY SELECT h.key, h.chunk, h.chunk_text, h.distance, r.score, h.model, h.vector_rank, h.text_rank
-    FROM pgmeaning.rerank(query, pgmeaning._texts(pgmeaning._collection(collection), ARRAY(SELECT x.key FROM unnest(hits) AS x),
-                          ARRAY(SELECT x.chunk_text FROM unnest(hits) AS x)), judge, greatest(deadline - clock_timestamp(), '1 millisecond')) AS r
-    CROSS JOIN LATERAL (SELECT (hits[r.index]).*) AS h ORDER BY r.score DESC, r.index LIMIT k;
+    hits := ARRAY(
+        SELECT ROW(m.key, m.chunk, m.chunk_text, m.distance, m.score, m.model, m.vector_rank, m.text_rank)::pgmeaning.ranked_hit
+        FROM pgmeaning.search_many(collection, ARRAY[query], greatest(k, rerank), filter, filter_params, mode, candidates,
+                                   grouped, timeout, weights, rank_constant) AS m);
+    IF rerank IS NULL THEN
+        RETURN QUERY SELECT * FROM unnest(hits);
+    ELSE
+        RETURN QUERY SELECT * FROM pgmeaning._reranked(c, query, hits, judge, deadline) LIMIT k;
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.search (text, text, int, text, text, int, interval, anycompatiblearray, int, text, float8[], float8, bool)
-    IS 'The k rows of a collection nearest in meaning to a text.';
+COMMENT ON FUNCTION pgmeaning.search (text, text, bigint, text, anycompatiblearray, text, bigint, bigint, text, bool,
+    interval, float8[], float8) IS 'The k rows of a collection that are nearest in meaning to a text.';
 
--- The rows themselves, typed: search(NULL::docs, 'how to cook rice'). Two functions, since PostgreSQL makes out the type of
--- the result only where no argument of a polymorphic type is left out, as filter_params often is.
-CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, filter text, filter_params anycompatiblearray, k int DEFAULT 10,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
-    rerank int DEFAULT NULL, reranker text DEFAULT NULL, weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
+-- What was found, in the order and with the scores of a reranker.
+CREATE OR REPLACE FUNCTION pgmeaning._reranked(c pgmeaning.collection, query text, hits pgmeaning.ranked_hit[],
+    reranker text, deadline timestamptz) RETURNS SETOF pgmeaning.ranked_hit
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    documents text[] := pgmeaning._texts(c, ARRAY(SELECT h.key FROM unnest(hits) AS h),
+                                         ARRAY(SELECT h.chunk_text FROM unnest(hits) AS h));
+BEGIN
+    RETURN QUERY SELECT h.key, h.chunk, h.chunk_text, h.distance, r.score, h.model, h.vector_rank, h.text_rank
+    FROM pgmeaning.rerank(query, documents, reranker, greatest(deadline - clock_timestamp(), '1 millisecond')) AS r
+    CROSS JOIN LATERAL (SELECT (hits[r.index]).*) AS h ORDER BY r.score DESC, r.index;
+END
+$$;
+
+-- The one collection of a table, by the table's row type.
+CREATE OR REPLACE FUNCTION pgmeaning._collection_of(row_type regtype) RETURNS pgmeaning.collection
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    names text[] := ARRAY(SELECT c.name FROM pgmeaning.collection AS c JOIN pg_type AS t ON t.typrelid = c.source
+                          WHERE t.oid = row_type ORDER BY c.name);
+    c     pgmeaning.collection;
+BEGIN
+    IF names = '{}' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM001', MESSAGE = format('%s is not the row type of an attached table', row_type),
+            HINT = 'Write search(NULL::docs, ...) with a table that was given to attach(), or name the collection.';
+    ELSIF cardinality(names) > 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM016',
+            MESSAGE = format('%s has %s collections: %s', row_type, cardinality(names), array_to_string(names, ', ')),
+            HINT = format('Name the one you mean: pgmeaning.search(%L, ...).', names[1]);
+    END IF;
+    c := pgmeaning._collection(names[1]);
+    PERFORM pgmeaning._check_key(c);
+    RETURN c;
+END
+$$;
+
+-- The rows themselves, typed: search(NULL::docs, 'how to cook rice'). Two functions, since PostgreSQL makes out the type
+-- of the result only where no argument of a polymorphic type is left out, as filter_params often is.
+CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, filter text, filter_params anycompatiblearray,
+    k bigint DEFAULT 10, mode text DEFAULT NULL, candidates bigint DEFAULT NULL, rerank bigint DEFAULT NULL,
+    reranker text DEFAULT NULL, timeout interval DEFAULT '10 seconds', weights float8[] DEFAULT NULL,
+    rank_constant float8 DEFAULT NULL)
 RETURNS TABLE (hit anyelement, distance float8, score float8)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    relation oid := (SELECT typrelid FROM pg_type WHERE oid = pg_typeof(source));
-    names    text[] := ARRAY(SELECT c.name FROM pgmeaning.collection AS c WHERE c.source = relation ORDER BY c.name);
-    c        pgmeaning.collection;
+    c pgmeaning.collection := pgmeaning._collection_of(pg_typeof(source));
 BEGIN
-    IF cardinality(names) <> 1 THEN
-        RAISE EXCEPTION USING ERRCODE = CASE WHEN names = '{}' THEN 'PM001' ELSE 'PM016' END,
-            MESSAGE = CASE WHEN names = '{}' THEN format('%s is not the row type of an attached table', pg_typeof(source))
-                           ELSE format('%s has %s collections: %s', pg_typeof(source), cardinality(names), array_to_string(names, ', ')) END,
-            HINT = CASE WHEN names = '{}' THEN 'Write search(NULL::docs, ...) with a table that was given to attach(), or name the collection.'
-                        ELSE format('Name the one you mean: pgmeaning.search(%L, ...).', names[1]) END;
-    END IF;
-    c := pgmeaning._collection(names[1]);
-    PERFORM pgmeaning._check_key(c);  -- all else is checked by the search below
     RETURN QUERY EXECUTE format(  -- the alias is of a name that no column has, which would be taken for it
-        'SELECT "the row", f.distance, f.score FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) WITH ORDINALITY AS f '
+        'SELECT "the row", f.distance, f.score '
+        'FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7, $8, $9, true, $10, $11, $12) WITH ORDINALITY AS f '
         'CROSS JOIN LATERAL jsonb_to_record(f.key) AS k (%s) JOIN %s AS "the row" ON %s ORDER BY f.ordinality',
         pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._relation_name(c.source),
         pgmeaning._key_match('the row', c.key_columns, 'k', c.key_columns, c.key_types))
-    USING c.name, query, k, filter, mode, candidates, timeout, filter_params::text[],
-        rerank, reranker, weights, rank_constant;
+    USING c.name, query, k, filter, filter_params::text[], mode, candidates, rerank, reranker, timeout, weights,
+        rank_constant;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.search (anyelement, text, text, anycompatiblearray, int, text, int, interval, int, text, float8[], float8)
-    IS 'The k rows of a table nearest in meaning to a text, as rows of that table; with parameters of the filter.';
+COMMENT ON FUNCTION pgmeaning.search (anyelement, text, text, anycompatiblearray, bigint, text, bigint, bigint, text,
+    interval, float8[], float8)
+    IS 'The k rows of a table that are nearest in meaning to a text, as rows of that table; for a filter with parameters.';
 
-CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, k int DEFAULT 10, filter text DEFAULT NULL,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL, timeout interval DEFAULT '10 seconds',
-    rerank int DEFAULT NULL, reranker text DEFAULT NULL, weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
+CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, k bigint DEFAULT 10,
+    filter text DEFAULT NULL, mode text DEFAULT NULL, candidates bigint DEFAULT NULL, rerank bigint DEFAULT NULL,
+    reranker text DEFAULT NULL, timeout interval DEFAULT '10 seconds', weights float8[] DEFAULT NULL,
+    rank_constant float8 DEFAULT NULL)
 RETURNS TABLE (hit anyelement, distance float8, score float8)
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
-    RETURN QUERY SELECT * FROM pgmeaning.search(source, query, filter, NULL::text[], k, mode, candidates, timeout,
-        rerank, reranker, weights, rank_constant);
+    RETURN QUERY SELECT * FROM pgmeaning.search(source, query, filter, NULL::text[], k, mode, candidates,
+        rerank, reranker, timeout, weights, rank_constant);
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.search (anyelement, text, int, text, text, int, interval, int, text, float8[], float8)
-    IS 'The k rows of a table nearest in meaning to a text, as rows of that table.';
+COMMENT ON FUNCTION pgmeaning.search (anyelement, text, bigint, text, text, bigint, bigint, text, interval, float8[],
+    float8) IS 'The k rows of a table that are nearest in meaning to a text, as rows of that table.';
 
-CREATE OR REPLACE FUNCTION pgmeaning.similar(name text, key jsonb, k int DEFAULT 10, filter text DEFAULT NULL,
-    mode text DEFAULT NULL, candidates int DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[], "group" bool DEFAULT true)
-RETURNS SETOF pgmeaning.found
+CREATE OR REPLACE FUNCTION pgmeaning.similar(collection text, key jsonb, k bigint DEFAULT 10, filter text DEFAULT NULL,
+    filter_params anycompatiblearray DEFAULT NULL::text[], mode text DEFAULT NULL, candidates bigint DEFAULT NULL,
+    grouped bool DEFAULT true)
+RETURNS SETOF pgmeaning.search_hit
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    c      pgmeaning.collection := pgmeaning._collection(name);
+    c      pgmeaning.collection := pgmeaning._collection(collection);
     t      pgmeaning.target := pgmeaning._active_target(c);
     wanted jsonb := pgmeaning._full_key(c, $2);
+    o      pgmeaning.search_options;
     own    vector;
     itself jsonb;
-    condition text;
-    hits   pgmeaning.found[];
+    hits   pgmeaning.search_hit[];
 BEGIN
     PERFORM pgmeaning._check_search(c, t, k, mode);
-    condition := pgmeaning._condition(c, filter, filter_params::text[]);
+    o := pgmeaning._search_options(c, k, filter, filter_params::text[], mode, candidates, grouped);
     EXECUTE format('SELECT avg(v.embedding), %s FROM jsonb_to_record($1) AS k (%s) JOIN %s AS v ON %s '
                    'WHERE EXISTS (SELECT FROM %s AS s WHERE %s) GROUP BY 2',
         pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), pgmeaning._key_record(c.key_columns, c.key_types),
-        pgmeaning._relation_name(t.vectors), pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
-        pgmeaning._relation_name(c.source), pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types))
+        pgmeaning._relation_name(t.vectors),
+        pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
+        pgmeaning._relation_name(c.source),
+        pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types))
     INTO own, itself USING wanted;
     IF own IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('collection %L has no vector for row %s', name, coalesce(wanted::text, 'NULL')),
-            HINT = 'There is no such row, or nothing to embed in it, or it is still owed: CALL pgmeaning.wait_for(...).';
+        RAISE EXCEPTION USING ERRCODE = 'PM014',
+            MESSAGE = format('collection %L has no vector for row %s', collection, coalesce(wanted::text, 'NULL')),
+            HINT = 'There is no such row, or it has nothing to embed, or its vector is still owed: '
+                   'CALL pgmeaning.wait_for(...).';
     END IF;
-    hits := pgmeaning._pinned(c, pgmeaning._nearest_rows(c, t, own, k, condition, mode, candidates, ARRAY[itself], "group"));
+    o.leave_out := ARRAY[itself];
+    hits := pgmeaning._pinned(c, pgmeaning._nearest_rows(c, t, own, o));
     RETURN QUERY SELECT * FROM unnest(hits);
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.similar IS 'More like this row, by the mean of its chunks: the k nearest others.';
+COMMENT ON FUNCTION pgmeaning.similar IS 'More like this row, by the mean of its chunks: the k nearest other rows.';

@@ -61,11 +61,12 @@ COMMENT ON VIEW pgmeaning.status IS 'One row a collection and model: how many ro
 CREATE OR REPLACE VIEW pgmeaning.index_report AS
 SELECT c.name AS collection, t.model, coalesce(present.kind, 'none') AS index, present.dimensions AS index_dimensions,
        pg_relation_size(present.index) AS index_bytes, coalesce(x.wanted, 'auto') AS wanted, x.built_at, x.build_seconds,
-       x.kind AS tested, x.tested_at, x.tested_rows, x.sample, x.target, x.recall, x.recall >= x.target AS reached, x.candidates,
+       x.kind AS measured, x.measured_at, x.measured_rows, x.sample, x.recall_goal, x.recall, x.recall >= x.recall_goal AS reached, x.candidates,
        x.milliseconds, x.milliseconds_95, x.exact_milliseconds,
-       coalesce(x.problem, CASE WHEN x.recall < x.target
-                THEN format('recall %s is the best that %s candidates reach; the target is %s', round(x.recall::numeric, 4), x.candidates, x.target) END)
-       AS problem, pgmeaning._precision(t.vectors) AS "precision",
+       coalesce(x.problem, CASE WHEN x.recall < x.recall_goal
+                THEN format('recall %s is the best that %s candidates reach; the goal is %s',
+                            round(x.recall::numeric, 4), x.candidates, x.recall_goal) END)
+       AS problem, pgmeaning._vector_type(t.vectors) AS vector_type,
        pg_table_size(made.oid) / nullif(pgmeaning._row_count(made.oid), 0) AS bytes_per_vector
 FROM pgmeaning.collection AS c
 JOIN pgmeaning.target AS t ON t.collection_id = c.id
@@ -73,7 +74,7 @@ LEFT JOIN pg_class AS made ON made.oid = t.vectors
 LEFT JOIN pgmeaning.vector_index AS x ON x.collection_id = t.collection_id AND x.model = t.model
 LEFT JOIN LATERAL (SELECT i.* FROM pgmeaning._indexes(t.vectors) AS i WHERE i.valid
                    ORDER BY i.kind = x.kind DESC NULLS LAST, array_position('{direct,signature,prefix}', i.kind) LIMIT 1) AS present ON true;
-COMMENT ON VIEW pgmeaning.index_report IS 'The index of each collection''s vectors, and what a test of it measured: recall, time, candidates.';
+COMMENT ON VIEW pgmeaning.index_report IS 'The index of each collection''s vectors, and what was measured of it: recall, time, candidates.';
 
 CREATE OR REPLACE VIEW pgmeaning.failures AS
 SELECT c.name AS collection, q.key, q.model, q.attempts, q.last_error AS error, q.failed_at,

@@ -1,5 +1,23 @@
 -- Who may do what, and the search_path of every function; runs after all other files.
 
+-- What an earlier version had besides what this one made in this transaction: beside a new function of its name an old one
+-- would be an overload, and a call could mean either. Functions of other names may be a user's.
+DO $$
+DECLARE
+    routine record;
+BEGIN
+    FOR routine IN
+        SELECT p.oid::regprocedure AS signature FROM pg_proc AS p
+        WHERE p.pronamespace = 'pgmeaning'::regnamespace AND p.xmin <> pg_current_xact_id()::xid
+          AND (p.proname LIKE E'\\_%' OR EXISTS (SELECT FROM pg_proc AS new WHERE new.pronamespace = p.pronamespace
+                                                 AND new.proname = p.proname AND new.xmin = pg_current_xact_id()::xid))
+          AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid AND d.deptype = 'e')
+    LOOP
+        EXECUTE format('DROP ROUTINE %s', routine.signature);
+    END LOOP;
+END
+$$;
+
 GRANT USAGE ON SCHEMA pgmeaning, pgmeaning_data TO PUBLIC;
 -- The registry is readable; the queue, the inbox, requests and the cache hold keys and queries, so they are not.
 GRANT SELECT ON pgmeaning.model, pgmeaning.release, pgmeaning.collection, pgmeaning.target, pgmeaning.vector_index,
@@ -21,25 +39,13 @@ DECLARE
 BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure AS signature, NOT p.prosecdef AND (
-            p.prosrc ~ '\m(vector(_dims)?|halfvec|_precision)\M|<=>|<~>|quantize' OR vector_type = ANY (p.proargtypes)) AS of_vectors FROM pg_proc AS p
+            p.prosrc ~ '\m(vector(_dims)?|halfvec|_vector_type)\M|<=>|<~>|quantize' OR vector_type = ANY (p.proargtypes)) AS of_vectors FROM pg_proc AS p
         WHERE p.pronamespace = 'pgmeaning'::regnamespace AND p.prokind = 'f'
           AND NOT coalesce(p.proconfig::text LIKE '%search_path=%', false)
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid AND d.deptype = 'e')
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %s pg_temp', routine.signature,
             CASE WHEN routine.of_vectors THEN vector_schema || ',' END);
-    END LOOP;
-END
-$$;
-
--- Trigger functions of earlier versions were in the other schema.
-DO $$
-DECLARE
-    routine regprocedure;
-BEGIN
-    FOR routine IN SELECT p.oid FROM pg_proc AS p
-                   WHERE p.pronamespace = 'pgmeaning_data'::regnamespace AND p.proname ~ '^on_change_[0-9]+$' LOOP
-        EXECUTE format('ALTER FUNCTION %s SET SCHEMA pgmeaning', routine);
     END LOOP;
 END
 $$;

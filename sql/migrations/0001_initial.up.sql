@@ -52,6 +52,7 @@ CREATE TABLE pgmeaning.collection (
     video              name,
     chunking           jsonb,
     grant_to           name[] NOT NULL DEFAULT '{}',
+    language           text,  -- a text search configuration's: there is a column of words. Null: there is none
     model              text NOT NULL REFERENCES pgmeaning.model,  -- the active one
     state              text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'paused')),
     problem            text,  -- why it is broken, such as a renamed column; null: it is not
@@ -75,6 +76,31 @@ CREATE TABLE pgmeaning.target (
 );
 -- One active model a collection.
 CREATE UNIQUE INDEX target_one_active ON pgmeaning.target (collection_id) WHERE state = 'active';
+
+-- What is wanted of a vector table's index, and what was measured of the one there is. No row: the default, and nothing
+-- was measured.
+CREATE TABLE pgmeaning.vector_index (
+    collection_id      int NOT NULL,
+    model              text NOT NULL,
+    wanted             text NOT NULL DEFAULT 'auto' CHECK (wanted IN ('auto', 'none', 'signature', 'prefix', 'direct')),
+    wanted_dimensions  int,     -- of a prefix; null: as planned
+    measure_requested  bool NOT NULL DEFAULT false,
+    problem            text,    -- why the last build or measurement failed
+    built_at           timestamptz,
+    build_seconds      float8,
+    kind               text,    -- what was measured: an index's kind, or 'scan', by signature without an index
+    measured_at        timestamptz,
+    measured_rows      bigint,
+    sample             int,
+    recall_goal        float8,
+    recall             float8,
+    candidates         int,     -- for k = 10
+    milliseconds       float8,
+    milliseconds_95    float8,
+    exact_milliseconds float8,
+    PRIMARY KEY (collection_id, model),
+    FOREIGN KEY (collection_id, model) REFERENCES pgmeaning.target ON DELETE CASCADE
+);
 
 -- What the triggers write; append-only for users. A note instead of a key: 'truncate', 'reconcile' or 'broken: ...'.
 CREATE TABLE pgmeaning.inbox (
@@ -119,7 +145,8 @@ CREATE TABLE pgmeaning.query_cache (
 );
 CREATE INDEX query_cache_age ON pgmeaning.query_cache (created_at);
 
--- Queries that wait for a sidecar.
+-- Queries that wait for a sidecar; with documents, questions to a reranker, whose replies stand here until they are
+-- fetched.
 CREATE TABLE pgmeaning.request (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     model      text NOT NULL,
@@ -128,7 +155,9 @@ CREATE TABLE pgmeaning.request (
     created_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz NOT NULL,
     claimed_by uuid,
-    error      text
+    error      text,
+    documents  text[],
+    reply      text
 );
 CREATE INDEX request_unclaimed ON pgmeaning.request (id) WHERE claimed_by IS NULL;
 
@@ -144,13 +173,33 @@ CREATE TABLE pgmeaning.sidecar (
     heartbeat_at timestamptz NOT NULL DEFAULT now()
 );
 
--- What is installed: one row.
+-- What is installed: one row. The tables' version is Alembic's; a hash of the migrations that made them tells a schema of a
+-- version that was never released, whose number may be the same.
 CREATE TABLE pgmeaning.installation (
-    only_one       bool PRIMARY KEY DEFAULT true CHECK (only_one),
-    functions_hash text NOT NULL,
-    version        text NOT NULL,
-    migrated_at    timestamptz NOT NULL DEFAULT now()
+    only_one        bool PRIMARY KEY DEFAULT true CHECK (only_one),
+    migrations_hash text NOT NULL,
+    functions_hash  text NOT NULL,
+    version         text NOT NULL,
+    migrated_at     timestamptz NOT NULL DEFAULT now()
 );
 
--- What similar() returns: a TABLE (...) could not have the argument's name, key, among its columns.
-CREATE TYPE pgmeaning.found AS (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text);
+-- What nearest() and similar() find. A type: a TABLE (...) could not have an argument's name, key, among its columns.
+CREATE TYPE pgmeaning.search_hit AS (
+    key jsonb, chunk int, chunk_text text, distance float8, score float8, model text
+);
+
+-- What search() finds: also where it stood in the list by vectors and in the list by words.
+CREATE TYPE pgmeaning.ranked_hit AS (
+    key jsonb, chunk int, chunk_text text, distance float8, score float8, model text, vector_rank int, text_rank int
+);
+
+-- How a search was asked for, but for its query. condition: its filter, checked; leave_out: keys not to be found.
+CREATE TYPE pgmeaning.search_options AS (
+    k bigint, condition text, mode text, candidates bigint, grouped bool, leave_out jsonb[]
+);
+
+-- The index that a vector table has, the one that is planned, and what that costs.
+CREATE TYPE pgmeaning.index_plan AS (
+    model text, present text, kind text, dimensions int, row_count bigint, bytes bigint, build_seconds float8,
+    statement text, reason text
+);

@@ -3,48 +3,60 @@
 -- ---------------------------------------------------------------- What an application calls
 
 -- name: attach
-SELECT pgmeaning.attach(%(source)s::regclass, columns => %(columns)s, template => %(template)s, name => %(name)s, image => %(image)s,
-    video => %(video)s, model => %(model)s, dimensions => %(dimensions)s, chunking => %(chunking)s, grant_to => %(grant_to)s::name[],
-    allow_deprecated => %(allow_deprecated)s, language => %(language)s, "precision" => %(precision)s)
+SELECT pgmeaning.attach(%(source)s::regclass, columns => %(columns)s, template => %(template)s,
+    collection => %(collection)s, image => %(image)s, video => %(video)s, model => %(model)s, dimensions => %(dimensions)s,
+    vector_type => %(vector_type)s, chunking => %(chunking)s, language => %(language)s,
+    grant_to => %(grant_to)s::name[], allow_deprecated => %(allow_deprecated)s)
 
 -- name: detach
-SELECT pgmeaning.detach(%(name)s, keep_vectors => %(keep_vectors)s)
+SELECT pgmeaning.detach(%(collection)s, keep_vectors => %(keep_vectors)s)
 
 -- name: pause
-SELECT pgmeaning.pause(%(name)s)
+SELECT pgmeaning.pause(%(collection)s)
 
 -- name: resume
-SELECT pgmeaning.resume(%(name)s)
+SELECT pgmeaning.resume(%(collection)s)
 
 -- name: refresh
-SELECT pgmeaning.refresh(%(name)s)
+SELECT pgmeaning.refresh(%(collection)s)
 
 -- name: retry
-SELECT pgmeaning.retry(%(name)s)
+SELECT pgmeaning.retry(%(collection)s)
 
 -- name: wait_for
-CALL pgmeaning.wait_for(%(name)s, %(key)s, %(timeout)s)
+CALL pgmeaning.wait_for(%(collection)s, %(key)s, %(timeout)s)
 
 -- name: embed
-SELECT pgmeaning.embed(%(input)s, model => %(model)s, as_query => %(as_query)s, timeout => %(timeout)s)
+SELECT pgmeaning.embed(%(input)s, collection => %(collection)s, model => %(model)s, as_query => %(as_query)s,
+    timeout => %(timeout)s)
+
+-- name: prepare
+CALL pgmeaning.prepare(%(query)s, collection => %(collection)s, model => %(model)s, timeout => %(timeout)s)
+
+-- name: similarity
+SELECT pgmeaning.similarity(%(a)s, %(b)s, model => %(model)s, timeout => %(timeout)s)
 
 -- name: search
 SELECT key::text, chunk, chunk_text, distance, score, model, vector_rank, text_rank
-FROM pgmeaning.search(%(collection)s::text, %(query)s::text, k => %(k)s, filter => %(filter)s, filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s,
-    timeout => %(timeout)s, "group" => %(group)s)
+FROM pgmeaning.search(%(collection)s::text, %(query)s::text, k => %(k)s, filter => %(filter)s,
+    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s,
+    timeout => %(timeout)s)
 
 -- name: search_many
 SELECT query_index, key::text, chunk, chunk_text, distance, score, model, vector_rank, text_rank
-FROM pgmeaning.search_many(%(collection)s, %(queries)s::text[], k => %(k)s, filter => %(filter)s, filter_params => %(filter_params)s::text[],
-    mode => %(mode)s, candidates => %(candidates)s, timeout => %(timeout)s, "group" => %(group)s)
+FROM pgmeaning.search_many(%(collection)s, %(queries)s::text[], k => %(k)s, filter => %(filter)s,
+    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s,
+    timeout => %(timeout)s)
 
 -- name: nearest
 SELECT key::text, chunk, chunk_text, distance, score, model
-FROM pgmeaning.nearest(%(collection)s, %(vector)s, k => %(k)s, filter => %(filter)s, filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, "group" => %(group)s)
+FROM pgmeaning.nearest(%(collection)s, %(vector)s, k => %(k)s, filter => %(filter)s,
+    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s)
 
 -- name: similar
 SELECT key::text, chunk, chunk_text, distance, score, model
-FROM pgmeaning.similar(%(collection)s, %(key)s, k => %(k)s, filter => %(filter)s, filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, "group" => %(group)s)
+FROM pgmeaning.similar(%(collection)s, %(key)s, k => %(k)s, filter => %(filter)s,
+    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s)
 
 -- ---------------------------------------------------------------- Views
 
@@ -86,10 +98,10 @@ SELECT pgmeaning._register_releases(%s::jsonb)
 -- ---------------------------------------------------------------- Indexes
 
 -- name: plan_index
-SELECT * FROM pgmeaning.plan_index(%(name)s, %(kind)s, %(dimensions)s)
+SELECT * FROM pgmeaning.plan_index(%(collection)s, %(kind)s, %(dimensions)s)
 
 -- name: want_index
-SELECT pgmeaning.want_index(%(name)s, %(kind)s, %(dimensions)s)
+SELECT pgmeaning.want_index(%(collection)s, %(kind)s, %(dimensions)s)
 
 -- ---------------------------------------------------------------- The sidecar
 
@@ -118,22 +130,22 @@ SELECT pgmeaning._test_loopback()
 
 -- name: migration_lock
 -- One migration at a time; let go at the end of the transaction.
-SELECT pg_catalog.pg_advisory_xact_lock(%s, %s)
+SELECT pg_catalog.pg_advisory_xact_lock(1885826405, 3)
 
 -- name: try_drain_lock
 -- "Somebody is awake": triggers that cannot share this lock send no NOTIFY.
-SELECT pg_try_advisory_lock(1885826405, 1)
+SELECT pg_try_advisory_lock(pgmeaning._lock_class(), pgmeaning._awake_lock())
 
 -- name: drop_drain_lock
-SELECT pg_advisory_unlock(1885826405, 1)
+SELECT pg_advisory_unlock(pgmeaning._lock_class(), pgmeaning._awake_lock())
 
 -- name: try_upkeep
 -- One sidecar at a time looks after the sources, for one transaction.
-SELECT pg_try_advisory_xact_lock(1885826405, 4)
+SELECT pg_try_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._upkeep_lock())
 
 -- name: try_index_lock
 -- Held by whoever builds an index of this vector table.
-SELECT pg_try_advisory_lock(1885826407, (%(vectors)s %% 2147483647)::int)
+SELECT pg_try_advisory_lock(pgmeaning._index_lock_class(), pgmeaning._lock_number(%(vectors)s))
 
 -- name: drop_index_lock
-SELECT pg_advisory_unlock(1885826407, (%(vectors)s %% 2147483647)::int)
+SELECT pg_advisory_unlock(pgmeaning._index_lock_class(), pgmeaning._lock_number(%(vectors)s))

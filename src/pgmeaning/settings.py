@@ -40,10 +40,10 @@ class Settings(BaseSettings):
     index_rows: int = Field(default=10_000, ge=1, description="below so many vectors no index is built by itself")
     index_memory: int = Field(default=1024, ge=1, description="the most memory to build an index in, in MB")
     index_workers: int = Field(default=0, ge=0, description="processes beside the one that builds an index")
-    recall_target: float = Field(
+    recall_goal: float = Field(
         default=0.99, gt=0, le=1, description="the share of the 10 nearest that an index must find"
     )
-    recall_sample: int = Field(default=200, ge=2, description="stored vectors that a test takes as queries")
+    recall_sample: int = Field(default=200, ge=2, description="stored vectors taken as queries when recall is measured")
     document_characters: int = Field(
         default=16_000_000, ge=1, lt=1 << 30, description="the longest text of a row that is cut into chunks"
     )

@@ -74,11 +74,11 @@ WRONG = [
     ("columns => '{body}', image => 'nope'", "PM004"),
     ("columns => '{body}', image => 'id'", "PM004"),
     ("columns => '{body}', image => 'image', model => 'all-MiniLM-L6-v2'", "PM006"),
-    ("columns => '{body}', name => ''", "PM002"),
-    ("columns => '{body}', name => repeat('x', 54)", "PM002"),
-    ("columns => '{body}', name => 'taken'", "PM002"),
-    ("columns => '{body}', name => 'existing'", "PM002"),
-    ("columns => '{body}', name => 'type'", "PM002"),
+    ("columns => '{body}', collection => ''", "PM002"),
+    ("columns => '{body}', collection => repeat('x', 54)", "PM002"),
+    ("columns => '{body}', collection => 'taken'", "PM002"),
+    ("columns => '{body}', collection => 'existing'", "PM002"),
+    ("columns => '{body}', collection => 'type'", "PM002"),
     ("columns => '{body}', model => 'unknown'", "PM005"),
     ("columns => '{body}', model => 'late-interaction-minilm'", "PM005"),
     ("columns => '{body}', model => 'retired'", "PM006"),
@@ -95,7 +95,7 @@ WRONG = [
 def test_wrong_arguments_are_refused_and_leave_nothing(docs: Connection) -> None:
     docs.execute("CREATE TABLE other (id int PRIMARY KEY, body text); CREATE TABLE existing_embedding ()")
     docs.execute("CREATE TYPE type_embedding AS ENUM ('a')")
-    docs.execute("SELECT pgmeaning.attach('other', columns => '{body}', name => 'taken')")
+    docs.execute("SELECT pgmeaning.attach('other', columns => '{body}', collection => 'taken')")
     for status in ("retired", "deprecated"):
         docs.execute(
             "INSERT INTO pgmeaning.model (name, kind, backend, status, dimensions, fingerprint) "
@@ -146,8 +146,10 @@ def test_grant_to_opens_vectors_and_view_to_those_roles_alone(docs: Connection, 
     docs.execute('DROP ROLE IF EXISTS "Some Reader"; CREATE ROLE "Some Reader"; GRANT SELECT ON docs TO "Some Reader"')
     docs.execute("INSERT INTO docs VALUES (1, 'one')")
     docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}', grant_to => ARRAY['Some Reader'])")
-    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}', name => 'all', grant_to => ARRAY['public'])")
-    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}', name => 'closed')")
+    docs.execute(
+        "SELECT pgmeaning.attach('docs', columns => '{title}', collection => 'all', grant_to => ARRAY['public'])"
+    )
+    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}', collection => 'closed')")
     assert drain() == 0
     reader = connect(options=r"-c role=Some\ Reader")
     assert reader.execute("SELECT count(*) FROM docs_embedding").fetchone() == (1,)
@@ -255,7 +257,9 @@ def test_any_name_of_schema_table_key_and_column_works(db: Connection, drain: Dr
         run("CREATE SCHEMA {n}")
         run("CREATE TABLE {n}.{n} ({n} int PRIMARY KEY, {c} text)")
         run("INSERT INTO {n}.{n} VALUES (1, 'one')")
-        attach = "SELECT pgmeaning.attach(format('%%I.%%I', %s::text, %s::text)::regclass, columns => %s, name => %s)"
+        attach = (
+            "SELECT pgmeaning.attach(format('%%I.%%I', %s::text, %s::text)::regclass, columns => %s, collection => %s)"
+        )
         db.execute(attach, (name, name, [column], collection))
         run("INSERT INTO {n}.{n} VALUES (2, 'two'), (3, NULL)")
         run("UPDATE {n}.{n} SET {c} = 'changed' WHERE {n} = 1")
@@ -291,7 +295,9 @@ def test_key_columns_may_bear_names_that_pgmeaning_uses_itself(db: Connection, d
 
 def test_the_same_table_may_be_attached_twice_under_two_names(docs: Connection, drain: Drain) -> None:
     docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
-    docs.execute("SELECT pgmeaning.attach('docs', template => '{title}: {body}', name => 'whole', dimensions => 384)")
+    docs.execute(
+        "SELECT pgmeaning.attach('docs', template => '{title}: {body}', collection => 'whole', dimensions => 384)"
+    )
     docs.execute("INSERT INTO docs VALUES (1, 'a', 'b'), (2, 'c', 'd')")
     docs.execute("UPDATE docs SET body = 'new' WHERE id = 1")
     assert drain() == 0
@@ -341,8 +347,8 @@ def test_attach_reads_no_row(docs: Connection) -> None:
 def test_of_two_attaching_under_one_name_the_second_is_told_so(docs: Connection, connect: Connect) -> None:
     docs.execute("CREATE TABLE other (id int PRIMARY KEY, body text)")
     first = connect(autocommit=False)
-    first.execute("SELECT pgmeaning.attach('docs', columns => '{body}', name => 'same')")
+    first.execute("SELECT pgmeaning.attach('docs', columns => '{body}', collection => 'same')")
     docs.execute("SET lock_timeout = '30ms'")
-    refused(docs, "SELECT pgmeaning.attach('other', columns => '{body}', name => 'same')", "PM002")
+    refused(docs, "SELECT pgmeaning.attach('other', columns => '{body}', collection => 'same')", "PM002")
     first.commit()
-    refused(docs, "SELECT pgmeaning.attach('other', columns => '{body}', name => 'same')", "PM002")
+    refused(docs, "SELECT pgmeaning.attach('other', columns => '{body}', collection => 'same')", "PM002")

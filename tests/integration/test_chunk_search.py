@@ -107,7 +107,7 @@ def test_k_rows_come_back_even_if_one_has_all_the_nearest_chunks(
 def test_not_grouped_every_chunk_counts(crowded: Connection, query: NDArray[np.float32]) -> None:
     found = rows(
         crowded,
-        "SELECT key, chunk, chunk_text FROM pgmeaning.nearest('docs', %s, 50, \"group\" => false)",
+        "SELECT key, chunk, chunk_text FROM pgmeaning.nearest('docs', %s, 50, grouped => false)",
         as_text(query),
     )
     assert {key["id"] for key, *_ in found} == {1}
@@ -135,7 +135,7 @@ def test_more_rows_than_there_are_come_back_once_each(crowded: Connection, query
 
 def test_similar_leaves_out_all_chunks_of_the_row(crowded: Connection) -> None:
     for grouped in (True, False):
-        found = rows(crowded, "SELECT key FROM pgmeaning.similar('docs', '1', 5, \"group\" => %s)", grouped)
+        found = rows(crowded, "SELECT key FROM pgmeaning.similar('docs', '1', 5, grouped => %s)", grouped)
         assert len(found) == 5
         assert {"id": 1} not in [key for (key,) in found]
 
@@ -196,7 +196,7 @@ def test_hybrid_search_ranks_rows_or_chunks(texts: Connection, sidecar: Sidecar,
     found = rows(
         texts,
         "SELECT (key ->> 'id')::int, chunk, text_rank FROM pgmeaning.search('docs', 'rice wheat', 20, mode => 'hybrid', "
-        "\"group\" => %s, filter => 'body LIKE ''%%''')",
+        "grouped => %s, filter => 'body LIKE ''%%''')",
         grouped,
     )
     by_words = {(key, chunk) for key, chunk, rank in found if rank is not None}
@@ -213,7 +213,7 @@ def test_a_reranker_judges_the_text_of_the_chunk(texts: Connection, dsn: str) ->
     wheat = f"wheat {'x' * 3000}"
     with running(Sidecar(dsn, Settings(), load_judge=judge.load)):
         rows(texts, "SELECT key FROM pgmeaning.search('docs', %s, 1, rerank => 3)", wheat)
-        rows(texts, "SELECT key FROM pgmeaning.search('docs', %s, 9, rerank => 9, \"group\" => false)", wheat)
+        rows(texts, "SELECT key FROM pgmeaning.search('docs', %s, 9, rerank => 9, grouped => false)", wheat)
     once, each = judge.batches
     assert wheat in once
     assert len(once) == 3
@@ -225,11 +225,11 @@ def test_the_client_hands_out_chunks(texts: Connection, dsn: str, sidecar: Sidec
         hits = client.search("docs", f"wheat {'x' * 3000}", k=3)
         assert (hits[0].key, hits[0].row["id"]) == ({"id": 1}, 1)
         assert (hits[0].chunk, str(hits[0].chunk_text)[:5]) == (1, "wheat")
-        assert len(client.search("docs", "wheat", k=10, group=False)) == 6
-        assert len(client.search_many("docs", ["wheat", "rye"], k=10, group=False)[1]) == 6
+        assert len(client.search("docs", "wheat", k=10, grouped=False)) == 6
+        assert len(client.search_many("docs", ["wheat", "rye"], k=10, grouped=False)[1]) == 6
         vector = load_embedder("synthetic-384").embed_documents(["wheat"])[0]
-        assert len(client.nearest("docs", vector, k=10, group=False)) == 6
-        assert {hit.key["id"] for hit in client.similar("docs", 1, k=10, group=False)} == {2, 3}
+        assert len(client.nearest("docs", vector, k=10, grouped=False)) == 6
+        assert {hit.key["id"] for hit in client.similar("docs", 1, k=10, grouped=False)} == {2, 3}
 
 
 def test_the_test_of_an_index_counts_chunks(crowded: Connection, drain: Drain) -> None:
@@ -241,7 +241,7 @@ def test_the_test_of_an_index_counts_chunks(crowded: Connection, drain: Drain) -
 def test_attach_takes_a_chunking_from_python_and_the_command_line(db: Connection, dsn: str) -> None:
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
     with pgmeaning.connect(dsn) as client:
-        client.attach("docs", ["body"], name="one", chunking={"method": "sentences", "size": 64, "overlap": 8})
+        client.attach("docs", ["body"], collection="one", chunking={"method": "sentences", "size": 64, "overlap": 8})
         given = json.dumps({"method": "markdown", "size": 64})
         arguments = ["attach", "docs", "--column", "body", "--name", "two", "--dsn", dsn, "--chunking"]
         assert CliRunner().invoke(app, [*arguments, given]).exit_code == 0

@@ -351,7 +351,7 @@ def test_images_alone_cannot_be_cut(db: Connection) -> None:
 
 
 def test_in_half_precision_chunks_keep_their_vectors_and_rows_are_found(db: Connection, dsn: str) -> None:
-    make_docs(db, PARAGRAPHS, ", \"precision\" => 'halfvec'")
+    make_docs(db, PARAGRAPHS, ", vector_type => 'halfvec'")
     put(db, 1, text_of("a", "b"))
     put(db, 2, text_of("c", "a"))
     embed_all(dsn)

@@ -211,7 +211,7 @@ def test_times_are_text_where_the_datestyle_is_not_iso(docs: None, client: Clien
 
 
 def test_nearest_takes_what_the_connection_returns(docs: None, client: Client, drain: Drain) -> None:
-    client.attach("docs", ["body"], precision="halfvec")
+    client.attach("docs", ["body"], vector_type="halfvec")
     assert drain() == 0
     row = client.connection.execute("SELECT embedding, embedding::vector FROM docs_embedding WHERE id = 7").fetchone()
     assert row is not None
@@ -226,7 +226,7 @@ def test_nearest_takes_what_the_connection_returns(docs: None, client: Client, d
 
 
 def test_pause_resume_refresh_retry_and_detach(docs: None, client: Client, drain: Drain) -> None:
-    client.attach("docs", ["body"], name="papers")
+    client.attach("docs", ["body"], collection="papers")
     client.pause("papers")
     assert client.status("papers")[0]["state"] == "paused"
     client.resume("papers")

@@ -379,7 +379,7 @@ def test_loading_a_model_holds_up_no_query_for_another(db: Connection, connect: 
     with running(Sidecar(dsn, load=load)), ThreadPoolExecutor(1) as pool:
         embed(db, "loaded before", model="synthetic-4096")
         slow = pool.submit(
-            lambda: connect().execute("SELECT pgmeaning.embed('one', 'synthetic-384', timeout => '1min')")
+            lambda: connect().execute("SELECT pgmeaning.embed('one', model => 'synthetic-384', timeout => '1min')")
         )
         try:
             wait_until(lambda: db.execute("SELECT FROM pgmeaning.request WHERE claimed_by IS NOT NULL").rowcount == 1)

@@ -300,7 +300,7 @@ def test_few_matching_rows_are_scanned_and_many_are_fetched_beyond(many: None, d
     db.execute("ANALYZE docs")
     db.execute('ANALYZE pgmeaning_data."docs__synthetic-384"')
     to_fetch = (
-        "SELECT pgmeaning._reach(c, t, 100, %s) FROM pgmeaning.collection AS c "
+        "SELECT pgmeaning._rows_to_fetch(c, t, 100, %s) FROM pgmeaning.collection AS c "
         "JOIN pgmeaning.target AS t ON t.collection_id = c.id"
     )
     fetched = [db.execute(to_fetch, (condition,)).fetchone()[0] for condition in ("part < 1", "part < 500", None)]  # type: ignore[index]

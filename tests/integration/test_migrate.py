@@ -28,10 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "2bd49601b716366421f3d2b7a165b8eba4bb67440a51470c9a91dbae98f33bda",
-    "0001_initial.down.sql": "aa784d10b7747e0157631c533320fb1a1214dc750c637c3b65254b61ce4ca362",
-    "0002_search.up.sql": "f670f5625ae28bb5ec0a3d8ac55a9e3470ee98ae04a7510dc541770a3d1e2ecb",
-    "0002_search.down.sql": "3cafc6e683459e5324ad205e03d09cc97c5e40ec2b93a40d68c9a75324a42803",
+    "0001_initial.up.sql": "c717cb705c210b8b20c0ae64f969be123e3d532790a5f9b1961e70cee14d7b62",
+    "0001_initial.down.sql": "4008c99128a6d08e9aefb0018e29d7aa541ee3b2dfd30b6637103bde91694539",
 }
 
 
@@ -102,11 +100,11 @@ def test_two_at_the_same_time_succeed_where_repeatable_read_is_the_default(empty
     found: list[migrate.State] = []
     threads = [threading.Thread(target=lambda: found.append(migrate.upgrade(strict))) for _ in range(2)]
     with psycopg.connect(empty_dsn) as first:
-        first.execute(sql.query("migration_lock"), migrate.LOCK)
+        first.execute(sql.query("migration_lock"))
         for thread in threads:
             thread.start()
-        waiting = "SELECT count(*) = 2 FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND objid = %s AND NOT granted"
-        wait_until(lambda: first.execute(waiting, migrate.LOCK).fetchone() == (True,))
+        waiting = "SELECT count(*) = 2 FROM pg_locks WHERE locktype = 'advisory' AND objid = 3 AND NOT granted"
+        wait_until(lambda: first.execute(waiting).fetchone() == (True,))
     for thread in threads:
         thread.join(60)
     assert sorted(state.due for state in found) == [False, True]
@@ -124,6 +122,50 @@ def test_changed_functions_are_due_and_are_put_right(db: Connection, dsn: str) -
     assert not migrate.check(dsn).due
     row = db.execute("SELECT pgmeaning._input_hash('x') IS NOT NULL").fetchone()
     assert row == (True,)
+
+
+def _as_before(connection: Connection, number: str) -> None:
+    """Bring the schema back to what an unreleased version of this number left."""
+    connection.execute("ALTER TABLE pgmeaning.installation DROP COLUMN migrations_hash")
+    connection.execute("UPDATE pgmeaning.alembic_version SET version_num = %s", (number,))
+
+
+@pytest.mark.parametrize("number", ["0001", "0002"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_schema_of_an_unreleased_version_is_refused_with_what_to_do(
+    db: Connection, dsn: str, number: str, command: Command
+) -> None:
+    _as_before(db, number)
+    with pytest.raises(
+        SchemaOutdated, match=f"schema, {number}, was made by a version that was never released"
+    ) as caught:
+        command(dsn)
+    assert "DROP SCHEMA pgmeaning, pgmeaning_data CASCADE" in str(caught.value.hint)
+    db.execute("DROP SCHEMA pgmeaning, pgmeaning_data CASCADE")
+    command(dsn)
+
+
+def test_a_schema_made_by_other_migrations_of_the_same_number_is_refused(db: Connection, dsn: str) -> None:
+    db.execute("UPDATE pgmeaning.installation SET migrations_hash = 'of a draft'")
+    with pytest.raises(SchemaOutdated, match="never released"):
+        migrate.upgrade(dsn)
+
+
+def test_an_unreleased_schema_is_removed_where_all_its_collections_are_ones_own(db: Connection, dsn: str) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    assert not migrate.remove_unreleased(dsn, ["docs"]), "this one is as released"
+    _as_before(db, "0002")
+    assert not migrate.remove_unreleased(dsn, ["others"]), "somebody's collection is not thrown away"
+    assert migrate.remove_unreleased(dsn, ["docs"])
+    db.execute("INSERT INTO docs VALUES (1, 'the table stays, and takes writes')")
+    assert migrate.upgrade(dsn).revision is None
+
+
+def test_a_schema_of_a_newer_release_is_not_taken_for_an_unreleased_one(db: Connection, dsn: str) -> None:
+    db.execute("UPDATE pgmeaning.alembic_version SET version_num = '0999'")
+    with pytest.raises(SchemaOutdated, match="newer than this package"):
+        migrate.check(dsn)
 
 
 def test_an_upgrade_leaves_no_function_of_other_arguments_behind(db: Connection, dsn: str) -> None:

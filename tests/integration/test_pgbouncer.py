@@ -97,7 +97,7 @@ def test_python_clients_share_a_connection_for_any_number_of_calls(answering: Si
                 assert client.embed(f"text {number}").shape == (384,)
                 assert len(client.search_many("docs", ["body 1", f"body {number}"], k=1)) == 2
                 assert client.status()[0]["vectors"] == 20
-        one.attach("docs", template="{body}!", name="other")
+        one.attach("docs", template="{body}!", collection="other")
         one.wait_for("other")
 
 

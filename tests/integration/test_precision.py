@@ -25,7 +25,7 @@ def halves(db: Connection, drain: Drain) -> Connection:
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
     db.execute("INSERT INTO docs SELECT i, 'body ' || i FROM generate_series(1, 400) AS i")
     for name, precision in (("halves", "halfvec"), ("wholes", "vector")):
-        db.execute("SELECT pgmeaning.attach('docs', '{body}', name => %s, \"precision\" => %s)", (name, precision))
+        db.execute("SELECT pgmeaning.attach('docs', '{body}', collection => %s, vector_type => %s)", (name, precision))
     assert drain() == 0
     register_vector(db)
     return db
@@ -67,22 +67,22 @@ def test_the_view_is_ordered_by_a_vector_in_a_statement_of_ones_own(halves: Conn
 
 
 @pytest.mark.parametrize("kind", ["direct", "signature", "prefix"])
-def test_every_kind_of_index_is_built_tested_and_used(halves: Connection, dsn: str, kind: str) -> None:
+def test_every_kind_of_index_is_built_measured_and_used(halves: Connection, dsn: str, kind: str) -> None:
     settings = Settings()
     halves.execute("SELECT pgmeaning.want_index('halves', %s)", (kind,))
     with indexing.connected(dsn) as connection:
         (plan,) = indexing.plans(connection, settings, "halves")
         indexing.build(connection, plan, settings)
-        indexing.test(connection, plan, settings)
+        indexing.measure(connection, plan, settings)
     report = "SELECT index, recall >= 0.99 FROM pgmeaning.index_report WHERE collection = 'halves'"
     assert halves.execute(report).fetchone() == (kind, True)
     found = {key for key, _ in nearest(halves, "halves", "body 7")}
     assert len(found & {key for key, _ in nearest(halves, "wholes", "body 7")}) >= 9
 
 
-def test_the_report_tells_precision_and_size(halves: Connection) -> None:
+def test_the_report_tells_vector_type_and_size(halves: Connection) -> None:
     rows = halves.execute(
-        "SELECT collection, precision, bytes_per_vector FROM pgmeaning.index_report ORDER BY collection"
+        "SELECT collection, vector_type, bytes_per_vector FROM pgmeaning.index_report ORDER BY collection"
     ).fetchall()
     (_, half, small), (_, whole, large) = rows
     assert (half, whole) == ("halfvec", "vector")
@@ -93,7 +93,7 @@ def test_a_plan_for_halves_takes_hnsw_up_to_4000_dimensions(db: Connection) -> N
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
     db.execute(
         "SELECT pgmeaning.attach('docs', '{body}', model => 'synthetic-4096', dimensions => 3000, "
-        "\"precision\" => 'halfvec')"
+        "vector_type => 'halfvec')"
     )
     plan = db.execute("SELECT kind, statement FROM pgmeaning.plan_index('docs', min_rows => 0)").fetchone()
     assert plan is not None
@@ -103,15 +103,15 @@ def test_a_plan_for_halves_takes_hnsw_up_to_4000_dimensions(db: Connection) -> N
 
 
 @pytest.mark.parametrize("wrong", ["float16", "", None])
-def test_an_unknown_precision_is_refused(db: Connection, wrong: str | None) -> None:
+def test_an_unknown_vector_type_is_refused(db: Connection, wrong: str | None) -> None:
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
-    with pytest.raises(psycopg.Error, match="there is no precision") as caught:
-        db.execute("SELECT pgmeaning.attach('docs', '{body}', \"precision\" => %s)", (wrong,))
+    with pytest.raises(psycopg.Error, match="there is no vector type") as caught:
+        db.execute("SELECT pgmeaning.attach('docs', '{body}', vector_type => %s)", (wrong,))
     assert caught.value.sqlstate == "PM014"
 
 
 def test_the_client_attaches_in_half_precision(db: Connection, dsn: str) -> None:
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
     with pgmeaning.connect(dsn) as client:
-        client.attach("docs", ["body"], precision="halfvec")
-    assert db.execute("SELECT precision FROM pgmeaning.index_report").fetchone() == ("halfvec",)
+        client.attach("docs", ["body"], vector_type="halfvec")
+    assert db.execute("SELECT vector_type FROM pgmeaning.index_report").fetchone() == ("halfvec",)

@@ -29,13 +29,13 @@ def report(dsn: str, **settings: Any) -> recall.Report:
     chosen = Settings(recall_sample=40, **settings)
     with indexing.connected(dsn) as connection:
         (plan,) = indexing.plans(connection, chosen, "docs")
-        return indexing.test(connection, plan, chosen)
+        return indexing.measure(connection, plan, chosen)
 
 
 def test_the_recall_measured_is_that_of_queries_which_are_not_stored(db: Connection, dsn: str) -> None:
     fill(db, dsn, 3000)
     build(dsn, "direct")
-    found = report(dsn, recall_target=0.9)
+    found = report(dsn, recall_goal=0.9)
     register_vector(db)
     strangers = Clustered(384).embed_documents([Document(text=f"topic{i} unheard of {i}") for i in range(70)])
     exact, approximate = (
@@ -58,7 +58,7 @@ def test_the_recall_measured_is_that_of_queries_which_are_not_stored(db: Connect
 def test_a_higher_target_takes_more_candidates(db: Connection, dsn: str) -> None:
     fill(db, dsn, 1500)
     build(dsn, "signature")
-    low, high = report(dsn, recall_target=0.6), report(dsn, recall_target=0.995)
+    low, high = report(dsn, recall_goal=0.6), report(dsn, recall_goal=0.995)
     assert low.candidates is not None
     assert high.candidates is not None
     assert low.candidates < high.candidates
@@ -68,15 +68,15 @@ def test_a_higher_target_takes_more_candidates(db: Connection, dsn: str) -> None
 def test_searches_take_the_candidates_that_the_test_picked(db: Connection, dsn: str) -> None:
     fill(db, dsn, 1500)
     build(dsn, "signature")
-    way = "SELECT w.candidates FROM pgmeaning.target AS t, pgmeaning._way(t, NULL, %s, NULL) AS w"
-    untested = one(db, way, 10)
+    way = "SELECT w.candidates FROM pgmeaning.target AS t, pgmeaning._search_plan(t, NULL, %s, NULL) AS w"
+    unmeasured = one(db, way, 10)
     found = report(dsn)
     assert found.candidates is not None
-    assert one(db, way, 10) == found.candidates != untested
+    assert one(db, way, 10) == found.candidates != unmeasured
     assert one(db, way, 30) == found.candidates * 3
     assert one(db, way, 1) == found.candidates
     build(dsn, "direct")
-    assert one(db, way, 10) not in (found.candidates, None), "another kind has not been tested"
+    assert one(db, way, 10) not in (found.candidates, None), "another kind has not been measured"
 
 
 def test_a_target_out_of_reach_is_said_so_with_the_best_there_is(db: Connection, dsn: str) -> None:
@@ -86,7 +86,7 @@ def test_a_target_out_of_reach_is_said_so_with_the_best_there_is(db: Connection,
     db.execute("SELECT pgmeaning.attach('docs', '{body}', model => 'synthetic-4096', dimensions => 512)")
     assert Sidecar(dsn, Settings(), load=lambda _: OneSided(4096)).run(drain=True) == 0
     build(dsn, "signature")
-    found = report(dsn, recall_target=1.0)
+    found = report(dsn, recall_goal=1.0)
     assert found.recall < 1
     reached, problem = db.execute("SELECT reached, problem FROM pgmeaning.index_report").fetchall()[0]
     assert reached is False
@@ -106,7 +106,7 @@ def test_the_report_names_index_recall_time_and_candidates(db: Connection, dsn: 
     build(dsn, "direct")
     report(dsn)
     row = db.execute(
-        "SELECT index, tested, tested_rows, sample, target, recall >= target, reached, candidates > 0, milliseconds > 0, "
+        "SELECT index, measured, measured_rows, sample, recall_goal, recall >= recall_goal, reached, candidates > 0, milliseconds > 0, "
         "milliseconds_95 >= milliseconds, exact_milliseconds > 0, index_bytes > 0, build_seconds > 0, problem FROM pgmeaning.index_report"
     ).fetchall()
     assert row == [("direct", "direct", 500, 40, 0.99, True, True, True, True, True, True, True, True, None)]
@@ -118,12 +118,12 @@ def test_where_all_is_compared_recall_is_one(db: Connection, dsn: str) -> None:
     assert (found.kind, found.recall, found.candidates) == ("exact", 1, None)
 
 
-def test_the_scan_by_signature_is_tested_where_there_is_no_index(db: Connection, dsn: str) -> None:
+def test_the_scan_by_signature_is_measured_where_there_is_no_index(db: Connection, dsn: str) -> None:
     fill(db, dsn, 700, "synthetic-4096")
     found = report(dsn)
     assert found.kind == "scan"
     assert (
-        one(db, "SELECT w.candidates FROM pgmeaning.target AS t, pgmeaning._way(t, NULL, 10, NULL) AS w")
+        one(db, "SELECT w.candidates FROM pgmeaning.target AS t, pgmeaning._search_plan(t, NULL, 10, NULL) AS w")
         == found.candidates
     )
 
@@ -137,7 +137,7 @@ def test_equal_rows_count_as_found_whichever_of_them_is(db: Connection, dsn: str
     assert report(dsn).recall == 1
 
 
-def test_too_few_rows_are_not_tested(db: Connection, dsn: str) -> None:
+def test_too_few_rows_are_not_measured(db: Connection, dsn: str) -> None:
     fill(db, dsn, 5)
     with pytest.raises(CollectionError, match="too few"):
         report(dsn)
@@ -147,24 +147,24 @@ def test_a_sidecar_tests_what_it_built_and_what_it_is_asked_to(db: Connection, d
     fill(db, dsn)
     with running(Sidecar(dsn, Settings(upkeep=0.02, index_rows=200, recall_sample=20))):
         wait_until(lambda: db.execute("SELECT 1 FROM pgmeaning.index_report WHERE reached").fetchall())
-        assert one(db, "SELECT tested FROM pgmeaning.index_report") == "direct"
-        db.execute("UPDATE pgmeaning.vector_index SET recall = 0, tested_at = NULL")
-        db.execute("SELECT pgmeaning.test_index('docs')")
+        assert one(db, "SELECT measured FROM pgmeaning.index_report") == "direct"
+        db.execute("UPDATE pgmeaning.vector_index SET recall = 0, measured_at = NULL")
+        db.execute("SELECT pgmeaning.measure_index('docs')")
         wait_until(lambda: db.execute("SELECT 1 FROM pgmeaning.index_report WHERE reached").fetchall())
 
 
-def test_a_table_that_has_grown_fourfold_is_tested_again(db: Connection, dsn: str) -> None:
+def test_a_table_that_has_grown_fourfold_is_measured_again(db: Connection, dsn: str) -> None:
     fill(db, dsn, 500)
     report(dsn)
     with indexing.connected(dsn) as connection:
-        assert [plan.test_due for plan in indexing.plans(connection, Settings())] == [False]
-        db.execute("UPDATE pgmeaning.vector_index SET tested_rows = 100")
-        assert [plan.test_due for plan in indexing.plans(connection, Settings())] == [True]
+        assert [plan.measure_due for plan in indexing.plans(connection, Settings())] == [False]
+        db.execute("UPDATE pgmeaning.vector_index SET measured_rows = 100")
+        assert [plan.measure_due for plan in indexing.plans(connection, Settings())] == [True]
 
 
 def test_a_test_that_fails_leaves_its_reason_in_the_report(db: Connection, dsn: str) -> None:
     fill(db, dsn, 5)
-    db.execute("SELECT pgmeaning.test_index('docs')")
+    db.execute("SELECT pgmeaning.measure_index('docs')")
     with running(Sidecar(dsn, Settings(upkeep=0.02))):
         wait_until(lambda: one(db, "SELECT problem FROM pgmeaning.index_report") is not None)
     assert "too few" in one(db, "SELECT problem FROM pgmeaning.index_report")
@@ -173,19 +173,19 @@ def test_a_test_that_fails_leaves_its_reason_in_the_report(db: Connection, dsn: 
 def test_the_command_tests_on_request(db: Connection, dsn: str) -> None:
     fill(db, dsn)
     (found,) = command("index", "docs", "--kind", "direct", "--dsn", dsn)
-    assert (found["tested"], found["reached"]) == ("direct", True)
+    assert (found["measured"], found["reached"]) == ("direct", True)
     (found,) = command("index", "docs", "--test", "--target", "0.5", "--dsn", dsn)
-    assert found["target"] == 0.5
+    assert found["recall_goal"] == 0.5
 
 
 def test_a_test_sees_one_snapshot_and_writes_nothing(db: Connection, dsn: str) -> None:
     fill(db, dsn)
     with indexing.connected(dsn) as connection, connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        tester = recall.Tester(connection, 1, "synthetic-384")
-        queries = tester.sample(10)
+        measurement = recall.Measurement(connection, 1, "synthetic-384")
+        queries = measurement.sample(10)
         db.execute("DELETE FROM docs")
         db.execute("DELETE FROM docs_embedding")
-        assert tester.trial(tester.with_answers(queries), 500).recall >= 0.99
+        assert measurement.trial(measurement.with_answers(queries), 500).recall >= 0.99
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             connection.execute("DELETE FROM pgmeaning.vector_index")

@@ -83,7 +83,7 @@ def test_typed_search_returns_the_rows_themselves(docs: None, db: Connection) ->
 
 
 def test_two_collections_on_one_table_must_be_told_apart(docs: None, db: Connection) -> None:
-    db.execute("SELECT pgmeaning.attach('docs', '{lang}', name => 'by_language')")
+    db.execute("SELECT pgmeaning.attach('docs', '{lang}', collection => 'by_language')")
     error = refused(db, "SELECT * FROM pgmeaning.search(NULL::docs, 'q7')")
     assert error.sqlstate == "PM016"
     assert "by_language, docs" in str(error)

@@ -138,7 +138,7 @@ def test_a_reader_changes_no_collection(docs: None, db: Connection, drain: Drain
     attach(db, drain, role)
     role.connection.execute("CREATE TEMP TABLE own (id int PRIMARY KEY)")
     for call in (
-        "attach('docs', '{lang}', name => 'mine')",
+        "attach('docs', '{lang}', collection => 'mine')",
         "detach('docs')",
         "pause('docs')",
         "resume('docs')",

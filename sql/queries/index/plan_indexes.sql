@@ -1,4 +1,4 @@
--- Every vector table's index as it is and as it should be. A test is due when somebody asks, and once there is four times as much. A prefix of other dimensions than wanted does not fit. Of several
+-- Every vector table's index as it is and as it should be. A measurement is due when somebody asks, and once there is four times as much. A prefix of other dimensions than wanted does not fit. Of several
 -- indexes those that we named are ours to drop; what is invalid without a builder, a broken build left behind.
 SELECT c.id AS collection_id, c.name AS collection, t.model, t.vectors::oid::int8 AS vectors, pgmeaning._relation_name(t.vectors) AS table,
        p.present, p.kind, p.dimensions, p.row_count, p.bytes, p.build_seconds, p.statement, p.reason,
@@ -6,7 +6,7 @@ SELECT c.id AS collection_id, c.name AS collection, t.model, t.vectors::oid::int
        NOT t.scanning AND c.problem IS NULL AND c.state = 'active'
            AND (SELECT count(*) FROM (SELECT FROM pgmeaning.queue AS q WHERE q.collection_id = c.id AND q.model = t.model AND q.failed_at IS NULL
                                       LIMIT %(may_be_owed)s + 1) AS owed) <= %(may_be_owed)s AS settled,
-       coalesce(x.test_requested OR x.tested_rows * 4 < p.row_count, false) AS test_due
+       coalesce(x.measure_requested OR x.measured_rows * 4 < p.row_count, false) AS measure_due
 FROM pgmeaning.target AS t
 JOIN pgmeaning.collection AS c ON c.id = t.collection_id
 JOIN pg_class AS r ON r.oid = t.vectors

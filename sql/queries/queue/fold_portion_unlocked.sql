@@ -2,7 +2,7 @@
 -- asked for only after folding has met such a row.
 candidate AS MATERIALIZED (
     SELECT i.ctid AS id, i.collection_id, i.key FROM pgmeaning.inbox AS i
-    WHERE (SELECT pg_try_advisory_xact_lock(1885826405, 2)) LIMIT %(limit)s
+    WHERE (SELECT pg_try_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._fold_lock())) LIMIT %(limit)s
 ), queued_already AS MATERIALIZED (
     SELECT c.id, q.place
     FROM candidate AS c JOIN pgmeaning.target AS t USING (collection_id)

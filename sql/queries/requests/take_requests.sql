@@ -4,7 +4,7 @@
 -- reply is committed before that lock is free, so who gets the lock sees it: such a query is answered already.
 -- Step by step: in one condition, the planner would be free to lock requests that it does not take.
 WITH waiting AS MATERIALIZED (
-    SELECT q.id, (q.id %% 2147483647)::int AS place,
+    SELECT q.id, pgmeaning._lock_number(q.id) AS place,
         CASE WHEN q.documents IS NULL THEN pgmeaning._query_number(q.model, q.as_query, q.input) END AS number
     FROM pgmeaning.request AS q
     WHERE q.claimed_by IS NULL AND q.error IS NULL AND q.reply IS NULL AND q.expires_at > now()
@@ -13,9 +13,9 @@ WITH waiting AS MATERIALIZED (
     ORDER BY q.id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), locked AS MATERIALIZED (
     SELECT w.id, w.number FROM waiting AS w
-    WHERE CASE WHEN w.number IS NOT NULL AND NOT pg_try_advisory_lock(1885826408, w.number) THEN false
-               WHEN pg_try_advisory_lock(1885826406, w.place) THEN true
-               ELSE w.number IS NOT NULL AND NOT pg_advisory_unlock(1885826408, w.number) END
+    WHERE CASE WHEN w.number IS NOT NULL AND NOT pg_try_advisory_lock(pgmeaning._query_lock_class(), w.number) THEN false
+               WHEN pg_try_advisory_lock(pgmeaning._request_lock_class(), w.place) THEN true
+               ELSE w.number IS NOT NULL AND NOT pg_advisory_unlock(pgmeaning._query_lock_class(), w.number) END
 )
 UPDATE pgmeaning.request AS r SET claimed_by = %(sidecar)s FROM locked AS l WHERE r.id = l.id
 RETURNING r.id, r.model, r.input, r.as_query, r.documents, extract(epoch FROM r.expires_at - now())::float8, l.number,

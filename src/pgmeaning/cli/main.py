@@ -142,7 +142,9 @@ def attach(
     template: Annotated[
         str | None, typer.Option("--template", help="The text to embed, such as '{title}: {body}'.")
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="The collection's name; else the table's.")] = None,
+    collection: Annotated[
+        str | None, typer.Option("--collection", metavar="NAME", help="The collection's name; else the table's.")
+    ] = None,
     image: Annotated[str | None, typer.Option("--image", metavar="COLUMN", help="A column of images.")] = None,
     video: Annotated[str | None, typer.Option("--video", metavar="COLUMN", help="A column of videos.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="The model; else the database's default.")] = None,
@@ -163,8 +165,8 @@ def attach(
     language: Annotated[
         str | None, typer.Option("--language", help="Keep the words too, for hybrid search: 'english', 'simple', ...")
     ] = None,
-    precision: Annotated[
-        str, typer.Option("--precision", help="'vector' keeps four bytes a number, 'halfvec' two.")
+    vector_type: Annotated[
+        str, typer.Option("--vector-type", help="'vector' takes four bytes a number, 'halfvec' two.")
     ] = "vector",
     allow_deprecated: Annotated[
         bool, typer.Option("--allow-deprecated", help="Take a deprecated model all the same.")
@@ -174,9 +176,9 @@ def attach(
     """Embed columns of a table from now on; prints the collection's name. A sidecar embeds the rows there are."""
     with connected(dsn) as client:
         attached = client.attach(
-            source, column or None, template, name, image=image, video=video, model=model, dimensions=dimensions,
+            source, column or None, template, collection, image=image, video=video, model=model, dimensions=dimensions,
             chunking=_chunking(chunking), grant_to=grant_to or None, allow_deprecated=allow_deprecated,
-            language=language, precision=precision,
+            language=language, vector_type=vector_type,
         )  # fmt: skip
     typer.echo(attached)
 

@@ -83,10 +83,9 @@ class Client:
 
     def attach(
         self, source: str, columns: Sequence[str] | None = None, template: str | None = None,
-        name: str | None = None, *, image: str | None = None, video: str | None = None, model: str | None = None,
-        dimensions: int | None = None, chunking: Mapping[str, Any] | None = None,
-        grant_to: Sequence[str] | None = None, allow_deprecated: bool = False, language: str | None = None,
-        precision: str = "vector",
+        collection: str | None = None, *, image: str | None = None, video: str | None = None, model: str | None = None,
+        dimensions: int | None = None, vector_type: str = "vector", chunking: Mapping[str, Any] | None = None,
+        language: str | None = None, grant_to: Sequence[str] | None = None, allow_deprecated: bool = False,
     ) -> str:  # fmt: skip
         """Embed columns of a table from now on; returns the collection's name. `source` is quoted as in SQL.
 
@@ -94,43 +93,43 @@ class Client:
         each; or by "sentences", "paragraphs" or "markdown".
 
         `language`, such as 'english', keeps the words of each row beside its vector, for search(mode="hybrid").
-        `precision` 'halfvec' keeps two bytes a number instead of four.
+        `vector_type` 'halfvec' takes two bytes a number instead of four.
 
         Raises CollectionError for a table, column or name that will not do, ModelNotFound, DatabaseError.
         """
         arguments = {
-            "source": source, "columns": texts_or_none("columns", columns), "template": template, "name": name,
-            "image": image, "video": video, "model": model, "dimensions": whole_or_none("dimensions", dimensions),
-            "chunking": None if chunking is None else Jsonb(dict(chunking)),
-            "grant_to": texts_or_none("grant_to", grant_to), "allow_deprecated": allow_deprecated, "language": language,
-            "precision": precision,
+            "source": source, "columns": texts_or_none("columns", columns), "template": template,
+            "collection": collection, "image": image, "video": video, "model": model,
+            "dimensions": whole_or_none("dimensions", dimensions), "vector_type": vector_type,
+            "chunking": None if chunking is None else Jsonb(dict(chunking)), "language": language,
+            "grant_to": texts_or_none("grant_to", grant_to), "allow_deprecated": allow_deprecated,
         }  # fmt: skip
         return str(self._value("attach", arguments))
 
-    def detach(self, name: str, *, keep_vectors: bool = False) -> None:
+    def detach(self, collection: str, *, keep_vectors: bool = False) -> None:
         """Stop embedding; drops the vectors and the view unless they are kept."""
-        self._value("detach", {"name": name, "keep_vectors": keep_vectors})
+        self._value("detach", {"collection": collection, "keep_vectors": keep_vectors})
 
-    def pause(self, name: str) -> None:
+    def pause(self, collection: str) -> None:
         """Record changes, but embed nothing until `resume`."""
-        self._value("pause", {"name": name})
+        self._value("pause", {"collection": collection})
 
-    def resume(self, name: str) -> None:
+    def resume(self, collection: str) -> None:
         """Go on after `pause`."""
-        self._value("resume", {"name": name})
+        self._value("resume", {"collection": collection})
 
-    def refresh(self, name: str) -> None:
+    def refresh(self, collection: str) -> None:
         """Ask for a reconcile: missing and stale vectors, vectors without a row."""
-        self._value("refresh", {"name": name})
+        self._value("refresh", {"collection": collection})
 
-    def retry(self, name: str) -> int:
+    def retry(self, collection: str) -> int:
         """Try the failed rows once more; returns how many."""
-        return int(self._value("retry", {"name": name}))
+        return int(self._value("retry", {"collection": collection}))
 
-    def wait_for(self, name: str, key: object = None, timeout: float = 30) -> None:
+    def wait_for(self, collection: str, key: object = None, timeout: float = 30) -> None:
         """Return once the collection (or one row) owes no vector; raises TimedOut, DatabaseError if the row failed."""
         wanted = None if key is None else jsonb(key)
-        self._execute("wait_for", {"name": name, "key": wanted, "timeout": timedelta(seconds=timeout)})
+        self._execute("wait_for", {"collection": collection, "key": wanted, "timeout": timedelta(seconds=timeout)})
 
     def status(self, collection: str | None = None) -> list[dict[str, Any]]:
         """The rows of pgmeaning.status, of all collections or of one."""
@@ -152,13 +151,15 @@ class Client:
         """The rows of pgmeaning.releases."""
         return self._dicts("releases", {})
 
-    def plan_index(self, name: str, kind: str | None = None, dimensions: int | None = None) -> list[dict[str, Any]]:
+    def plan_index(
+        self, collection: str, kind: str | None = None, dimensions: int | None = None
+    ) -> list[dict[str, Any]]:
         """What index the vectors have, which one would be built (or `kind`), and what it costs; a row a model."""
-        return self._dicts("plan_index", {"name": name, "kind": kind, "dimensions": dimensions})
+        return self._dicts("plan_index", {"collection": collection, "kind": kind, "dimensions": dimensions})
 
-    def want_index(self, name: str, kind: str = "auto", dimensions: int | None = None) -> None:
+    def want_index(self, collection: str, kind: str = "auto", dimensions: int | None = None) -> None:
         """Settle the kind of index: auto, none, signature, prefix (of `dimensions`) or direct. A sidecar builds it."""
-        self._value("want_index", {"name": name, "kind": kind, "dimensions": dimensions})
+        self._value("want_index", {"collection": collection, "kind": kind, "dimensions": dimensions})
 
     def index_report(self, collection: str | None = None) -> list[dict[str, Any]]:
         """The rows of pgmeaning.index_report, of all collections or of one."""
@@ -194,27 +195,42 @@ class Client:
         self._value("deprecate_model", {"name": name})
 
     def embed(
-        self, text: str | None = None, *, image: Any = None, video: Any = None, model: str | None = None,
-        as_query: bool = True, timeout: float = 10,
+        self, text: str | None = None, *, image: Any = None, video: Any = None, collection: str | None = None,
+        model: str | None = None, as_query: bool = True, timeout: float = 10,
     ) -> NDArray[np.float32]:  # fmt: skip
-        """The vector of a text, float32 [d], as a sidecar makes it; raises TimedOut when none answers.
+        """The vector of a text, float32 [d], as a sidecar makes it: to compare with a collection's, or of a model.
 
-        With an image or a video (or several), alone or with a text, this process loads the model and makes it.
+        With neither, of the one model that the database's collections use. With an image or a video (or several),
+        alone or with a text, this process loads the model and makes it.
+        Raises TimedOut when no sidecar answers, CollectionError where several models are in use.
         """
         wanted = query_document(text, image, video)
         if wanted.images or wanted.videos:
-            return embed_here(
-                self.model(model or self._value("client/default_embedder", {})), wanted, as_query=as_query
-            )
-        arguments = {"input": text, "model": model, "as_query": as_query, "timeout": timedelta(seconds=timeout)}
+            name, dimensions = self._embedder(collection, model)
+            return embed_here(self.model(name), wanted, as_query=as_query, dimensions=dimensions)
+        arguments = {
+            "input": text, "collection": collection, "model": model, "as_query": as_query,
+            "timeout": timedelta(seconds=timeout),
+        }  # fmt: skip
         vector: Vector | NDArray[np.float32] = self._value("embed", arguments)
         return np.asarray(vector.to_numpy() if isinstance(vector, Vector) else vector, np.float32)
+
+    def similarity(self, a: str, b: str, model: str | None = None, *, timeout: float = 10) -> float:
+        """How near two texts are in meaning: the cosine similarity of their vectors, both embedded as documents."""
+        return float(self._value("similarity", {"a": a, "b": b, "model": model, "timeout": timedelta(seconds=timeout)}))
+
+    def prepare(
+        self, query: str, collection: str | None = None, model: str | None = None, *, timeout: float = 30
+    ) -> None:
+        """Put a query's vector into the cache, so that searching for it needs no loopback; raises TimedOut."""
+        arguments = {"query": query, "collection": collection, "model": model, "timeout": timedelta(seconds=timeout)}
+        self._execute("prepare", arguments)
 
     def search(
         self, collection: str, query: str | None = None, k: int = 10, *, image: Any = None, video: Any = None,
         rerank: int | None = None, reranker: str | None = None, filter: Filter = None,
         filter_params: Sequence[object] | None = None, mode: str | None = None, candidates: int | None = None,
-        group: bool = True, timeout: float = 10,
+        grouped: bool = True, timeout: float = 10,
     ) -> list[Hit]:  # fmt: skip
         """The k rows nearest in meaning to a text, the best first; or to an image or video, alone or with a text.
 
@@ -225,7 +241,7 @@ class Client:
         with $1, $2, ... for `filter_params`; or a mapping of columns to the values that they must equal. `mode`
         "hybrid" looks for the words too.
 
-        A document that was cut into chunks is found once, by its best chunk; with `group=False` each chunk counts.
+        A document that was cut into chunks is found once, by its best chunk; with `grouped=False` each chunk counts.
         """
         k, rerank = whole("k", k), whole_or_none("rerank", rerank)
         if rerank is not None and min(k, rerank) < 1:
@@ -233,7 +249,7 @@ class Client:
         wanted = query_document(query, image, video)
         arguments: dict[str, Any] = {
             "collection": collection, "query": query, "k": max(k, rerank or k), **filtered(filter, filter_params),
-            "mode": mode, "candidates": whole_or_none("candidates", candidates), "group": group,
+            "mode": mode, "candidates": whole_or_none("candidates", candidates), "grouped": grouped,
             "timeout": timedelta(seconds=timeout),
         }  # fmt: skip
         if wanted.images or wanted.videos:
@@ -244,13 +260,13 @@ class Client:
     def search_many(
         self, collection: str, queries: Sequence[str], k: int = 10, *, filter: Filter = None,
         filter_params: Sequence[object] | None = None, mode: str | None = None, candidates: int | None = None,
-        group: bool = True, timeout: float = 10,
+        grouped: bool = True, timeout: float = 10,
     ) -> list[list[Hit]]:  # fmt: skip
         """What `search` finds for each of the queries, in their order, with one call of the model for all."""
         asked = texts("queries", queries)
         arguments = {
             "collection": collection, "queries": asked, "k": whole("k", k), **filtered(filter, filter_params),
-            "mode": mode, "candidates": whole_or_none("candidates", candidates), "group": group,
+            "mode": mode, "candidates": whole_or_none("candidates", candidates), "grouped": grouped,
             "timeout": timedelta(seconds=timeout),
         }  # fmt: skip
         found = self._execute("search_many", arguments).fetchall()
@@ -264,35 +280,38 @@ class Client:
     def nearest(
         self, collection: str, vector: AnyVector, k: int = 10, *,
         filter: Filter = None, filter_params: Sequence[object] | None = None, mode: str | None = None,
-        candidates: int | None = None, group: bool = True,
+        candidates: int | None = None, grouped: bool = True,
     ) -> list[Hit]:  # fmt: skip
         """The k rows nearest to a vector of the collection's model: numbers, or as a connection returns it."""
         arguments = {
             "collection": collection, "vector": vector_of(vector), "k": whole("k", k),
             **filtered(filter, filter_params), "mode": mode,
-            "candidates": whole_or_none("candidates", candidates), "group": group,
+            "candidates": whole_or_none("candidates", candidates), "grouped": grouped,
         }  # fmt: skip
         return self._hits("nearest", arguments, collection)
 
     def similar(
         self, collection: str, key: object, k: int = 10, *,
         filter: Filter = None, filter_params: Sequence[object] | None = None, mode: str | None = None,
-        candidates: int | None = None, group: bool = True,
+        candidates: int | None = None, grouped: bool = True,
     ) -> list[Hit]:  # fmt: skip
         """More like this: the k nearest other rows. `key`: a mapping of the key columns, or one value."""
         arguments = {
             "collection": collection, "key": jsonb(key), "k": whole("k", k), **filtered(filter, filter_params),
-            "mode": mode, "candidates": whole_or_none("candidates", candidates), "group": group,
+            "mode": mode, "candidates": whole_or_none("candidates", candidates), "grouped": grouped,
         }  # fmt: skip
         return self._hits("similar", arguments, collection)
 
     def _vector(self, collection: str, query: Document) -> NDArray[np.float32]:
         """The vector of a query that has an image, as the collection's model makes it."""
-        row = self._execute("client/collection_model", {"collection": collection}).fetchone()
-        if row is None:
-            raise CollectionError(f"there is no collection {collection!r}", hint="attach() makes one of a table")
-        name, dimensions = row
+        name, dimensions = self._embedder(collection, None)
         return embed_here(self.model(name), query, as_query=True, dimensions=dimensions)
+
+    def _embedder(self, collection: str | None, model: str | None) -> tuple[str, int | None]:
+        """The model that embed() would take, and the length of the collection's vectors."""
+        arguments = {"collection": collection, "model": model}
+        name, dimensions = self._execute("client/query_model", arguments).fetchone() or ("", None)
+        return name, dimensions
 
     def _rerank(self, collection: str, query: Document, hits: Sequence[Hit], name: str | None) -> list[Hit]:
         target = self._target(collection)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     import sqlalchemy
     from alembic.config import Config
 
-# Shared with nobody else: the two-key advisory lock of a migration.
-LOCK = (1885826405, 3)
-
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -35,6 +32,7 @@ class State:
     revision: str | None
     head: str
     functions_current: bool
+    unreleased: bool = False  # made by a version of this package that was never released
     loopback_problem: str | None = None  # after `upgrade`: why embed() can ask no sidecar
 
     @property
@@ -56,10 +54,10 @@ def upgrade(dsn: str) -> State:
     """Bring an empty database, or any earlier version, to the newest; returns the state found before.
 
     Raises DatabaseError, with a hint, where pgvector is missing, rights do not suffice, or an earlier installation left
-    only parts; SchemaOutdated where the database is newer than this package.
+    only parts; SchemaOutdated where the database is newer than this package, or of a version that was never released.
     """
     with _transaction(dsn) as (alchemy, connection):
-        connection.execute(sql.query("migration_lock"), LOCK)
+        connection.execute(sql.query("migration_lock"))
         _refuse_strangers(connection)
         before = _known_state(connection)
         if before.due:
@@ -68,10 +66,27 @@ def upgrade(dsn: str) -> State:
         return replace(before, loopback_problem=ensure_loopback(connection))
 
 
+def remove_unreleased(dsn: str, collections: Sequence[str]) -> bool:
+    """Drop the schemas of a version that was never released, if they hold none but these collections.
+
+    Returns whether it did. The source tables stay, and the vectors go.
+    """
+    with _connect(dsn) as connection, connection.transaction():
+        connection.execute(sql.query("migration_lock"))
+        if not state(connection).unreleased:
+            return False
+        (others,) = connection.execute(sql.query("migrate/other_collections"), (list(collections),)).fetchone() or (
+            True,
+        )
+        if not others:
+            connection.execute(sql.query("migrate/drop_unreleased"))
+        return not others
+
+
 def downgrade(dsn: str) -> None:
     """Take pgmeaning out of the database, the vectors too. Source tables stay untouched."""
     with _transaction(dsn) as (alchemy, connection):
-        connection.execute(sql.query("migration_lock"), LOCK)
+        connection.execute(sql.query("migration_lock"))
         _known_state(connection)
         _run_alembic(alchemy, "downgrade", "base")
         connection.execute(sql.query("migrate/drop_schema"))
@@ -129,19 +144,33 @@ def _transaction(dsn: str) -> Iterator[tuple[sqlalchemy.Connection, psycopg.Conn
 def state(connection: psycopg.Connection[Any]) -> State:
     with connection.cursor(row_factory=dict_row) as cursor:
         tables = cursor.execute(sql.query("migrate/installed_tables")).fetchone() or {}
-        revision = functions_hash = None
+        revision, installed = None, {}
         if tables["versions"]:
             revision = (cursor.execute(sql.query("migrate/installed_revision")).fetchone() or {}).get("version_num")
         if tables["installation"]:
-            functions_hash = (cursor.execute(sql.query("migrate/installed_functions")).fetchone() or {}).get(
-                "functions_hash"
-            )
-    return State(revision, _head(), functions_hash == _contents_hash())
+            installed = cursor.execute(sql.query("migrate/installed_hashes")).fetchone() or {}
+    return State(
+        revision, _head(), installed.get("functions_hash") == _contents_hash(),
+        unreleased=revision is not None and _is_unreleased(revision, installed.get("migrations_hash")),
+    )  # fmt: skip
+
+
+def _is_unreleased(revision: str, migrations_hash: str | None) -> bool:
+    """Whether other migrations made it than the released ones; those of a newer package are not known here."""
+    if revision not in sql.migrations():
+        return migrations_hash is None
+    return migrations_hash != sql.migrations_hash(revision)
 
 
 def _known_state(connection: psycopg.Connection[Any]) -> State:
     """What the database has, if this package can go on from there."""
     found = state(connection)
+    if found.unreleased:
+        raise SchemaOutdated(
+            f"the database's pgmeaning schema, {found.revision}, was made by a version that was never released",
+            hint="there is no way to upgrade it. Throw it away, and the vectors with it: "
+            "DROP SCHEMA pgmeaning, pgmeaning_data CASCADE, then run: pgmeaning migrate, and attach the tables again",
+        )
     if found.revision is not None and found.revision not in sql.migrations():
         raise SchemaOutdated(
             f"the database's pgmeaning schema, {found.revision}, is newer than this package, which knows {found.head}",
@@ -194,7 +223,9 @@ def _upgrade(alchemy: sqlalchemy.Connection, connection: psycopg.Connection[Any]
         connection.execute(text)  # our own files
     connection.execute(sql.query("register_models"), (_models_json(),))
     connection.execute(sql.query("register_releases"), (_releases_json(),))
-    connection.execute(sql.query("migrate/record_installation"), (_contents_hash(), _version()))
+    connection.execute(
+        sql.query("migrate/record_installation"), (_contents_hash(), _version(), sql.migrations_hash(_head()))
+    )
     connection.execute(sql.query("migrate/hand_over"))
 
 

@@ -68,6 +68,15 @@ def newest_migration() -> str:
     return migrations()[-1]
 
 
+def migrations_hash(revision: str) -> str:
+    """Tells by which migrations a schema of this revision was made."""
+    digest = hashlib.sha256()
+    for path in sorted((folder("sql") / "migrations").glob("*.up.sql")):
+        if path.name.split("_")[0] <= revision:
+            digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
 def functions() -> list[tuple[str, str]]:
     """(file name, text) of the repeatable files, in the order in which they run."""
     return [(path.name, path.read_text()) for path in sorted((folder("sql") / "functions").glob("*.sql"))]

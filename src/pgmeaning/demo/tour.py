@@ -34,6 +34,7 @@ from pgmeaning.sidecar.process import Sidecar
 EMBEDDER = "all-MiniLM-L6-v2"
 RERANKER = "all-MiniLM-L6-v2-late-interaction"
 QUESTION = "remove a folder and everything in it"
+COLLECTIONS = ("docstrings", "senses")
 WIDTH = 100
 # While a model is loaded on a busy machine.
 PATIENCE = 120.0
@@ -107,6 +108,8 @@ class Demo:
         started = time.monotonic()
         dsn = server.start()
         self._say(f"PostgreSQL runs, with its data in {server.data_dir} ({time.monotonic() - started:.1f} s)")
+        if migrate.remove_unreleased(dsn, COLLECTIONS):
+            self._say("its schema was of a version of pgmeaning that was never released: it is made anew")
         migrate.upgrade(dsn)
         gc.collect()  # now: in the callbacks of SQLAlchemy's garbage a Ctrl-C would be printed and ignored
         client = cleanup.enter_context(connect(dsn))

@@ -56,7 +56,7 @@ class Plan:
     broken: list[str]  # what broken builds left behind, and prefixes of other dimensions; quoted
     others: list[str]  # our indexes of other kinds
     settled: bool  # whether all is embedded, but for what is always being written
-    test_due: bool
+    measure_due: bool
 
     @property
     def due(self) -> bool:
@@ -106,18 +106,18 @@ def build(connection: Connection, plan: Plan, settings: Settings) -> None:
         _drop(connection, index)
 
 
-def test(connection: Connection, plan: Plan, settings: Settings) -> recall.Report:
+def measure(connection: Connection, plan: Plan, settings: Settings) -> recall.Report:
     """Measure what searches find, and keep it where they look. Raises CollectionError, psycopg.Error."""
-    report = recall.test(
-        connection, plan.collection_id, plan.model, sample=settings.recall_sample, target=settings.recall_target
+    report = recall.measure(
+        connection, plan.collection_id, plan.model, sample=settings.recall_sample, goal=settings.recall_goal
     )
     recall.record(connection, plan.collection_id, plan.model, report)
     log.info(
-        "index tested", collection=plan.collection, kind=report.kind, recall=round(report.recall, 4),
+        "recall measured", collection=plan.collection, kind=report.kind, recall=round(report.recall, 4),
         candidates=report.candidates, milliseconds=round(report.milliseconds, 2),
     )  # fmt: skip
-    if report.recall < report.target:
-        log.warning("recall below its target", collection=plan.collection, recall=report.recall, target=report.target)
+    if report.recall < report.recall_goal:
+        log.warning("recall below its goal", collection=plan.collection, recall=report.recall, goal=report.recall_goal)
     return report
 
 
@@ -173,7 +173,7 @@ class Indexer:
                     self._attend(connection, plan)
 
     def _attend(self, connection: Connection, plan: Plan) -> None:
-        if not plan.due and not plan.test_due:
+        if not plan.due and not plan.measure_due:
             return
         with only_builder(connection, plan) as held:
             if held:
@@ -185,7 +185,7 @@ class Indexer:
             if plan.due:
                 build(connection, plan, self._settings)
             else:
-                test(connection, plan, self._settings)
+                measure(connection, plan, self._settings)
         except (psycopg.Error, PgmeaningError) as error:
             self._postponed[plan.collection_id, plan.model] = time.monotonic() + RETRY_SECONDS
             if connection.closed:
@@ -193,7 +193,7 @@ class Indexer:
             if isinstance(error, psycopg.errors.QueryCanceled):
                 return  # it gave way, or the sidecar stops
             log.warning(
-                "index not built or tested", collection=plan.collection, kind=plan.kind, error=str(error).strip()
+                "index not built or measured", collection=plan.collection, kind=plan.kind, error=str(error).strip()
             )
             record(connection, plan, "index/record_index_problem", problem=str(error).strip())
         finally:

@@ -1,4 +1,4 @@
-"""Tests how well searches find: stored vectors as queries, each left out of its own answer, against exact answers.
+"""Measures how well searches find: stored vectors as queries, each left out of its own answer, against exact answers.
 
 A stored vector is easier to find than a stranger: its own place in an index leads to its neighbours. So each query is
 moved away from its vector, by most of the way to its nearest neighbour, in the directions in which vectors here differ.
@@ -29,7 +29,7 @@ FIRST_CANDIDATES = 20
 MOST_CANDIDATES = 5_120
 # What an exact search takes is known from so many.
 EXACT_SEARCHES = 3
-# Where the target is out of reach, so little more recall is not worth twice the candidates.
+# Where the goal is out of reach, so little more recall is not worth twice the candidates.
 AS_GOOD = 0.003
 # The power of the cosine to the nearest neighbour. Queries of MiniLM vectors that are not stored are as hard to find.
 MOVED = 0.75
@@ -59,12 +59,12 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a test found; `kind` is the index's, 'scan' without one, or 'exact' where every vector is compared."""
+    """What was measured; `kind` is the index's, 'scan' without one, or 'exact' where every vector is compared."""
 
     kind: str
     rows: int
     sample: int
-    target: float
+    recall_goal: float
     recall: float
     candidates: int | None
     milliseconds: float
@@ -72,50 +72,51 @@ class Report:
     exact_milliseconds: float
 
 
-def test(connection: Connection, collection_id: int, model: str, *, sample: int, target: float) -> Report:
-    """Pick the fewest candidates that reach the target. Raises CollectionError where there is too little to test."""
+def measure(connection: Connection, collection_id: int, model: str, *, sample: int, goal: float) -> Report:
+    """Pick the fewest candidates that reach the goal. Raises CollectionError where there is too little to measure."""
     with connection.transaction():
         connection.execute(sql.query("index/one_snapshot"))
-        tester = Tester(connection, collection_id, model)
-        queries = tester.with_answers(tester.moved(tester.sample(sample)))
-        if len(queries) < 2 or tester.rows <= K:
+        measurement = Measurement(connection, collection_id, model)
+        queries = measurement.with_answers(measurement.moved(measurement.sample(sample)))
+        if len(queries) < 2 or measurement.rows <= K:
             raise CollectionError(
-                f"{tester.rows} vectors of model {model!r} are too few to test", hint="a search compares them all"
+                f"{measurement.rows} vectors of model {model!r} are too few to measure recall",
+                hint="a search compares them all",
             )
-        exact = [tester.search(query, "exact", None)[1] for query in queries[:EXACT_SEARCHES]]
-        trial = _pick(tester, queries, target) if tester.kind != "exact" else Trial(0, 1, 0, tuple(exact))
+        exact = [measurement.search(query, "exact", None)[1] for query in queries[:EXACT_SEARCHES]]
+        trial = _pick(measurement, queries, goal) if measurement.kind != "exact" else Trial(0, 1, 0, tuple(exact))
     half, most = (np.percentile(trial.seconds, [50, 95]) * 1000).tolist()
     return Report(
-        tester.kind, tester.rows, len(queries), target, trial.recall, trial.candidates or None, half, most,
+        measurement.kind, measurement.rows, len(queries), goal, trial.recall, trial.candidates or None, half, most,
         float(np.percentile(exact, 50)) * 1000,
     )  # fmt: skip
 
 
-def _pick(tester: Tester, queries: Sequence[Query], target: float) -> Trial:
-    """Double the candidates until the target is reached beyond chance, then try between the last two; else the best."""
-    trials = [tester.trial(queries, FIRST_CANDIDATES)]
-    while not _reached(trials[-1], target) and trials[-1].candidates < min(MOST_CANDIDATES, tester.rows):
-        trials.append(tester.trial(queries, trials[-1].candidates * 2))
-    if len(trials) > 1 and _reached(trials[-1], target):
-        between = tester.trial(queries, trials[-2].candidates * 3 // 2)
-        return between if _reached(between, target) else trials[-1]
+def _pick(measurement: Measurement, queries: Sequence[Query], goal: float) -> Trial:
+    """Double the candidates until the goal is reached beyond chance, then try between the last two; else the best."""
+    trials = [measurement.trial(queries, FIRST_CANDIDATES)]
+    while not _reached(trials[-1], goal) and trials[-1].candidates < min(MOST_CANDIDATES, measurement.rows):
+        trials.append(measurement.trial(queries, trials[-1].candidates * 2))
+    if len(trials) > 1 and _reached(trials[-1], goal):
+        between = measurement.trial(queries, trials[-2].candidates * 3 // 2)
+        return between if _reached(between, goal) else trials[-1]
     # Never beyond chance: the fewest that reach it at all, or that as good as reach the best.
     best = max(trial.recall for trial in trials)
-    return next(trial for trial in trials if trial.recall >= min(target, best - AS_GOOD))
+    return next(trial for trial in trials if trial.recall >= min(goal, best - AS_GOOD))
 
 
-def _reached(trial: Trial, target: float) -> bool:
-    return trial.recall - trial.error >= target
+def _reached(trial: Trial, goal: float) -> bool:
+    return trial.recall - trial.error >= goal
 
 
-class Tester:
+class Measurement:
     """One vector table in one snapshot."""
 
     def __init__(self, connection: Connection, collection_id: int, model: str) -> None:
         self._connection = connection
         self._id = {"collection_id": collection_id, "model": model}
         with connection.cursor(row_factory=dict_row) as cursor:
-            found = cursor.execute(sql.query("index/test_target"), {**self._id, "k": K}).fetchone()
+            found = cursor.execute(sql.query("index/measure_target"), {**self._id, "k": K}).fetchone()
         if found is None:
             raise CollectionError("the collection is gone", hint="pgmeaning status lists those there are")
         self._parts = {"vectors": found["vectors"], "key_json": found["key_json"], "same_key": found["same_key"]}
@@ -125,7 +126,7 @@ class Tester:
 
     def sample(self, size: int) -> list[Query]:
         """Stored vectors, at random."""
-        statement = sql.composed("index/test_sample", self._parts)
+        statement = sql.composed("index/measure_sample", self._parts)
         rows = self._connection.execute(statement, {"size": size}).fetchall()
         return [Query(key, vector, tuple(own)) for key, vector, own in rows]
 
@@ -144,13 +145,13 @@ class Tester:
             return []
         wanted = _matrix(queries)
         nearest = [Nearest(K, query.own) for query in queries]
-        name = "pgmeaning_test"
+        name = "pgmeaning_measure"
         with self._connection.cursor(name, binary=True) as cursor:
-            cursor.execute(sql.composed("index/test_vectors", self._parts, parameters=False))
+            cursor.execute(sql.composed("index/measure_vectors", self._parts, parameters=False))
             while page := cursor.fetchmany(PAGE):
                 self.rows += len(page)
                 self._compare(wanted, nearest, page)
-        statement = sql.composed("index/test_distance", self._parts)
+        statement = sql.composed("index/measure_distance", self._parts)
         answers = []
         for query, best in zip(queries, nearest, strict=True):
             arguments = {"vector": query.vector, "places": best.places}
@@ -184,7 +185,7 @@ class Tester:
             **self._id, "vector": query.vector, "k": K, "mode": mode, "candidates": candidates, "leave_out": query.key,
         }  # fmt: skip
         started = time.perf_counter()
-        rows = self._connection.execute(sql.query("index/test_search"), arguments).fetchall()
+        rows = self._connection.execute(sql.query("index/measure_search"), arguments).fetchall()
         return [distance for (distance,) in rows], time.perf_counter() - started
 
 
@@ -231,4 +232,6 @@ def _matrix(queries: Sequence[Query]) -> Vectors:
 def record(connection: Connection, collection_id: int, model: str, report: Report) -> None:
     """Keep what was found where searches look, unless the collection is gone."""
     values = {name: getattr(report, name) for name in Report.__slots__}
-    connection.execute(sql.query("index/record_test"), {"collection_id": collection_id, "model": model, **values})
+    connection.execute(
+        sql.query("index/record_measurement"), {"collection_id": collection_id, "model": model, **values}
+    )

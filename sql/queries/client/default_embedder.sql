@@ -1,1 +1,0 @@
-SELECT name FROM pgmeaning.model WHERE kind = 'embedder' AND status = 'default'

@@ -1,0 +1,1 @@
+DROP SCHEMA IF EXISTS pgmeaning, pgmeaning_data CASCADE

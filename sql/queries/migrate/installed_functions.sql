@@ -1,1 +1,0 @@
-SELECT functions_hash FROM pgmeaning.installation
