@@ -37,10 +37,23 @@ def _query(name: str) -> bytes:
     return (sql_files.folder("sql") / "docs" / f"{name}.sql").read_bytes()
 
 
-def _routine(name: str, verb: str, arguments: list[str], result: str | None, comment: str | None) -> str:
-    inputs = [_DEFAULT_TYPE.sub("", part) for part in arguments if not part.startswith("OUT ")]
-    call = f"{name}({', '.join(inputs)})"
-    if len(call) > 100:
-        call = f"{name}(\n" + ",\n".join(f"    {part}" for part in inputs) + "\n)"
-    answer = f" RETURNS {result}" if verb == "function" else ""
-    return f"\n{comment}\n\n```text\n{verb} {call}{answer}\n```\n"
+def _routine(
+    name: str, kind: str, arguments: list[str], result: str | None, row: list[str] | None, comment: str | None
+) -> str:
+    """Its comment and signature; the other functions of its name follow without a heading of their own."""
+    inputs = [_DEFAULT_TYPE.sub("", part).removeprefix("IN ") for part in arguments if not part.startswith("OUT ")]
+    call = _listed(f"{kind} {name}", inputs)
+    if kind == "function":
+        columns = row or _columns(result or "")
+        call += "\n" + (_listed("RETURNS TABLE ", columns) if columns else f"RETURNS {result}")
+    return f"\n{comment}\n\n```text\n{call}\n```\n"
+
+
+def _columns(result: str) -> list[str]:
+    return result.removeprefix("TABLE(").removesuffix(")").split(", ") if result.startswith("TABLE(") else []
+
+
+def _listed(head: str, parts: list[str]) -> str:
+    """On one line, or a part a line where that is too long."""
+    line = f"{head}({', '.join(parts)})"
+    return line if len(line) <= 100 else f"{head}(\n" + ",\n".join(f"    {part}" for part in parts) + "\n)"

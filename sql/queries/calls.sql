@@ -84,7 +84,7 @@ SELECT * FROM pgmeaning.index_report WHERE %(collection)s::text IS NULL OR colle
 SELECT pgmeaning._add_model(%(model)s::jsonb)
 
 -- name: set_default_model
-SELECT pgmeaning.set_default_model(%(name)s)
+SELECT pgmeaning.set_default_model(%(name)s, %(reranker)s, %(keep_reranker)s)
 
 -- name: deprecate_model
 SELECT pgmeaning.deprecate_model(%(name)s)

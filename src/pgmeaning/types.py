@@ -31,6 +31,7 @@ class Model:
     document_prompt: str | None = None
     modalities: tuple[str, ...] = ("text",)
     options: Mapping[str, Any] = field(default_factory=dict)
+    reranker: str | None = None  # of an embedder: the one that becomes the default along with it
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,9 @@ def model_add(
     template: Annotated[str | None, typer.Option(help="A named template.")] = None,
     query_prompt: Annotated[str | None, typer.Option(help="With {text} where the query goes.")] = None,
     document_prompt: Annotated[str | None, typer.Option(help="With {text} where the document goes.")] = None,
+    reranker: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The reranker that `model default` takes along with it.")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=JSON", help="An option of its backend's; may be repeated.")
     ] = None,
@@ -130,7 +133,7 @@ def model_add(
     given = {
         "kind": kind, "backend": backend, "location": location, "revision": revision, "dimensions": dimensions,
         "max_tokens": max_tokens, "template": template, "query_prompt": query_prompt,
-        "document_prompt": document_prompt,
+        "document_prompt": document_prompt, "reranker": reranker,
     }  # fmt: skip
     with connected(dsn) as client:
         base = asdict(client.model(like)) if like is not None else {}
@@ -163,11 +166,32 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 @model_app.command("default")
-def model_default(name: ModelName, dsn: Dsn = None) -> None:
-    """Make a model the one that attach takes when it is not told, or that search --rerank takes."""
+def model_default(
+    name: ModelName,
+    reranker: Annotated[
+        str | None, typer.Option("--reranker", metavar="MODEL", help="The default reranker; else the model's own.")
+    ] = None,
+    keep_reranker: Annotated[
+        bool, typer.Option("--keep-reranker", help="Leave the default reranker as it is.")
+    ] = False,
+    dsn: Dsn = None,
+) -> None:
+    """Set the default model, and with it the default reranker; a reranker's name sets the reranker only.
+
+    attach uses the default model, search --rerank the default reranker. Prints both.
+    """
+    if reranker is not None and keep_reranker:
+        raise typer.BadParameter("--reranker and --keep-reranker exclude each other")
     with connected(dsn) as client:
-        client.set_default_model(name)
-    typer.echo(f"{name} is the default")
+        client.set_default_model(name, reranker=reranker, keep_reranker=keep_reranker)
+        models = client.models()
+    chosen = _the_model(models, name)
+    unchanged = chosen["kind"] == "embedder" and not (chosen["reranker"] or reranker or keep_reranker)
+    for kind, title in (("embedder", "default model"), ("reranker", "default reranker")):
+        for model in models:
+            if (model["kind"], model["status"]) == (kind, "default"):
+                note = f" (unchanged: {name} has none of its own)" if unchanged and kind == "reranker" else ""
+                typer.echo(f"{title}: {model['name']}{note}")
 
 
 @model_app.command("deprecate")

@@ -186,9 +186,12 @@ class Client:
             raise ModelNotFound(f"this database has no model {name!r}", hint="see: pgmeaning model list")
         return Model(**{**rows[0], "modalities": tuple(rows[0]["modalities"])})
 
-    def set_default_model(self, name: str) -> None:
-        """Make a model the one that attach() takes (or, for a reranker, that search(rerank=...) takes)."""
-        self._value("set_default_model", {"name": name})
+    def set_default_model(self, name: str, *, reranker: str | None = None, keep_reranker: bool = False) -> None:
+        """Make an embedder the default of attach(), or a reranker that of search(rerank=...).
+
+        With an embedder the default reranker changes too: to `reranker`, else to the embedder's own, if it has one.
+        """
+        self._value("set_default_model", {"name": name, "reranker": reranker, "keep_reranker": keep_reranker})
 
     def deprecate_model(self, name: str) -> None:
         """Serve a model, but refuse it for new collections."""
