@@ -305,12 +305,9 @@ def test_a_query_gets_its_prompt_and_a_document_its_own(folder: str) -> None:
 
 
 def test_the_text_may_hold_braces(folder: str) -> None:
-    embedder = backend.SentenceTransformerEmbedder(
-        backend.load_encoder(TINY, location=folder), replace(TINY, query_prompt="{instruction}: {text}"), 32
-    )
-    assert embedder._text(Document("{text} {instruction}", instruction="{text}"), "{instruction}: {text}") == (
-        "{text}: {text} {instruction}"
-    )
+    asked = Document("{text} {instruction}", instruction="{text}")
+    plain = tiny(folder).embed_documents(["{text}: {text} {instruction}"])
+    assert np.allclose(tiny(folder, query_prompt="{instruction}: {text}").embed_queries([asked]), plain, atol=1e-6)
 
 
 def test_an_instruction_is_the_registrys_unless_a_query_brings_its_own(folder: str) -> None:
