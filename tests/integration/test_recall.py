@@ -94,7 +94,7 @@ def rows_fetched(db: Connection) -> int:
     return int(one(db, count))
 
 
-def test_a_target_out_of_reach_is_said_so_with_the_best_there_is(db: Connection, dsn: str) -> None:
+def test_a_recall_target_out_of_reach_is_reported_with_the_best_reached(db: Connection, dsn: str) -> None:
     # Every row hides in the noise of the others: signatures of few bits do not tell which is nearest.
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
     db.execute("INSERT INTO docs SELECT i, 'one word ' || i FROM generate_series(1, 20000) AS i")
@@ -144,7 +144,7 @@ def test_the_scan_by_signature_is_tested_where_there_is_no_index(db: Connection,
     )
 
 
-def test_equal_rows_count_as_found_whichever_of_them_is(db: Connection, dsn: str) -> None:
+def test_any_of_several_equal_rows_counts_as_found(db: Connection, dsn: str) -> None:
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
     db.execute("INSERT INTO docs SELECT i, 'topic' || i % 5 FROM generate_series(1, 500) AS i")
     db.execute("SELECT pgmeaning.attach('docs', '{body}')")

@@ -71,7 +71,7 @@ def test_a_megabyte_is_cut_to_what_the_model_reads() -> None:
     assert np.abs(minilm().embed_documents([start * 120]) - encode([start])).max() < 1e-6
 
 
-def test_only_so_much_of_a_megabyte_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_megabyte_is_tokenised_only_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = backend.load_encoder(builtin_model("all-MiniLM-L6-v2"), threads=1)
     assert len(encoder.shortened("x" * 1_000_000)) == 256 * 32
 
