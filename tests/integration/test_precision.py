@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import psycopg
 import pytest
@@ -14,9 +12,7 @@ import pgmeaning
 from pgmeaning import load_embedder
 from pgmeaning.indexes import build as indexing
 from pgmeaning.settings import Settings
-from tests.conftest import Connection
-
-Drain = Callable[..., int]
+from tests.types import Connection, Drain
 
 
 @pytest.fixture

@@ -161,7 +161,7 @@ class Running:
         """Raise what stopped it, or why its model cannot run."""
         if self.error is not None:
             raise self.error
-        for problem in self.sidecar.shelf.problems.values():
+        for problem in self.sidecar.embedders.problems.values():
             raise ModelUnavailable(problem)
 
 
@@ -210,10 +210,10 @@ class Tour:
         bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*bar, console=self._console, transient=True, disable=not self._console.is_terminal) as progress:
             task = progress.add_task("loading the model", total=first["source_rows"])
-            while (now := self._status(collection))["state"] != "ready" or not self._running.sidecar.shelf.names:
+            while (now := self._status(collection))["state"] != "ready" or not self._running.sidecar.embedders.names:
                 self._running.check()
                 interruption.check()
-                loaded = bool(self._running.sidecar.shelf.names)
+                loaded = bool(self._running.sidecar.embedders.names)
                 what = "embedding" if loaded else "loading the model"
                 progress.update(task, completed=now["vectors"], description=what)
                 time.sleep(0.1)

@@ -202,7 +202,7 @@ class EmbeddedServer:
             command = [program, "-D", str(self.data_dir), *self._options(self._choose_port(), sockets)]
             if postmaster := self._launch_once(command, account, log):
                 return postmaster
-            if not self._may_heal(self.log.read_bytes()[seen:]) or time.monotonic() > deadline:
+            if not self._may_heal(self._folder.log_text(seen)) or time.monotonic() > deadline:
                 raise self._failure("did not start")
             time.sleep(0.05)
 
@@ -236,13 +236,13 @@ class EmbeddedServer:
         return self._port
 
     @staticmethod
-    def _may_heal(log: bytes) -> bool:
-        return b"Address already in use" in log or b"pre-existing shared memory block" in log
+    def _may_heal(log: str) -> bool:
+        return "Address already in use" in log or "pre-existing shared memory block" in log
 
     def _failure(self, what: str) -> ServerError:
         """An error that quotes the end of the log."""
-        log = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return ServerError(f"the server of {self.data_dir} {what}:\n{last_lines(log)}", hint=f"its log is {self.log}")
+        log = last_lines(self._folder.log_text())
+        return ServerError(f"the server of {self.data_dir} {what}:\n{log}", hint=f"its log is {self.log}")
 
     def _stop(self) -> None:
         server = self._folder.server()
