@@ -173,8 +173,8 @@ CREATE TABLE pgmeaning.sidecar (
     heartbeat_at timestamptz NOT NULL DEFAULT now()
 );
 
--- What is installed: one row. The tables' version is Alembic's; a hash of the migrations that made them tells a schema of a
--- version that was never released, whose number may be the same.
+-- What is installed: one row. The tables' version is Alembic's; a hash of the migrations that made them tells a schema
+-- of a version that was never released, whose number may be the same.
 CREATE TABLE pgmeaning.installation (
     only_one        bool PRIMARY KEY DEFAULT true CHECK (only_one),
     migrations_hash text NOT NULL,

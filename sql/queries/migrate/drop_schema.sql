@@ -6,8 +6,8 @@ BEGIN
     DROP TABLE IF EXISTS pgmeaning.alembic_version;
     DROP SCHEMA IF EXISTS pgmeaning;
     DROP SERVER IF EXISTS pgmeaning_loopback CASCADE;
-    -- Only the role that was made for this very database: one that came with a template is another's. Databases made from
-    -- this one get a role of their own when a sidecar starts there.
+    -- Only the role that was made for this very database: one that came with a template is another's. Databases made
+    -- from this one get a role of their own when a sidecar starts there.
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = login) THEN
         BEGIN
             EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM %I', current_database(), login);
