@@ -146,7 +146,7 @@ def test_pause_shows_in_the_status(docs: str) -> None:
 
 
 def test_an_unknown_collection_is_an_error(dsn: str) -> None:
-    for command in (["pause"], ["detach"], ["status"], ["failures"], ["index", "--test"]):  # one of each kind
+    for command in (["pause"], ["detach"], ["status"], ["failures"], ["index", "--measure"]):  # one of each kind
         done = run(*command, "nothing", "--dsn", dsn)
         assert (done.returncode, done.stdout) == (1, "")
         assert "there is no collection 'nothing'" in done.stderr

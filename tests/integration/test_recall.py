@@ -174,7 +174,7 @@ def test_the_command_tests_on_request(db: Connection, dsn: str) -> None:
     fill(db, dsn)
     (found,) = command("index", "docs", "--kind", "direct", "--dsn", dsn)
     assert (found["measured"], found["reached"]) == ("direct", True)
-    (found,) = command("index", "docs", "--test", "--target", "0.5", "--dsn", dsn)
+    (found,) = command("index", "docs", "--measure", "--goal", "0.5", "--dsn", dsn)
     assert found["recall_goal"] == 0.5
 
 
