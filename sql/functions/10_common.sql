@@ -2,10 +2,10 @@
 -- Fragments use fixed aliases: s the source, v its vector table, k a key as typed columns.
 -- Functions without a SET clause get their search_path from 90_access.sql, since it must hold pgvector's schema.
 
--- Advisory locks have two numbers. Of each of these there is one in a database, and their first number is our class:
+-- Advisory locks have two numbers. Of each of these locks there is one per database; their first number is our class:
 --   1 awake: held by a sidecar while it is awake, so that triggers send no NOTIFY
 --   2 fold: one sidecar at a time moves changes from the inbox into the queue
---   3 migration: one at a time; it runs before these functions are there, so sql/queries/calls.sql has the number
+--   3 migration: one at a time; it runs before these functions exist, so the number is in sql/queries/calls.sql
 --   4 upkeep: one sidecar at a time looks after the sources
 --   5 loopback: one session at a time makes or alters it
 CREATE OR REPLACE FUNCTION pgmeaning._lock_class() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826405 $$;
@@ -14,8 +14,8 @@ CREATE OR REPLACE FUNCTION pgmeaning._fold_lock() RETURNS int LANGUAGE sql IMMUT
 CREATE OR REPLACE FUNCTION pgmeaning._upkeep_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 4 $$;
 CREATE OR REPLACE FUNCTION pgmeaning._loopback_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 5 $$;
 
--- Of these there is one a thing: a request that is being answered, a vector table whose index is being built, a query
--- whose vector is being made. The second number is the thing's, as far as it fits.
+-- Of these there is one for each request that is being answered, each vector table whose index is being built, and each
+-- query whose vector is being made; the second number is derived from it.
 CREATE OR REPLACE FUNCTION pgmeaning._request_lock_class()
 RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826406 $$;
 CREATE OR REPLACE FUNCTION pgmeaning._index_lock_class() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826407 $$;
@@ -106,7 +106,7 @@ LANGUAGE sql IMMUTABLE
 AS $$ SELECT string_agg(format('%I %s', c, t), ', ' ORDER BY i)
     FROM unnest(columns, types) WITH ORDINALITY AS u (c, t, i) $$;
 
--- What a domain stands for, however deep; any other type is itself.
+-- The type below a domain, through domains over domains; any other type is itself.
 CREATE OR REPLACE FUNCTION pgmeaning._base_type(type oid) RETURNS oid
 LANGUAGE sql STABLE
 AS $$
@@ -119,15 +119,15 @@ AS $$
     SELECT s.oid FROM step AS s WHERE s.typtype <> 'd'
 $$;
 
--- How a key column's type is written down: without a length, which may be altered, and without a domain, which may be
--- dropped once its table is.
+-- How a key column's type is recorded: without a length, which may be altered, and without a domain, which may be
+-- dropped together with the table.
 CREATE OR REPLACE FUNCTION pgmeaning._key_type(type oid) RETURNS text
 LANGUAGE sql STABLE
 AS $$ SELECT pgmeaning._type_name(pgmeaning._base_type(type), -1) $$;
 
--- A comparison of a type, qualified: of the default operator class that its primary key goes by, which only a superuser
--- makes, not any operator of that name, which anybody may. The system's own types, whose numbers are below 16384, have
--- the system's own: that is looked at first, since every search asks.
+-- A qualified comparison operator for a type: that of the default operator class, which the primary key uses and only a
+-- superuser can create, and not just any operator of that name, which anybody can. The system's own types, with OIDs
+-- below 16384, have the system's own operators; they come first, since every search asks.
 CREATE OR REPLACE FUNCTION pgmeaning._operator(symbol text, type oid) RETURNS text
 LANGUAGE plpgsql STABLE
 AS $$
@@ -161,8 +161,8 @@ LANGUAGE sql STABLE
 AS $$ SELECT string_agg(format('%I.%I %s %I.%I', a, ac, pgmeaning._equals(to_regtype(t)), b, bc), ' AND ' ORDER BY i)
       FROM unnest(a_columns, b_columns, types) WITH ORDINALITY AS u (ac, bc, t, i) $$;
 
--- Rows of the source (s) behind a key (last_key), in the order of its primary key. Compared as a whole, which an index
--- answers best, where all columns have operators of one name; else one by one.
+-- Rows of the source (s) behind a key (last_key), in the order of its primary key. Compared as a whole, which suits
+-- an index best, where the operators of all columns have one name; else column by column.
 CREATE OR REPLACE FUNCTION pgmeaning._after_cursor(c pgmeaning.collection) RETURNS text
 LANGUAGE sql STABLE
 AS $$
@@ -216,8 +216,8 @@ BEGIN
 END
 $$;
 
--- What stands for a column of images or videos in the hash of its row: short for bytea, as a text of it may be too long
--- for jsonb; null for a list of nothing.
+-- What represents a column of images or videos in its row's hash: a hash for bytea, whose text may be too long for
+-- jsonb; null for an empty list.
 CREATE OR REPLACE FUNCTION pgmeaning._media_hash(alias text, source regclass, col name) RETURNS text
 LANGUAGE sql STABLE
 AS $$ SELECT format(
@@ -230,7 +230,7 @@ AS $$ SELECT format(
                               'THEN %1$I.%2$I::text END'
             ELSE '%1$I.%2$I::text' END, alias, col) $$;
 
--- What stands for a column of text in the hash of its row: its own hash where it is long, since jsonb holds 256 MB.
+-- What represents a column of text in its row's hash: a hash where it is long, since jsonb holds at most 256 MB.
 CREATE OR REPLACE FUNCTION pgmeaning._text_hash(alias text, col name) RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $$ SELECT format(
@@ -251,8 +251,8 @@ AS $$ SELECT format(
             SELECT cardinality(c.columns) + i, pgmeaning._media_hash(alias, c.source, col)
             FROM unnest(ARRAY[c.image, c.video]) WITH ORDINALITY AS u (col, i) WHERE col IS NOT NULL) AS parts $$;
 
--- How a column of images or videos is read: bytea as it is, anything else as jsonb; what is too large, to just beyond
--- the bound, so that it is refused without being held.
+-- How a column of images or videos is read: bytea as it is, anything else as jsonb; what is too large, only to just
+-- beyond the limit, so that it can be refused without being loaded.
 CREATE OR REPLACE FUNCTION pgmeaning._media_content(alias text, source regclass, col name) RETURNS text
 LANGUAGE sql STABLE
 AS $$ SELECT format(

@@ -1,7 +1,7 @@
--- What notices a change of a source table. A trigger only appends to the inbox: it never raises, waits, or reads a
--- table of ours, so a user's statement behaves as if it were not there.
+-- Noticing changes of a source table. A trigger only appends to the inbox: it never raises an error, never waits, and
+-- reads no table of ours, so a user's statement behaves as if the trigger did not exist.
 
--- Settings on which a key's jsonb depends; pinned only where a type depends on one, since each costs every write.
+-- Settings on which a key's jsonb depends. Pinned only where a key's type depends on one, since each slows every write.
 CREATE OR REPLACE FUNCTION pgmeaning._settings(c pgmeaning.collection) RETURNS text
 LANGUAGE sql STABLE
 AS $$
@@ -13,18 +13,16 @@ AS $$
 $$;
 
 -- The trigger function of a collection: static SQL, so that its plans are cached. It is in the schema pgmeaning, so
--- that a
--- DROP SCHEMA pgmeaning CASCADE takes the triggers along: left behind they would make every write fail.
--- It must not fail whatever became of the columns, and a subtransaction to catch errors in would cost every write. So
---   a column that is gone or was renamed falls through to the next scope, `gone`, which has all names: a null key,
---   which
---   fold() takes as a broken collection, or contents that differ, so that each updated row is recorded;
---   *<> compares the bytes of records: it exists whatever the columns' types are, and no collation hides a change;
+-- that
+-- DROP SCHEMA pgmeaning CASCADE drops the triggers as well: if they stayed, every write would fail.
+-- It must not fail, whatever became of the columns, and a subtransaction that catches errors would cost every write. So
+--   a column that was dropped or renamed falls through to the next scope, `gone`, which has all names: it gives a null
+--   key, which fold() takes for a broken collection, or contents that differ, so that each updated row is recorded;
+--   *<> compares the bytes of records: it exists for all types, and no collation hides a change;
 --   a virtual generated column cannot be read from a transition table: where one is embedded, each updated row is
 --   recorded.
--- SECURITY DEFINER: whoever may write the source table appends to the inbox without a right to it. Nobody else may make
--- a
--- trigger of it (firing one asks for no right): on a table of their own they could write any key.
+-- SECURITY DEFINER: whoever may write to the source table appends to the inbox without a right to it. Nobody else may
+-- create a trigger with it (firing one takes no right): on a table of their own they could write any key.
 CREATE OR REPLACE FUNCTION pgmeaning._trigger_body(c pgmeaning.collection) RETURNS text
 LANGUAGE plpgsql STABLE
 AS $make$
@@ -61,8 +59,8 @@ BEGIN
     ELSE
         INSERT INTO pgmeaning.inbox (collection_id, note) VALUES (%1$s, 'truncate');
     END IF;
-    -- A sidecar that is awake holds this lock alone: only when none is, a NOTIFY is worth the lock it takes at commit.
-    -- Where transactions are prepared there is none, since it would make PREPARE TRANSACTION fail.
+    -- A sidecar that is awake holds this lock exclusively: a NOTIFY, with the lock that it takes at commit, pays only
+    -- when none does. None where transactions may be prepared, since NOTIFY makes PREPARE TRANSACTION fail.
     IF FOUND AND pg_catalog.current_setting('max_prepared_transactions') = '0'
        AND pg_catalog.pg_try_advisory_lock_shared(%7$s) AND pg_catalog.pg_advisory_unlock_shared(%7$s) THEN
         NOTIFY pgmeaning;
@@ -172,7 +170,7 @@ AS $$
     SELECT a FROM pgmeaning._ancestors(c) AS a WHERE NOT pgmeaning._has_foreign_part(a)
 $$;
 
--- Triggers on tables that are watched no more, as far as we may drop them.
+-- Triggers on tables that are no longer watched, as far as we may drop them.
 CREATE OR REPLACE FUNCTION pgmeaning._stray_triggers(c pgmeaning.collection)
 RETURNS TABLE (relation regclass, trigger name)
 LANGUAGE sql STABLE
@@ -181,8 +179,8 @@ AS $$
     WHERE t.relation NOT IN (SELECT w FROM pgmeaning._watched(c) AS w) AND pg_has_role(r.relowner, 'USAGE')
 $$;
 
--- Brings the triggers in line with the partitions there are. Returns whether anything changed: then rows may have come
--- or gone unseen. It waits for no lock, so that no writer queues up behind it: the next pass tries again. (LOCK TABLE
+-- Creates and drops triggers to match the partitions. Returns whether anything changed: then rows may have come or gone
+-- unseen. It waits for no lock, so that no writer queues up behind it: the next pass tries again. (LOCK TABLE
 -- ... NOWAIT would ask for more rights than a trigger does.)
 CREATE OR REPLACE FUNCTION pgmeaning._sync_triggers(c pgmeaning.collection) RETURNS bool
 LANGUAGE plpgsql
@@ -241,13 +239,13 @@ AS $$
          WHERE t.collection_id = c.id AND NOT EXISTS (SELECT FROM pg_class AS r WHERE r.oid = t.vectors) LIMIT 1))
 $$;
 
--- Whether a policy of these roles goes for the caller; 0 is PUBLIC.
+-- Whether a policy for these roles applies to the caller; 0 is PUBLIC.
 CREATE OR REPLACE FUNCTION pgmeaning._is_for_me(roles oid[]) RETURNS bool
 LANGUAGE sql STABLE
 AS $$ SELECT EXISTS (SELECT FROM unnest(roles) AS r WHERE r = 0 OR pg_has_role(r, 'USAGE')) $$;
 
--- Why the caller, a sidecar, cannot embed the source: rights that it lacks, or rows that are hidden from it. Those
--- would look deleted, and lose their vectors. A policy that lets all rows through hides none.
+-- Why the caller, a sidecar, cannot embed the source: rights that it lacks, or rows that are hidden from it, which
+-- would look deleted and lose their vectors. A policy that lets all rows through hides none.
 CREATE OR REPLACE FUNCTION pgmeaning._access_problem(c pgmeaning.collection) RETURNS text
 LANGUAGE sql STABLE
 AS $$

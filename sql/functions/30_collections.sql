@@ -1,4 +1,4 @@
--- attach, detach, pause, resume, refresh, retry: making a table a collection, and what can be asked of one.
+-- attach, detach, pause, resume, refresh, retry: making a collection of a table, and managing it.
 
 -- Refuses a table that cannot be attached.
 CREATE OR REPLACE FUNCTION pgmeaning._check_source(source regclass) RETURNS void
@@ -254,9 +254,9 @@ AS $$
     JOIN pg_type AS t ON t.oid = a.atttypid
 $$;
 
--- Whether the caller sees all rows of the source, and whether it sees this one: the policy of the vector tables asks.
--- The source is looked up: an oid here would be another table's in a restored dump, and a name after a rename.
--- Bodies are quoted as a whole: between dollar quotes, a column named like their tag would end them.
+-- Whether the caller sees all rows of the source, and whether it sees a given one: the policy of the vector tables
+-- asks. The source is looked up each time: its OID differs in a restored dump, and its name after a rename. Bodies are
+-- quoted with %L: between dollar quotes, a column named like the tag would end the body.
 CREATE OR REPLACE FUNCTION pgmeaning._make_policy_functions(c pgmeaning.collection) RETURNS void
 LANGUAGE plpgsql
 AS $$
@@ -323,7 +323,7 @@ BEGIN
 END
 $$;
 
--- A trigger's lock waits behind open transactions, and all later statements wait behind it: so not for ever. Returns
+-- Creating a trigger waits for open transactions, and all later statements wait for it: so that is bounded. Returns
 -- what lock_timeout was.
 CREATE OR REPLACE FUNCTION pgmeaning._bound_patience() RETURNS text
 LANGUAGE plpgsql VOLATILE
@@ -551,7 +551,7 @@ BEGIN
 END
 $$;
 
--- What only those may do who may change the registry, without a raw error from one of its tables.
+-- Refuses whoever may not change the registry, with an error that says more than one from its tables.
 CREATE OR REPLACE FUNCTION pgmeaning._check_manager(c pgmeaning.collection) RETURNS pgmeaning.collection
 LANGUAGE plpgsql STABLE
 AS $$
@@ -642,7 +642,7 @@ DECLARE
     c       pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection(retry.collection));
     retried bigint;
 BEGIN
-    -- Those that a sidecar has locked are being queued anew anyway.
+    -- Those that a sidecar has locked are being queued again anyway.
     UPDATE pgmeaning.queue SET failed_at = NULL, attempts = 0, visible_at = now(), claimed_by = NULL
     WHERE ctid = ANY (ARRAY(SELECT q.ctid FROM pgmeaning.queue AS q
                             WHERE q.collection_id = c.id AND q.failed_at IS NOT NULL FOR UPDATE SKIP LOCKED));
@@ -653,8 +653,8 @@ END
 $$;
 COMMENT ON FUNCTION pgmeaning.retry IS 'Tries the failed rows of a collection again; returns how many there were.';
 
--- Queues a row whose key may be too large for the queue's index (a third of a page, compressed). One that is stands
--- there as failed, under a key that says which it was: without a vector, but seen, and in nobody's way.
+-- Queues a row whose key may be too large for the queue's index (a third of a page, compressed). If it is, the row is
+-- queued as failed, under a key that tells which row it is: it gets no vector, but it is reported and blocks nothing.
 CREATE OR REPLACE FUNCTION pgmeaning._queue_large(collection_id int, model text, key jsonb, priority int,
                                                   since timestamptz) RETURNS int
 LANGUAGE plpgsql

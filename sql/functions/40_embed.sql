@@ -22,8 +22,8 @@ AS $$
     VALUES ($1, $2, $3, clock_timestamp() + $4, $5) RETURNING id;
 $$;
 
--- A sidecar's reply to all that ask for a vector. By the text, not by a request: whoever asked first may have gone
--- meanwhile.
+-- A sidecar's reply to everybody who asks for this vector. Found by the text and not by a request, since whoever asked
+-- first may be gone.
 CREATE OR REPLACE FUNCTION pgmeaning._answer(model text, as_query bool, input text, reply text) RETURNS void
 LANGUAGE sql
 AS $$
@@ -42,7 +42,7 @@ CREATE OR REPLACE FUNCTION pgmeaning._answered(model text, as_query bool, input 
 LANGUAGE sql VOLATILE
 AS $$ SELECT pgmeaning._cached($1, $3, $2) IS NOT NULL $$;
 
--- A fiftieth of the time waited so far: many who wait for a slow model must not take the processor from it.
+-- Sleeps a fiftieth of the time waited so far: many sessions that wait for a slow model must not take its processor.
 CREATE OR REPLACE FUNCTION pgmeaning._nap(since timestamptz) RETURNS void
 LANGUAGE sql VOLATILE
 AS $$ SELECT pg_sleep(least(0.005, greatest(0.0005, extract(epoch FROM clock_timestamp() - since)::float8 / 50))) $$;
@@ -140,7 +140,7 @@ BEGIN
 END
 $$;
 
--- Where dblink's functions are, as a prefix of their names: 'public.dblink'. Null: not installed.
+-- The prefix of the names of dblink's functions: 'public.dblink'. Null: not installed.
 CREATE OR REPLACE FUNCTION pgmeaning._dblink() RETURNS text
 LANGUAGE sql STABLE
 AS $$ SELECT format('%I.dblink', n.nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
@@ -176,8 +176,7 @@ BEGIN
         BEGIN
             EXECUTE format('SELECT CASE WHEN ''pgmeaning'' = ANY (%1$s_get_connections()) '
                            'THEN %1$s_is_busy(''pgmeaning'') ELSE -1 END', dblink) INTO flag;
-            -- Busy: an earlier call was cancelled, and its answer is nobody's. A second attempt: the connection was
-            -- lost.
+            -- Busy: an earlier call was cancelled, and nobody wants its answer. A second attempt: the connection broke.
             IF flag = 1 OR flag = 0 AND attempt = 2 THEN
                 EXECUTE format('SELECT %s_disconnect(''pgmeaning'')', dblink);
                 flag := -1;
@@ -213,8 +212,7 @@ BEGIN
 END
 $$;
 
--- A sidecar's vectors, as text, for inputs that differ; all that are asked for at once can go through the model at
--- once.
+-- A sidecar's vectors, as text, for distinct inputs; what is asked for together can go through the model together.
 CREATE OR REPLACE FUNCTION pgmeaning._ask_sidecar(model text, inputs text[], as_query bool, patience interval)
 RETURNS text[]
 LANGUAGE plpgsql STABLE
@@ -303,9 +301,9 @@ BEGIN
 END
 $$;
 
--- For a collection: a vector to compare with those of its view, of their length, and rounded to half precision where
--- they are, so that also in an expression that widens them distances are those that search() gives. For a model: its
--- whole one.
+-- For a collection: a vector to compare with those of its view. It has their dimensions, and is rounded to half
+-- precision where they are: so distances equal those of search(), even where halfvec is cast to vector. For a model:
+-- its full vector.
 CREATE OR REPLACE FUNCTION pgmeaning.embed(input text, collection text DEFAULT NULL, model text DEFAULT NULL,
     as_query bool DEFAULT true, timeout interval DEFAULT '10 seconds') RETURNS vector
 LANGUAGE plpgsql STABLE
@@ -328,7 +326,7 @@ $$;
 COMMENT ON FUNCTION pgmeaning.embed IS 'The vector of a text, by a collection''s model or another one. '
     'In ORDER BY write (SELECT pgmeaning.embed(''...'', collection => ''docs'')): bare, it runs once per row.';
 
--- Both as documents: neither of the two is a question that the other answers, and so it is symmetric.
+-- Both texts are embedded as documents: neither is a query for the other, and so the result is symmetric.
 CREATE OR REPLACE FUNCTION pgmeaning.similarity(a text, b text, model text DEFAULT NULL,
     timeout interval DEFAULT '10 seconds') RETURNS float8
 LANGUAGE plpgsql STABLE
@@ -368,7 +366,7 @@ BEGIN
 END
 $$;
 
--- The server's own words for COMMIT in an atomic context, in its own language.
+-- The server's message for a COMMIT in an atomic context, in its own language.
 CREATE OR REPLACE FUNCTION pgmeaning._words_for_commit_in_a_block() RETURNS text
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -423,8 +421,8 @@ COMMENT ON PROCEDURE pgmeaning.prepare IS 'Caches a query''s vector, so that emb
 
 -- Whether a collection (or this row of it) still owes a vector; failed: this row does, and nobody will try again. One
 -- statement, one snapshot: a row is never between the inbox and the queue. An older failure says nothing about a row
--- that changed since. SECURITY DEFINER: the queue holds keys of rows that the caller may not see; whether is all it
--- learns.
+-- that changed since. SECURITY DEFINER: the queue holds keys of rows that the caller may not see; it only learns
+-- whether there are any.
 CREATE OR REPLACE FUNCTION pgmeaning._owed(collection_id int, wanted jsonb, OUT owed bool, OUT failed bool)
 LANGUAGE sql VOLATILE SECURITY DEFINER
 AS $$
@@ -475,7 +473,7 @@ BEGIN
                             ELSE 'Is a sidecar running? See pgmeaning.sidecars and pgmeaning.status.' END;
         END IF;
         COMMIT;
-        -- A twentieth of what was waited for so far: who waits for a backfill should not take a processor from it.
+        -- A twentieth of the time waited so far: waiting for a backfill should not take a processor from it.
         PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.002, extract(epoch FROM waited) OPERATOR(pg_catalog./) 20)));
     END LOOP;
     IF state.failed THEN
@@ -488,8 +486,8 @@ $$;
 COMMENT ON PROCEDURE pgmeaning.wait_for IS 'Waits until a collection, or one of its rows, is embedded.';
 
 -- (Re)makes the loopback: a foreign server to this very database, and a role that may only ask. Returns why it cannot,
--- or null. host: where this server listens as seen from itself, a socket folder or an address. new_role: the one there
--- is cannot log in (a restored dump brings its password to a server where the role has another).
+-- or null. host: where this server can be reached from itself, a socket directory or an address. new_role: the existing
+-- role cannot log in (a restored dump has a password, and this server's role another).
 CREATE OR REPLACE FUNCTION pgmeaning._make_loopback(host text, new_role bool DEFAULT false) RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $$
@@ -502,7 +500,7 @@ DECLARE
                      '-c statement_timeout=0 -c idle_session_timeout=0 -c synchronous_commit=off '
                      '-c search_path=pg_catalog,pg_temp';
 BEGIN
-    -- Two sidecars that start at once would both alter the server, and one of them fail.
+    -- Two sidecars that start at once would both alter the server, and one would fail.
     PERFORM pg_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._loopback_lock());
     IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'dblink') THEN
         CREATE EXTENSION dblink WITH SCHEMA public;

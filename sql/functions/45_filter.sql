@@ -134,8 +134,8 @@ AS $$
                             pgmeaning._relation_name(c.source), condition) END
 $$;
 
--- How many rows the caller may find, as the planner has it: statistics, the condition, and row security.
--- VOLATILE: EXPLAIN may not run in a function that is less.
+-- How many rows the caller may find, as the planner estimates it from statistics, the condition and row security.
+-- VOLATILE, since EXPLAIN may not run in a STABLE function.
 CREATE OR REPLACE FUNCTION pgmeaning._rows_expected(c pgmeaning.collection, condition text) RETURNS float8
 LANGUAGE plpgsql VOLATILE
 AS $$
@@ -147,8 +147,7 @@ BEGIN
 END
 $$;
 
--- About how many vectors there are, as the planner would reckon: the rows a page of the last count, times the pages
--- now.
+-- About how many vectors there are, as the planner estimates it: rows per page when last counted, times pages now.
 CREATE OR REPLACE FUNCTION pgmeaning._vectors_expected(vectors regclass) RETURNS float8
 LANGUAGE sql STABLE
 AS $$

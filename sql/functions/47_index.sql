@@ -27,8 +27,8 @@ AS $$
     WHERE s.kind IS NOT NULL
 $$;
 
--- The index that searches use: of several the one that was tested, else the most exact kind. Every search asks, so the
--- likely answers come first: the one that was tested bears our name, or there is none.
+-- The index that searches use: of several the one that was measured, else the most exact kind. Every search asks, so
+-- the likely answers come first: the one that was measured has our name, or there is none.
 CREATE OR REPLACE FUNCTION pgmeaning._usable_index(t pgmeaning.target, OUT kind text, OUT dimensions int)
 LANGUAGE plpgsql STABLE
 AS $$
@@ -117,7 +117,7 @@ BEGIN
 END
 $$;
 
--- The kind that an unsaid choice means, and why.
+-- The kind that 'auto' means here, and why.
 CREATE OR REPLACE FUNCTION pgmeaning._choose_kind(t pgmeaning.target, row_count bigint, min_rows int,
     OUT kind text, OUT reason text)
 LANGUAGE plpgsql STABLE
@@ -170,7 +170,7 @@ BEGIN
 END
 $$;
 
--- How many dimensions a prefix has when nobody says.
+-- How many dimensions a prefix has by default.
 CREATE OR REPLACE FUNCTION pgmeaning._prefix_dimensions(t pgmeaning.target) RETURNS int
 LANGUAGE sql STABLE
 AS $$
@@ -229,7 +229,7 @@ $$;
 COMMENT ON FUNCTION pgmeaning.plan_index
     IS 'Which index a collection''s vectors have, which they would get, and what it costs.';
 
--- Settles what index is wanted from now on; a sidecar builds it.
+-- Sets which index is wanted from now on; a sidecar builds it.
 CREATE OR REPLACE FUNCTION pgmeaning.want_index(collection text, kind text DEFAULT 'auto', dimensions int DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql
@@ -267,7 +267,7 @@ COMMENT ON FUNCTION pgmeaning.measure_index IS 'Asks a sidecar to measure the re
     'see pgmeaning.index_report.';
 
 -- An index as status shows it, and how far its building has come.
--- SECURITY DEFINER: how far, the server tells only the role that builds.
+-- SECURITY DEFINER: the server shows the progress only to the role that builds.
 CREATE OR REPLACE FUNCTION pgmeaning._index_state(vectors regclass, OUT state text, OUT progress float8)
 LANGUAGE sql STABLE SECURITY DEFINER
 AS $$

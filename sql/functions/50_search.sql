@@ -132,8 +132,8 @@ BEGIN
 END
 $$;
 
--- How a search goes: 'exact', or by a kind of nearness that an index may have, and how many candidates that takes. When
--- nobody says: by the index there is; else exact where vectors lie inline or are few; else by signature, whose
+-- How to search: 'exact', or by a kind of nearness that an index may have, and with how many candidates. By default by
+-- the index there is; else exact where vectors lie inline or are few; else by signature, whose
 -- candidates' vectors alone are fetched (4096 dimensions are 16 KB each, kept out of line).
 CREATE OR REPLACE FUNCTION pgmeaning._search_plan(t pgmeaning.target, mode text, k bigint, asked bigint,
     OUT kind text, OUT dimensions int, OUT indexed bool, OUT candidates bigint)
@@ -166,9 +166,9 @@ $$;
 
 -- Runs a statement of both phases, with so many candidates to fetch; $1 to $4 are the query's vector, how many to
 -- fetch, candidates, k. The planner would often scan the table: it does not know that vectors are kept out of line, nor
--- what a quantised one costs. What is forced looks dear to it, and would be compiled. At once: one scan of the index
--- should give all that are wanted, and costs less than an iterative one; but it does not where much of the index is
--- dead, as after changes.
+-- what a quantised one costs. What is forced looks expensive to it, and would be JIT-compiled. At once: one scan of the
+-- index should give all that are wanted, and costs less than an iterative one; but it does not where much of the index
+-- is dead, as after changes.
 CREATE OR REPLACE FUNCTION pgmeaning._by_index(statement text, query_vector vector, to_fetch bigint, candidates bigint,
     k bigint, at_once bool, OUT fit bigint, OUT hits pgmeaning.search_hit[])
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off SET jit = off
@@ -271,7 +271,7 @@ DECLARE
     answer   record;
 BEGIN
     IF to_fetch = plan.candidates THEN
-        -- Hardly a row may not be found, so the nearest few alone are looked up, of which half may be gone.
+        -- Nearly all rows may be found, so only the nearest few are looked up; up to half of them may be gone.
         exact := pgmeaning._exact_distance_sql(c, 'near AS v', '2 * $4');
         answer := pgmeaning._by_index(format('WITH near AS MATERIALIZED (%s) '
             'SELECT (SELECT count(*) FROM near), %s FROM (SELECT v.* FROM (%s) AS v WHERE %s LIMIT $4) AS v',

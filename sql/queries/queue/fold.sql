@@ -1,4 +1,4 @@
--- Moves changes from the inbox into the queue: at most one row a (collection, model, key), with a new generation, so
+-- Moves changes from the inbox into the queue: at most one row per (collection, model, key), with a new generation, so
 -- that the result of an embedding that began before the change never wins. One sidecar at a time folds (the try-lock),
 -- so nobody waits for another's portion; sorted, so that two upserts never wait for each other. A note starts a scan
 -- from the beginning, also where one was under way: what it has passed may have changed since. What is being embedded

@@ -1,5 +1,5 @@
 -- Brings the chunks of one row to their new numbers, with their vectors, and removes those that are no longer in it.
--- How many were there to be kept. Moved ones are deleted and inserted in one statement (the sort makes sure: all first
+-- Returns how many could be kept. Moved ones are deleted and inserted in one statement (the sort makes sure: all first
 -- deleted), since an UPDATE would meet numbers that are still taken.
 WITH kept AS MATERIALIZED (
     SELECT * FROM unnest(%(old)s::int[], %(new)s::int[], %(hashes)s::bytea[]) AS u (old, new, content_hash)
