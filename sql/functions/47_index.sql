@@ -130,7 +130,7 @@ BEGIN
         reason := 'there is one';
     ELSIF row_count < min_rows THEN
         kind := 'none';
-        reason := format('a scan is fast below %s rows', min_rows);
+        reason := format('below %s rows a scan is fast', min_rows);
     ELSIF t.dimensions <= (CASE pgmeaning._vector_type(t.vectors) WHEN 'halfvec' THEN 4000 ELSE 2000 END) THEN
         kind := 'direct';
         reason := format('HNSW takes vectors of %s dimensions as they are', t.dimensions);
