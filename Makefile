@@ -35,6 +35,7 @@ lint: $(VENV)/.set-up-dev ## check style, types and layers
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python tools/lint_sql.py
 
 bench: $(VENV)/.set-up-dev ## run the benchmarks; BENCHMARK=ingest runs one
 	@$(PIP) install --no-deps cherche==2.2.1

@@ -241,7 +241,7 @@ def test_attach_takes_a_chunking_from_python_and_the_command_line(db: Connection
     with pgmeaning.connect(dsn) as client:
         client.attach("docs", ["body"], collection="one", chunking={"method": "sentences", "size": 64, "overlap": 8})
         given = json.dumps({"method": "markdown", "size": 64})
-        arguments = ["attach", "docs", "--column", "body", "--name", "two", "--dsn", dsn, "--chunking"]
+        arguments = ["attach", "docs", "--column", "body", "--collection", "two", "--dsn", dsn, "--chunking"]
         assert CliRunner().invoke(app, [*arguments, given]).exit_code == 0
         assert CliRunner().invoke(app, [*arguments, "not json"]).exit_code == 2
         assert CliRunner().invoke(app, [*arguments, "[1]"]).exit_code == 2

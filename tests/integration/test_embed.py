@@ -228,7 +228,8 @@ def test_when_a_sidecar_dies_while_it_answers_another_one_does(db: Connection, c
         with running(Sidecar(dsn, Settings(), load=lambda _: SyntheticEmbedder(384))):
             killed = db.execute(
                 "SELECT pg_terminate_backend(l.pid) FROM pg_locks AS l "
-                "WHERE l.locktype = 'advisory' AND l.classid = 1885826406 AND l.granted AND l.mode = 'ExclusiveLock'"
+                "WHERE l.locktype = 'advisory' AND l.classid = pgmeaning._request_lock_class() "
+                "AND l.granted AND l.mode = 'ExclusiveLock'"
             ).fetchall()
             assert killed == [(True,)]
             assert future.result(10) is not None, f"{first.id} had it"

@@ -115,14 +115,14 @@ def test_no_way_to_write_a_filter_lets_a_parameter_out_of_its_quotes(docs: None,
 
 
 MISFITS = [
-    ("filter => 'price < $2', filter_params => ARRAY[1]", "speaks of $2, but 1"),
-    ("filter => 'price < $0', filter_params => ARRAY[1]", "speaks of $0, but 1"),
-    ("filter => 'price < $1', filter_params => ARRAY[1, 2]", "not all are used"),
+    ("filter => 'price < $2', filter_params => ARRAY[1]", "refers to $2, but the length of filter_params is 1"),
+    ("filter => 'price < $0', filter_params => ARRAY[1]", "refers to $0, but the length of filter_params is 1"),
+    ("filter => 'price < $1', filter_params => ARRAY[1, 2]", "not all of the 2 filter_params are used"),
     ("filter => 'price < $1', filter_params => ARRAY['cheap']", "not a condition"),
-    ("filter => 'price < $1', filter_params => '{}'", "speaks of $1, but 0"),
+    ("filter => 'price < $1', filter_params => '{}'", "refers to $1, but the length of filter_params is 0"),
     ("filter => 'price < $1'", "no parameter $1"),
-    ("filter_params => ARRAY[1]", "no filter that takes any"),
-    ("""filter => '{"id": 1}', filter_params => ARRAY[1]""", "no filter that takes any"),
+    ("filter_params => ARRAY[1]", "no filter that takes them"),
+    ("""filter => '{"id": 1}', filter_params => ARRAY[1]""", "no filter that takes them"),
     ("filter => 'true) OR (price < $1', filter_params => ARRAY[1]", "not a condition"),
     ("filter => 'price < $1; SELECT 1', filter_params => ARRAY[1]", "not a condition"),
 ]

@@ -49,7 +49,7 @@ def build(dsn: str, kind: str | None = None, dimensions: int | None = None) -> l
     settings = Settings()
     with indexing.connected(dsn) as connection:
         if kind is not None:
-            connection.execute(sql.query("want_index"), {"name": "docs", "kind": kind, "dimensions": dimensions})
+            connection.execute(sql.query("want_index"), {"collection": "docs", "kind": kind, "dimensions": dimensions})
         for plan in indexing.plans(connection, settings, "docs"):
             with indexing.only_builder(connection, plan) as held:
                 assert held

@@ -110,7 +110,7 @@ def test_a_write_notifies_only_while_nobody_drains(docs: Connection, connect: Co
     listener.execute("LISTEN pgmeaning")
     docs.execute("INSERT INTO docs VALUES ('a', 'one')")
     assert len(list(listener.notifies(timeout=5, stop_after=1))) == 1
-    awake.execute("SELECT pg_advisory_lock(1885826405, 1)")
+    awake.execute("SELECT pg_advisory_lock(pgmeaning._lock_class(), pgmeaning._awake_lock())")
     docs.execute("INSERT INTO docs VALUES ('b', 'two')")
     docs.execute("NOTIFY pgmeaning, 'mine'")  # what comes first is what was sent first
     assert [found.payload for found in listener.notifies(timeout=5, stop_after=1)] == ["mine"]

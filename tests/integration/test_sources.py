@@ -210,7 +210,7 @@ def test_a_new_partition_that_we_may_not_watch_is_told_and_watched_once_we_may(d
     db_of.execute("CREATE TABLE february PARTITION OF docs FOR VALUES IN (2)")
     role = owner_of(owner)
     with running(Sidecar(owner, Settings(upkeep=0.1))):
-        wait_until(lambda: "may make no trigger on public.february" in problem(db_of))
+        wait_until(lambda: "may not create a trigger on public.february" in problem(db_of))
         db_of.execute(f"GRANT TRIGGER ON february TO {role}".encode())
         wait_until(lambda: problem(db_of) == "")
         wait_until(lambda: db_of.execute("SELECT FROM pg_trigger WHERE tgrelid = 'february'::regclass").rowcount == 4)
