@@ -104,8 +104,8 @@ BEGIN
 END
 $$;
 
--- Makes an embedder the default of attach(), and the reranker that goes with it the default reranker: the one given here,
--- else the embedder's own, if it has one. The name of a reranker sets the default reranker only.
+-- Makes an embedder the default of attach(), and the reranker that goes with it the default reranker: the one given
+-- here, else the embedder's own, if it has one. The name of a reranker sets the default reranker only.
 CREATE OR REPLACE FUNCTION pgmeaning.set_default_model(
     name text, reranker text DEFAULT NULL, keep_reranker bool DEFAULT false
 ) RETURNS void

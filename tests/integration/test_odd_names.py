@@ -8,7 +8,7 @@ import pytest
 from psycopg import sql
 
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection
+from tests.types import Connection
 
 Drain = Callable[..., int]
 # What a body might stand between; each with code behind it that would run as whoever attaches.
