@@ -1,4 +1,4 @@
--- Bring the table to these rows: what is unchanged stays untouched, so that nothing of it is embedded again.
+-- Make the table hold these rows; unchanged ones are left alone, so that they are not embedded again.
 WITH given AS (
     SELECT * FROM unnest(%(modules)s::text[], %(names)s::text[], %(signatures)s::text[], %(docs)s::text[])
         AS g (module, name, signature, doc)

@@ -621,6 +621,7 @@ CREATE OR REPLACE FUNCTION pgmeaning.resume(collection text) RETURNS void
 LANGUAGE sql
 AS $$ SELECT pgmeaning._set_state($1, 'active');
       SELECT pgmeaning._wake() $$;
+COMMENT ON FUNCTION pgmeaning.resume IS 'Goes on embedding after pause().';
 
 -- A note in the inbox, not an UPDATE: a caller in REPEATABLE READ must not lose against a sidecar.
 CREATE OR REPLACE FUNCTION pgmeaning.refresh(collection text) RETURNS void

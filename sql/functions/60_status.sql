@@ -100,13 +100,18 @@ SELECT s.id, s.host, s.pid, s.version, s.heartbeat_at > clock_timestamp() - inte
        (SELECT count(*) FROM pgmeaning.queue AS q
         WHERE q.claimed_by = s.id AND q.failed_at IS NULL AND q.visible_at > now()) AS claimed
 FROM pgmeaning.sidecar AS s;
+COMMENT ON VIEW pgmeaning.sidecars
+    IS 'The sidecars that have connected, the models that each has loaded, and why one cannot run.';
 
 CREATE OR REPLACE VIEW pgmeaning.models AS
 SELECT m.name, m.kind, m.status, m.dimensions, m.min_dimensions, m.max_tokens, m.modalities, m.backend, m.location,
        m.revision, m.template, m.pooling, m.normalize, m.query_prompt, m.document_prompt, m.options, m.fingerprint,
-       (SELECT count(*) FROM pgmeaning.target AS t WHERE t.model = m.name) AS collections
+       (SELECT count(*) FROM pgmeaning.target AS t WHERE t.model = m.name) AS collections, m.reranker
 FROM pgmeaning.model AS m;
+COMMENT ON VIEW pgmeaning.models
+    IS 'The registry: everything that changes a model''s vectors, and how many collections have them.';
 
 CREATE OR REPLACE VIEW pgmeaning.releases AS
 SELECT r.name, r.embedder, r.reranker, r.dimensions, r.current, m.fingerprint AS embedder_fingerprint
 FROM pgmeaning.release AS r JOIN pgmeaning.model AS m ON m.name = r.embedder;
+COMMENT ON VIEW pgmeaning.releases IS 'The releases, and which one this database follows.';

@@ -5,7 +5,7 @@ CREATE OR REPLACE FUNCTION pgmeaning._guard_model() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    free constant text[] := '{status,min_dimensions,added_at}';  -- what changes no vector
+    free constant text[] := '{status,min_dimensions,reranker,added_at}';  -- what changes no vector
 BEGIN
     IF EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = OLD.name)
        AND (TG_OP = 'DELETE' OR to_jsonb(NEW) - free <> to_jsonb(OLD) - free) THEN
@@ -29,22 +29,27 @@ CREATE OR REPLACE FUNCTION pgmeaning._register_models(models jsonb) RETURNS void
 LANGUAGE sql
 AS $$
     INSERT INTO pgmeaning.model AS m (name, kind, backend, status, location, revision, dimensions, min_dimensions,
-        max_tokens, template, pooling, normalize, query_prompt, document_prompt, modalities, options, fingerprint)
+        max_tokens, template, pooling, normalize, query_prompt, document_prompt, modalities, options, reranker,
+        fingerprint)
     SELECT r.name, r.kind, r.backend,
            CASE WHEN r.status = 'default'
                      AND EXISTS (SELECT FROM pgmeaning.model AS d WHERE d.kind = r.kind AND d.status = 'default')
                 THEN 'supported' ELSE r.status END,
            r.location, r.revision, r.dimensions, r.min_dimensions, r.max_tokens, r.template, r.pooling,
-           r.normalize, r.query_prompt, r.document_prompt, r.modalities, r.options, r.fingerprint
+           r.normalize, r.query_prompt, r.document_prompt, r.modalities, r.options, r.reranker, r.fingerprint
     FROM jsonb_populate_recordset(NULL::pgmeaning.model, models) AS r
     ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, backend = excluded.backend, location = excluded.location,
         revision = excluded.revision, dimensions = excluded.dimensions, min_dimensions = excluded.min_dimensions,
         max_tokens = excluded.max_tokens, template = excluded.template, pooling = excluded.pooling,
         normalize = excluded.normalize, query_prompt = excluded.query_prompt,
         document_prompt = excluded.document_prompt, modalities = excluded.modalities,
-        options = excluded.options, fingerprint = excluded.fingerprint
+        options = excluded.options, reranker = excluded.reranker, fingerprint = excluded.fingerprint
     WHERE m.fingerprint <> excluded.fingerprint
-      AND NOT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = m.name)
+      AND NOT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = m.name);
+    -- Changes no vector, so also where there are vectors of the model.
+    UPDATE pgmeaning.model AS m SET reranker = r.reranker
+    FROM jsonb_populate_recordset(NULL::pgmeaning.model, models) AS r
+    WHERE m.name = r.name AND m.fingerprint = r.fingerprint AND m.reranker IS DISTINCT FROM r.reranker
 $$;
 
 -- One model of the user's own. The same again is no error; another of that name is, since its vectors would not
@@ -76,25 +81,59 @@ AS $$
     ON CONFLICT (name) DO NOTHING
 $$;
 
--- Makes a model the one that attach() takes when it is not told.
-CREATE OR REPLACE FUNCTION pgmeaning.set_default_model(name text) RETURNS void
+CREATE OR REPLACE FUNCTION pgmeaning._make_default(name text, kind text) RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
     m pgmeaning.model;
 BEGIN
-    SELECT * INTO m FROM pgmeaning.model AS known WHERE known.name = set_default_model.name;
-    IF NOT FOUND THEN
-        PERFORM pgmeaning._embedder(coalesce(set_default_model.name, ''));
+    SELECT * INTO m FROM pgmeaning.model AS known
+    WHERE known.name = _make_default.name AND known.kind = coalesce(_make_default.kind, known.kind);
+    IF NOT FOUND AND _make_default.kind = 'reranker' THEN
+        PERFORM pgmeaning._reranker(coalesce(_make_default.name, ''));
+    ELSIF NOT FOUND THEN
+        PERFORM pgmeaning._embedder(coalesce(_make_default.name, ''));
     ELSIF m.status IN ('deprecated', 'retired') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM006',
             MESSAGE = format('model %L is %s and cannot be the default', m.name, m.status),
             HINT = 'pgmeaning.models shows which are supported.';
     END IF;
-    UPDATE pgmeaning.model SET status = 'supported' WHERE kind = m.kind AND status = 'default' AND model.name <> m.name;
-    UPDATE pgmeaning.model SET status = 'default' WHERE model.name = m.name;
+    UPDATE pgmeaning.model SET status = 'supported'
+    WHERE model.kind = m.kind AND status = 'default' AND model.name <> m.name;
+    UPDATE pgmeaning.model SET status = 'default' WHERE model.name = m.name AND status <> 'default';
 END
 $$;
+
+-- Makes an embedder the default of attach(), and the reranker that goes with it the default reranker: the one given
+-- here, else the embedder's own, if it has one. The name of a reranker sets the default reranker only.
+CREATE OR REPLACE FUNCTION pgmeaning.set_default_model(
+    name text, reranker text DEFAULT NULL, keep_reranker bool DEFAULT false
+) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    m         pgmeaning.model;
+    companion text := reranker;
+BEGIN
+    SELECT * INTO m FROM pgmeaning.model AS known WHERE known.name = set_default_model.name;
+    IF reranker IS NOT NULL AND (m.kind = 'reranker' OR keep_reranker) THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'two answers to which reranker becomes the default',
+            DETAIL = CASE WHEN m.kind = 'reranker' THEN format('%L is a reranker itself.', m.name)
+                          ELSE format('reranker is %L, and keep_reranker is true.', reranker) END,
+            HINT = 'Give one of them.';
+    END IF;
+    PERFORM pgmeaning._make_default(set_default_model.name, NULL);
+    IF companion IS NULL AND NOT coalesce(keep_reranker, false) THEN
+        SELECT known.name INTO companion FROM pgmeaning.model AS known
+        WHERE known.name = m.reranker AND known.status IN ('default', 'supported');
+    END IF;
+    IF companion IS NOT NULL THEN
+        PERFORM pgmeaning._make_default(companion, 'reranker');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.set_default_model IS
+    'Sets the default model of attach(), and the reranker that goes with it; or a default reranker alone.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.deprecate_model(name text) RETURNS void
 LANGUAGE plpgsql
@@ -111,3 +150,4 @@ BEGIN
     END IF;
 END
 $$;
+COMMENT ON FUNCTION pgmeaning.deprecate_model IS 'Serves a model as before, but refuses it for new collections.';

@@ -21,6 +21,7 @@ CREATE TABLE pgmeaning.model (
     document_prompt text,
     modalities      text[] NOT NULL DEFAULT '{text}',
     options         jsonb NOT NULL DEFAULT '{}',
+    reranker        text REFERENCES pgmeaning.model,  -- of an embedder: the one that becomes the default along with it
     fingerprint     text NOT NULL,
     added_at        timestamptz NOT NULL DEFAULT now()
 );

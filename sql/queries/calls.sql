@@ -87,7 +87,7 @@ ORDER BY collection, model
 SELECT pgmeaning._add_model(%(model)s::jsonb)
 
 -- name: set_default_model
-SELECT pgmeaning.set_default_model(%(name)s)
+SELECT pgmeaning.set_default_model(%(name)s, %(reranker)s, %(keep_reranker)s)
 
 -- name: deprecate_model
 SELECT pgmeaning.deprecate_model(%(name)s)

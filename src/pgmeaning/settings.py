@@ -18,51 +18,60 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PGMEANING_", extra="ignore")
 
-    dsn: str = Field(default="", description="libpq connection string or URI; empty: libpq's own PG* variables")
+    dsn: str = Field(default="", description="libpq connection string or URI; if empty, libpq's own PG* variables")
 
     lease: float = Field(default=60, gt=1, description="how long a claim lasts without a heartbeat")
-    attempts: int = Field(default=5, ge=1, description="after so many a row is left as failed, until retry()")
+    attempts: int = Field(default=5, ge=1, description="attempts before a row is marked as failed, until retry()")
     backoff: float = Field(default=2, gt=0, description="wait after the first failed attempt; doubles with each")
     backoff_max: float = Field(default=300, gt=0, description="the longest wait between two attempts")
-    poll: float = Field(default=1, gt=0, le=60, description="how often an idle sidecar looks without being woken")
-    upkeep: float = Field(default=2, gt=0, description="how often partitions, dropped and healed tables are looked for")
+    poll: float = Field(
+        default=1, gt=0, le=60, description="how often an idle sidecar looks for work without being woken"
+    )
+    upkeep: float = Field(
+        default=2, gt=0, description="how often it looks for new partitions, dropped tables and mended collections"
+    )
     reconcile: float = Field(default=3600, gt=0, description="how often every row is compared with its vector's hash")
     claim_rows: int = Field(default=512, ge=1, description="the most rows claimed at once")
-    claim_seconds: float = Field(default=4, gt=0, description="about how much work a claim should hold")
+    claim_seconds: float = Field(default=4, gt=0, description="about how many seconds of work a claim should hold")
     batch_rows: int = Field(default=128, ge=1, description="the most rows in one call of the model")
     batch_tokens: int = Field(
-        default=1024, ge=1, description="the most tokens, padding included, in one call; more on a GPU"
+        default=1024, ge=1, description="the most tokens, padding included, in one call; set more on a GPU"
     )
     writers: int = Field(default=2, ge=1, le=16, description="connections that write vectors")
-    grace: float = Field(default=5, ge=0, description="after SIGTERM, how long a running batch may still finish")
-    cache_rows: int = Field(default=10_000, ge=0, description="query vectors kept; about a tenth more at times")
-    cache_seconds: float = Field(default=604_800, gt=0, description="how long a query vector is kept, give or take 60")
-    index_rows: int = Field(default=10_000, ge=1, description="below so many vectors no index is built by itself")
-    index_memory: int = Field(default=1024, ge=1, description="the most memory to build an index in, in MB")
-    index_workers: int = Field(default=0, ge=0, description="processes beside the one that builds an index")
+    grace: float = Field(default=5, ge=0, description="how long a running batch may take to finish after SIGTERM")
+    cache_rows: int = Field(default=10_000, ge=0, description="query vectors kept; at times a tenth more")
+    cache_seconds: float = Field(
+        default=604_800, gt=0, description="how long a query vector is kept, to within a minute"
+    )
+    index_rows: int = Field(default=10_000, ge=1, description="vectors from which on an index is built automatically")
+    index_memory: int = Field(default=1024, ge=1, description="the most memory for building an index, in MB")
+    index_workers: int = Field(default=0, ge=0, description="parallel workers for building an index")
     recall_goal: float = Field(
-        default=0.99, gt=0, le=1, description="the share of the 10 nearest that an index must find"
+        default=0.99, gt=0, le=1, description="the share of the 10 nearest rows that an index must find"
     )
     recall_sample: int = Field(default=200, ge=2, description="stored vectors taken as queries when recall is measured")
     document_characters: int = Field(
-        default=16_000_000, ge=1, lt=1 << 30, description="the longest text of a row that is cut into chunks"
+        default=16_000_000, ge=1, lt=1 << 30, description="the longest text of a row that is split into chunks"
     )
     document_chunks: int = Field(default=10_000, ge=1, description="the most chunks of a row")
     location: str | None = Field(
-        default=None, description="a folder with models in folders of their names; looked into before the hub"
+        default=None, description="a folder that holds models in subfolders of their names; searched before the hub"
     )
 
     media_folders: str = Field(
-        default="", description="folders, with a colon between, below which rows may name files; empty: no files"
+        default="",
+        description="folders below which rows may name files, separated by colons; if empty, no files are read",
     )
     media_hosts: str = Field(
-        default="", description="hosts, with a comma between, that rows may name in URLs: `name`, `*.name`, `name:port`"
+        default="", description="hosts that rows may name in URLs, separated by commas: `name`, `*.name`, `name:port`"
     )
     media_private_hosts: str = Field(default="", description="the same for hosts with private or loopback addresses")
     media_max_bytes: int = Field(default=64 << 20, ge=1, description="the largest image or video, encoded")
     media_max_pixels: int = Field(default=64_000_000, ge=1, description="the largest image or frame, width x height")
     media_max_seconds: float = Field(default=600, gt=0, description="the longest video")
-    media_timeout: float = Field(default=20, gt=0, description="how long a URL may take, from first to last byte")
+    media_timeout: float = Field(
+        default=20, gt=0, description="how long a URL may take, from the first byte to the last"
+    )
     media_rows: int = Field(default=32, ge=1, description="the most rows with images or videos claimed at once")
     media_threads: int = Field(default=4, ge=1, le=64, description="how many files and URLs are read at once")
 

@@ -13,10 +13,9 @@ import pytest
 from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
 from tests.integration.test_embed import count, embed
-
-Connect = Callable[..., Connection]
+from tests.types import Connect, Connection
 
 
 class Counting(SyntheticEmbedder):
@@ -246,11 +245,9 @@ def test_a_vector_older_than_its_age_goes(db: Connection, dsn: str) -> None:
 
 def test_the_age_is_the_settings(db: Connection, dsn: str) -> None:
     with running(Sidecar(dsn, Settings())):
-        embed(db, "kept"), embed(db, "gone")
-    db.execute(
-        "UPDATE pgmeaning.query_cache SET created_at = now() - interval '2 hours' "
-        "WHERE input_hash = pgmeaning._input_hash('gone')"
-    )
+        embed(db, "gone")
+        db.execute("UPDATE pgmeaning.query_cache SET created_at = now() - interval '2 hours'")
+        embed(db, "kept")
     with running(Sidecar(dsn, Settings(cache_seconds=3600))):
         wait_until(lambda: count(db, "pgmeaning.query_cache") == 1)
 

@@ -20,9 +20,10 @@ from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
 from tests.integration.embedders import Clustered
 from tests.integration.test_index import build, command, fill, one
+from tests.types import Connection
 
 
 def report(dsn: str, **settings: Any) -> recall.Report:

@@ -1,0 +1,38 @@
+"""The settings: their variables, defaults and descriptions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgmeaning.settings import Settings
+
+HEAD = """# Settings
+
+<!-- Written by `make docs` from src/pgmeaning/settings.py. -->
+
+The sidecar reads its settings from environment variables; so do the Python client and the command line, as far as a
+setting concerns them. Times are in seconds.
+
+| variable | default | meaning |
+|---|---|---|
+"""
+
+TAIL = """
+Two more variables: `PGMEANING_RERANKER` names the model that `pgmeaning.rerank()` uses by default, and
+`PGMEANING_API_KEY`, or the file that `PGMEANING_API_KEY_FILE` names, holds the key of an [endpoint](engines.md).
+"""
+
+
+def page() -> str:
+    """The page, a row for each field."""
+    rows = [
+        f"| `PGMEANING_{name.upper()}` | {_default(field.default)} | {field.description} |\n"
+        for name, field in Settings.model_fields.items()
+    ]
+    return HEAD + "".join(rows) + TAIL
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, int | float):
+        return f"{value:,}"
+    return str(value or "")
