@@ -11,10 +11,10 @@ TORCH_RUN := torch==2.13.0
 TORCH_DEV := torch==2.14.1 torchvision==0.29.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test test-matrix coverage lint bench docs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.set-up-run ## run the main job on an embedded server, a real small model and real rows
 	@$(BIN)/pgmeaning demo
@@ -22,11 +22,20 @@ demo: $(VENV)/.set-up-run ## run the main job on an embedded server, a real smal
 test: lint ## check style, types and layers, and run the tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
+test-matrix: $(VENV)/.set-up-dev ## run the integration tests on older PostgreSQL and pgvector, as far as packages carry them
+	@$(BIN)/python -m tests.matrix
+
+coverage: $(VENV)/.set-up-dev ## list the lines that no unit or integration test reaches
+	@$(BIN)/coverage erase
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report= tests/unit tests/integration
+	@$(BIN)/coverage report
+
 lint: $(VENV)/.set-up-dev ## check style, types and layers
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python tools/lint_sql.py
 
 bench: $(VENV)/.set-up-dev ## run the benchmarks; BENCHMARK=ingest runs one
 	@$(PIP) install --no-deps cherche==2.2.1
@@ -38,7 +47,7 @@ docs: $(VENV)/.set-up-docs ## write the reference pages from the code, and build
 	@echo "open site/index.html"
 
 clean: ## remove the virtual environment and what the tools left
-	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
 
 $(VENV)/.set-up-run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "setting up .venv: PostgreSQL, torch and a small model; this takes a few minutes, once"

@@ -20,8 +20,8 @@ from psycopg.conninfo import make_conninfo
 
 from pgmeaning.database import migrate
 from pgmeaning.models.base import Embedder, Vectors, load_embedder, unit_length
+from pgmeaning.sidecar.copy_binary import COPY_HEADER, COPY_TRAILER
 from pgmeaning.sidecar.process import Sidecar
-from pgmeaning.sidecar.store import COPY_HEADER, COPY_TRAILER
 from pgmeaning.types import Document
 
 Connection = psycopg.Connection[Any]

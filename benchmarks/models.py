@@ -27,8 +27,8 @@ import structlog
 import pgmeaning
 from benchmarks import bench
 from pgmeaning.models.base import LoadedEmbedder, load_embedder
+from pgmeaning.models.batches import batches, token_lengths
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import batches
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document
 
@@ -101,8 +101,8 @@ def tiny_qwen(texts: Sequence[str], rounds: int) -> None:
 def by_budget(embedder: LoadedEmbedder, documents: Sequence[Document]) -> None:
     """As the sidecar does it."""
     settings = Settings()
-    lengths = batches.lengths(embedder, documents)
-    for batch in batches.batches(lengths, settings.batch_tokens, settings.batch_rows):
+    lengths = token_lengths(embedder, documents)
+    for batch in batches(lengths, settings.batch_tokens, settings.batch_rows):
         embedder.embed_documents([documents[place] for place in batch.places])
 
 

@@ -33,7 +33,7 @@ from pgmeaning.indexes import build as indexing
 from pgmeaning.indexes import recall
 from pgmeaning.models.base import Vectors, unit_length
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar.store import COPY_HEADER, COPY_TRAILER, NUMBERS
+from pgmeaning.sidecar.copy_binary import COPY_HEADER, COPY_TRAILER, NUMBERS
 from pgmeaning.types import Document
 
 K = 10

@@ -99,7 +99,7 @@ def _sidecar(dsn: str, setting: str, seconds: int) -> Iterator[None]:
             connection.execute("SELECT pgmeaning.attach('backlog', ARRAY['body'], model => 'synthetic-384')")
     if setting == "awake":
         with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute("SELECT pg_advisory_lock(1885826405, 1)")
+            connection.execute("SELECT pg_advisory_lock(pgmeaning._lock_class(), pgmeaning._awake_lock())")
             yield
         return
     with nullcontext() if setting == "none" else bench.sidecar(dsn, slow=setting == "slow"):

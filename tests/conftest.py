@@ -24,8 +24,7 @@ from psycopg.conninfo import make_conninfo
 from pgmeaning.database import migrate
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-
-Connection = psycopg.Connection[Any]
+from tests.types import Connect, Connection, Drain
 
 TEMPLATE = "pgmeaning_test_template"
 _numbers = itertools.count(1)
@@ -135,7 +134,7 @@ def db(dsn: str) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def connect(dsn: str) -> Iterator[Callable[..., Connection]]:
+def connect(dsn: str) -> Iterator[Connect]:
     """More connections to the test's database: connect(autocommit=False, user=..., password=..., options=...)."""
     opened: list[Connection] = []
 
@@ -150,7 +149,7 @@ def connect(dsn: str) -> Iterator[Callable[..., Connection]]:
 
 
 @pytest.fixture
-def drain(dsn: str) -> Callable[..., int]:
+def drain(dsn: str) -> Drain:
     """Run a sidecar in this process until nothing is owed; returns its exit status. Keywords are settings."""
 
     def _drain(models: list[str] | None = None, **settings: Any) -> int:

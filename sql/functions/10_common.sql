@@ -2,10 +2,10 @@
 -- Fragments use fixed aliases: s the source, v its vector table, k a key as typed columns.
 -- Functions without a SET clause get their search_path from 90_access.sql, since it must hold pgvector's schema.
 
--- Advisory locks have two numbers. Of each of these there is one in a database, and their first number is our class:
+-- Advisory locks have two numbers. Of each of these locks there is one per database; their first number is our class:
 --   1 awake: held by a sidecar while it is awake, so that triggers send no NOTIFY
 --   2 fold: one sidecar at a time moves changes from the inbox into the queue
---   3 migration: one at a time; it runs before these functions are there, so sql/queries/calls.sql has the number
+--   3 migration: one at a time; it runs before these functions exist, so the number is in sql/queries/calls.sql
 --   4 upkeep: one sidecar at a time looks after the sources
 --   5 loopback: one session at a time makes or alters it
 CREATE OR REPLACE FUNCTION pgmeaning._lock_class() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826405 $$;
@@ -14,9 +14,10 @@ CREATE OR REPLACE FUNCTION pgmeaning._fold_lock() RETURNS int LANGUAGE sql IMMUT
 CREATE OR REPLACE FUNCTION pgmeaning._upkeep_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 4 $$;
 CREATE OR REPLACE FUNCTION pgmeaning._loopback_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 5 $$;
 
--- Of these there is one a thing: a request that is being answered, a vector table whose index is being built, a query whose
--- vector is being made. The second number is the thing's, as far as it fits.
-CREATE OR REPLACE FUNCTION pgmeaning._request_lock_class() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826406 $$;
+-- Of these there is one for each request that is being answered, each vector table whose index is being built, and each
+-- query whose vector is being made; the second number is derived from it.
+CREATE OR REPLACE FUNCTION pgmeaning._request_lock_class()
+RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826406 $$;
 CREATE OR REPLACE FUNCTION pgmeaning._index_lock_class() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826407 $$;
 CREATE OR REPLACE FUNCTION pgmeaning._query_lock_class() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826408 $$;
 CREATE OR REPLACE FUNCTION pgmeaning._lock_number(id bigint) RETURNS int
@@ -76,11 +77,13 @@ BEGIN
             MESSAGE = CASE WHEN wanted IS NULL THEN 'this database has no default embedding model'
                            ELSE format('there is no embedding model %L', wanted) END,
             DETAIL = 'Embedding models: ' || coalesce((SELECT string_agg(m.name, ', ' ORDER BY m.name)
-                                                       FROM pgmeaning.model AS m WHERE m.kind = 'embedder'), 'none') || '.',
+                                                       FROM pgmeaning.model AS m
+                                                       WHERE m.kind = 'embedder'), 'none') || '.',
             HINT = 'pgmeaning.models lists them all; "pgmeaning model default NAME" sets the default.';
     END IF;
     IF found_row.status = 'retired' THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('model %L is retired and no longer served', found_row.name),
+        RAISE EXCEPTION USING ERRCODE = 'PM006',
+            MESSAGE = format('model %L is retired and no longer served', found_row.name),
             HINT = 'Move the collection to a model that is served: pgmeaning.models lists them.';
     END IF;
     RETURN found_row;
@@ -100,29 +103,31 @@ AS $$ SELECT string_agg(format('%I.%I', alias, c), ', ' ORDER BY i) FROM unnest(
 -- Typed columns for jsonb_to_record: "id" bigint, ...
 CREATE OR REPLACE FUNCTION pgmeaning._key_record(columns name[], types text[]) RETURNS text
 LANGUAGE sql IMMUTABLE
-AS $$ SELECT string_agg(format('%I %s', c, t), ', ' ORDER BY i) FROM unnest(columns, types) WITH ORDINALITY AS u (c, t, i) $$;
+AS $$ SELECT string_agg(format('%I %s', c, t), ', ' ORDER BY i)
+    FROM unnest(columns, types) WITH ORDINALITY AS u (c, t, i) $$;
 
--- What a domain stands for, however deep; any other type is itself.
+-- The type below a domain, through domains over domains; any other type is itself.
 CREATE OR REPLACE FUNCTION pgmeaning._base_type(type oid) RETURNS oid
 LANGUAGE sql STABLE
 AS $$
     WITH RECURSIVE step (oid, typtype, typbasetype) AS (
         SELECT t.oid, t.typtype, t.typbasetype FROM pg_type AS t WHERE t.oid = type
         UNION ALL
-        SELECT t.oid, t.typtype, t.typbasetype FROM step AS s JOIN pg_type AS t ON t.oid = s.typbasetype WHERE s.typtype = 'd'
+        SELECT t.oid, t.typtype, t.typbasetype FROM step AS s JOIN pg_type AS t ON t.oid = s.typbasetype
+        WHERE s.typtype = 'd'
     )
     SELECT s.oid FROM step AS s WHERE s.typtype <> 'd'
 $$;
 
--- How a key column's type is written down: without a length, which may be altered, and without a domain, which may be
--- dropped once its table is.
+-- How a key column's type is recorded: without a length, which may be altered, and without a domain, which may be
+-- dropped together with the table.
 CREATE OR REPLACE FUNCTION pgmeaning._key_type(type oid) RETURNS text
 LANGUAGE sql STABLE
 AS $$ SELECT pgmeaning._type_name(pgmeaning._base_type(type), -1) $$;
 
--- A comparison of a type, qualified: of the default operator class that its primary key goes by, which only a superuser
--- makes, not any operator of that name, which anybody may. The system's own types, whose numbers are below 16384, have the
--- system's own: that is looked at first, since every search asks.
+-- A qualified comparison operator for a type: that of the default operator class, which the primary key uses and only a
+-- superuser can create, and not just any operator of that name, which anybody can. The system's own types, with OIDs
+-- below 16384, have the system's own operators; they come first, since every search asks.
 CREATE OR REPLACE FUNCTION pgmeaning._operator(symbol text, type oid) RETURNS text
 LANGUAGE plpgsql STABLE
 AS $$
@@ -137,7 +142,8 @@ BEGIN
         FROM base
         JOIN pg_opclass AS c ON c.opcintype = base.oid AND c.opcdefault
         JOIN pg_am AS m ON m.oid = c.opcmethod AND m.amname = 'btree'
-        JOIN pg_amop AS a ON a.amopfamily = c.opcfamily AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
+        JOIN pg_amop AS a ON a.amopfamily = c.opcfamily AND a.amoplefttype = c.opcintype
+            AND a.amoprighttype = c.opcintype
                          AND a.amopstrategy = array_position('{<,<=,=,>=,>}'::text[], symbol)
         JOIN pg_operator AS o ON o.oid = a.amopopr
         JOIN pg_namespace AS n ON n.oid = o.oprnamespace), format('OPERATOR(pg_catalog.%s)', symbol)));
@@ -149,13 +155,14 @@ LANGUAGE sql STABLE
 AS $$ SELECT pgmeaning._operator('=', type) $$;
 
 -- 'a.x = b.y AND ...': rows of two aliases with the same key.
-CREATE OR REPLACE FUNCTION pgmeaning._key_match(a text, a_columns name[], b text, b_columns name[], types text[]) RETURNS text
+CREATE OR REPLACE FUNCTION pgmeaning._key_match(a text, a_columns name[], b text, b_columns name[], types text[])
+RETURNS text
 LANGUAGE sql STABLE
 AS $$ SELECT string_agg(format('%I.%I %s %I.%I', a, ac, pgmeaning._equals(to_regtype(t)), b, bc), ' AND ' ORDER BY i)
       FROM unnest(a_columns, b_columns, types) WITH ORDINALITY AS u (ac, bc, t, i) $$;
 
--- Rows of the source (s) behind a key (last_key), in the order of its primary key. Compared as a whole, which an index answers best,
--- where all columns have operators of one name; else one by one.
+-- Rows of the source (s) behind a key (last_key), in the order of its primary key. Compared as a whole, which suits
+-- an index best, where the operators of all columns have one name; else column by column.
 CREATE OR REPLACE FUNCTION pgmeaning._after_cursor(c pgmeaning.collection) RETURNS text
 LANGUAGE sql STABLE
 AS $$
@@ -165,9 +172,11 @@ AS $$
         FROM unnest(c.key_columns, c.key_types) WITH ORDINALITY AS u (k, type, i)
     )
     SELECT CASE WHEN count(DISTINCT p.after) = 1
-        THEN format('(%s) %s (%s)', string_agg(p.mine, ', ' ORDER BY p.i), min(p.after), string_agg(p.last, ', ' ORDER BY p.i))
+        THEN format('(%s) %s (%s)', string_agg(p.mine, ', ' ORDER BY p.i), min(p.after),
+                    string_agg(p.last, ', ' ORDER BY p.i))
         ELSE '(' || string_agg(concat_ws(' AND ',
-                (SELECT string_agg(format('%s %s %s', b.mine, b.equals, b.last), ' AND ' ORDER BY b.i) FROM part AS b WHERE b.i < p.i),
+                (SELECT string_agg(format('%s %s %s', b.mine, b.equals, b.last), ' AND ' ORDER BY b.i) FROM part AS b
+                 WHERE b.i < p.i),
                 format('%s %s %s', p.mine, p.after, p.last)), ' OR ' ORDER BY p.i) || ')' END
     FROM part AS p
 $$;
@@ -185,7 +194,8 @@ BEGIN
     WHILE rest <> '' LOOP
         piece := regexp_match(rest, '^(?:([^{}]+)|({{|}})|{([^{}]+)})');
         IF piece IS NULL THEN
-            RAISE EXCEPTION USING ERRCODE = 'PM004', MESSAGE = format('the template has a lone brace at %L', left(rest, 20)),
+            RAISE EXCEPTION USING ERRCODE = 'PM004',
+                MESSAGE = format('the template has a lone brace at %L', left(rest, 20)),
                 HINT = 'Write {column} for a column, {{ and }} for a literal brace.';
         END IF;
         IF piece[3] IS NOT NULL THEN
@@ -206,38 +216,48 @@ BEGIN
 END
 $$;
 
--- What stands for a column of images or videos in the hash of its row: short for bytea, as a text of it may be too long for jsonb;
--- null for a list of nothing.
+-- What represents a column of images or videos in its row's hash: a hash for bytea, whose text may be too long for
+-- jsonb; null for an empty list.
 CREATE OR REPLACE FUNCTION pgmeaning._media_hash(alias text, source regclass, col name) RETURNS text
 LANGUAGE sql STABLE
 AS $$ SELECT format(
-        CASE coalesce((SELECT atttypid::regtype::text FROM pg_attribute WHERE attrelid = source AND attname = col), 'text')
+        CASE coalesce((SELECT atttypid::regtype::text FROM pg_attribute WHERE attrelid = source AND attname = col),
+                      'text')
             WHEN 'bytea' THEN 'pg_catalog.encode(pg_catalog.sha256(%1$I.%2$I), ''hex'')'
             WHEN 'text[]' THEN 'nullif(pg_catalog.array_remove(%1$I.%2$I, NULL)::text, ''{}'')'
             WHEN 'bytea[]' THEN 'nullif(pg_catalog.array_remove(%1$I.%2$I, NULL)::text, ''{}'')'
-            WHEN 'jsonb' THEN 'CASE WHEN pg_catalog.jsonb_path_exists(%1$I.%2$I, ''$[*] ? (@.type() != "null")'') THEN %1$I.%2$I::text END'
+            WHEN 'jsonb' THEN 'CASE WHEN pg_catalog.jsonb_path_exists(%1$I.%2$I, ''$[*] ? (@.type() != "null")'') '
+                              'THEN %1$I.%2$I::text END'
             ELSE '%1$I.%2$I::text' END, alias, col) $$;
 
--- A hash of all that is embedded of a source row; null when there is nothing to embed. A long text counts by its own hash: jsonb
--- holds 256 MB.
+-- What represents a column of text in its row's hash: a hash where it is long, since jsonb holds at most 256 MB.
+CREATE OR REPLACE FUNCTION pgmeaning._text_hash(alias text, col name) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT format(
+        'CASE WHEN pg_catalog.octet_length(%1$I.%2$I::text) <= 1000000 THEN %1$I.%2$I::text '
+        'ELSE pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(%1$I.%2$I::text, ''UTF8'')), ''hex'') END',
+        alias, col) $$;
+
+-- A hash of all that is embedded of a source row; null when there is nothing to embed.
 CREATE OR REPLACE FUNCTION pgmeaning._content_hash(alias text, c pgmeaning.collection) RETURNS text
 LANGUAGE sql STABLE
 AS $$ SELECT format(
         'CASE WHEN pg_catalog.num_nonnulls(%1$s) = 0 THEN NULL '
         'ELSE pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array(%1$s)::text, ''UTF8'')) END',
         string_agg(part, ', ' ORDER BY place))
-      FROM (SELECT i AS place, format('CASE WHEN pg_catalog.octet_length(%1$I.%2$I::text) <= 1000000 THEN %1$I.%2$I::text '
-                                   'ELSE pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(%1$I.%2$I::text, ''UTF8'')), ''hex'') END', alias, col) AS part FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)
+      FROM (SELECT i AS place, pgmeaning._text_hash(alias, col) AS part
+            FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)
             UNION ALL
             SELECT cardinality(c.columns) + i, pgmeaning._media_hash(alias, c.source, col)
             FROM unnest(ARRAY[c.image, c.video]) WITH ORDINALITY AS u (col, i) WHERE col IS NOT NULL) AS parts $$;
 
--- How a column of images or videos is read: bytea as it is, anything else as jsonb; what is too large, to just beyond the
--- bound, so that it is refused without being held.
+-- How a column of images or videos is read: bytea as it is, anything else as jsonb; what is too large, only to just
+-- beyond the limit, so that it can be refused without being loaded.
 CREATE OR REPLACE FUNCTION pgmeaning._media_content(alias text, source regclass, col name) RETURNS text
 LANGUAGE sql STABLE
 AS $$ SELECT format(
-        CASE coalesce((SELECT atttypid::regtype::text FROM pg_attribute WHERE attrelid = source AND attname = col), 'text')
+        CASE coalesce((SELECT atttypid::regtype::text FROM pg_attribute WHERE attrelid = source AND attname = col),
+                      'text')
             WHEN 'bytea' THEN 'pg_catalog.substring(%1$I.%2$I, 1, bound.media_bytes)'
             WHEN 'text' THEN 'pg_catalog.to_jsonb(pg_catalog."left"(%1$I.%2$I, bound.media_characters))'
             WHEN 'character varying' THEN 'pg_catalog.to_jsonb(pg_catalog."left"(%1$I.%2$I, bound.media_characters))'

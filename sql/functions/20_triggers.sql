@@ -1,32 +1,36 @@
--- What notices a change of a source table. A trigger only appends to the inbox: it never raises, waits, or reads a
--- table of ours, so a user's statement behaves as if it were not there.
+-- Noticing changes of a source table. A trigger only appends to the inbox: it never raises an error, never waits, and
+-- reads no table of ours, so a user's statement behaves as if the trigger did not exist.
 
--- Settings on which a key's jsonb depends; pinned only where a type depends on one, since each costs every write.
+-- Settings on which a key's jsonb depends. Pinned only where a key's type depends on one, since each slows every write.
 CREATE OR REPLACE FUNCTION pgmeaning._settings(c pgmeaning.collection) RETURNS text
 LANGUAGE sql STABLE
 AS $$
-    SELECT CASE WHEN bool_and(to_regtype(t)::oid = ANY ('{16,18,19,20,21,23,25,1042,1043,1082,1114,1700,2950}'::oid[])) THEN ''
-           ELSE 'SET TimeZone = ''UTC'' SET DateStyle = ''ISO, YMD'' SET IntervalStyle = ''postgres'' SET lc_monetary = ''C'' '
-                'SET bytea_output = ''hex'' SET extra_float_digits = ''1''' END
+    SELECT CASE WHEN bool_and(to_regtype(t)::oid = ANY (
+                         '{16,18,19,20,21,23,25,1042,1043,1082,1114,1700,2950}'::oid[])) THEN ''
+                ELSE 'SET TimeZone = ''UTC'' SET DateStyle = ''ISO, YMD'' SET IntervalStyle = ''postgres'' '
+                     'SET lc_monetary = ''C'' SET bytea_output = ''hex'' SET extra_float_digits = ''1''' END
     FROM unnest(c.key_types) AS t
 $$;
 
--- The trigger function of a collection: static SQL, so that its plans are cached. It is in the schema pgmeaning, so that a
--- DROP SCHEMA pgmeaning CASCADE takes the triggers along: left behind they would make every write fail.
--- It must not fail whatever became of the columns, and a subtransaction to catch errors in would cost every write. So
---   a column that is gone or was renamed falls through to the next scope, `gone`, which has all names: a null key, which
---   fold() takes as a broken collection, or contents that differ, so that each updated row is recorded;
---   *<> compares the bytes of records: it exists whatever the columns' types are, and no collation hides a change;
---   a virtual generated column cannot be read from a transition table: where one is embedded, each updated row is recorded.
--- SECURITY DEFINER: whoever may write the source table appends to the inbox without a right to it. Nobody else may make a
--- trigger of it (firing one asks for no right): on a table of their own they could write any key.
+-- The trigger function of a collection: static SQL, so that its plans are cached. It is in the schema pgmeaning, so
+-- that
+-- DROP SCHEMA pgmeaning CASCADE drops the triggers as well: if they stayed, every write would fail.
+-- It must not fail, whatever became of the columns, and a subtransaction that catches errors would cost every write. So
+--   a column that was dropped or renamed falls through to the next scope, `gone`, which has all names: it gives a null
+--   key, which fold() takes for a broken collection, or contents that differ, so that each updated row is recorded;
+--   *<> compares the bytes of records: it exists for all types, and no collation hides a change;
+--   a virtual generated column cannot be read from a transition table: where one is embedded, each updated row is
+--   recorded.
+-- SECURITY DEFINER: whoever may write to the source table appends to the inbox without a right to it. Nobody else may
+-- create a trigger with it (firing one takes no right): on a table of their own they could write any key.
 CREATE OR REPLACE FUNCTION pgmeaning._trigger_body(c pgmeaning.collection) RETURNS text
 LANGUAGE plpgsql STABLE
 AS $make$
 DECLARE
     content  text := (SELECT format('ROW(%s)', string_agg(quote_ident(col), ', ' ORDER BY i))
                       FROM unnest(pgmeaning._embedded_columns(c)) WITH ORDINALITY AS u (col, i));
-    computed bool := EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.source AND NOT a.attisdropped AND a.attgenerated = 'v'
+    computed bool := EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.source AND NOT a.attisdropped
+                             AND a.attgenerated = 'v'
                              AND a.attname = ANY (pgmeaning._embedded_columns(c)));
 BEGIN
     RETURN format($function$
@@ -48,14 +52,15 @@ BEGIN
             SELECT true AS present, n.key, n.content
             FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key, %6$s AS content FROM new_rows) AS n
         )
-        SELECT %1$s, n.key FROM after AS n LEFT JOIN before AS o ON o.key = n.key WHERE o.present IS NULL OR o.content *<> n.content
+        SELECT %1$s, n.key FROM after AS n LEFT JOIN before AS o ON o.key = n.key
+        WHERE o.present IS NULL OR o.content *<> n.content
         UNION ALL
         SELECT %1$s, o.key FROM before AS o LEFT JOIN after AS n ON n.key = o.key WHERE n.present IS NULL;
     ELSE
         INSERT INTO pgmeaning.inbox (collection_id, note) VALUES (%1$s, 'truncate');
     END IF;
-    -- A sidecar that is awake holds this lock alone: only when none is, a NOTIFY is worth the lock it takes at commit.
-    -- Where transactions are prepared there is none, since it would make PREPARE TRANSACTION fail.
+    -- A sidecar that is awake holds this lock exclusively: a NOTIFY, with the lock that it takes at commit, pays only
+    -- when none does. None where transactions may be prepared, since NOTIFY makes PREPARE TRANSACTION fail.
     IF FOUND AND pg_catalog.current_setting('max_prepared_transactions') = '0'
        AND pg_catalog.pg_try_advisory_lock_shared(%7$s) AND pg_catalog.pg_advisory_unlock_shared(%7$s) THEN
         NOTIFY pgmeaning;
@@ -92,7 +97,8 @@ $$;
 CREATE OR REPLACE FUNCTION pgmeaning._stand_ins(c pgmeaning.collection, value text) RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $$
-    SELECT string_agg(format('%s AS %I', CASE WHEN name = ANY (c.key_columns) THEN 'NULL::int' ELSE value END, name), ', ')
+    SELECT string_agg(format('%s AS %I', CASE WHEN name = ANY (c.key_columns) THEN 'NULL::int' ELSE value END, name),
+                      ', ')
     FROM (SELECT DISTINCT unnest(c.key_columns || pgmeaning._embedded_columns(c))) AS u (name)
 $$;
 
@@ -115,7 +121,8 @@ DECLARE
     event text;
 BEGIN
     FOREACH event IN ARRAY ARRAY['insert', 'update', 'delete', 'truncate'] LOOP
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION pgmeaning.%I()',
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION pgmeaning.%I()',
             format('pgmeaning_%s_%s', c.id, event), event, pgmeaning._relation_name(relation),
             CASE event WHEN 'insert' THEN 'REFERENCING NEW TABLE AS new_rows'
                        WHEN 'update' THEN 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'
@@ -133,8 +140,8 @@ AS $$
     WHERE p.pronamespace = 'pgmeaning'::regnamespace AND p.proname = 'on_change_' || collection_id
 $$;
 
--- A statement fires the triggers of the table that it names alone. So a partition is also written to through the tables that it
--- is part of, and a child by inheritance through its parents, as far as those have the key.
+-- A statement fires the triggers of the table that it names alone. So a partition is also written to through the tables
+-- that it is part of, and a child by inheritance through its parents, as far as those have the key.
 CREATE OR REPLACE FUNCTION pgmeaning._ancestors(c pgmeaning.collection) RETURNS SETOF regclass
 LANGUAGE sql STABLE
 AS $$
@@ -163,17 +170,18 @@ AS $$
     SELECT a FROM pgmeaning._ancestors(c) AS a WHERE NOT pgmeaning._has_foreign_part(a)
 $$;
 
--- Triggers on tables that are watched no more, as far as we may drop them.
-CREATE OR REPLACE FUNCTION pgmeaning._stray_triggers(c pgmeaning.collection) RETURNS TABLE (relation regclass, trigger name)
+-- Triggers on tables that are no longer watched, as far as we may drop them.
+CREATE OR REPLACE FUNCTION pgmeaning._stray_triggers(c pgmeaning.collection)
+RETURNS TABLE (relation regclass, trigger name)
 LANGUAGE sql STABLE
 AS $$
     SELECT t.relation, t.trigger FROM pgmeaning._triggers(c.id) AS t JOIN pg_class AS r ON r.oid = t.relation
     WHERE t.relation NOT IN (SELECT w FROM pgmeaning._watched(c) AS w) AND pg_has_role(r.relowner, 'USAGE')
 $$;
 
--- Brings the triggers in line with the partitions there are. Returns whether anything changed: then rows may have come
--- or gone unseen. It waits for no lock, so that no writer queues up behind it: the next pass tries again. (LOCK TABLE ...
--- NOWAIT would ask for more rights than a trigger does.)
+-- Creates and drops triggers to match the partitions. Returns whether anything changed: then rows may have come or gone
+-- unseen. It waits for no lock, so that no writer queues up behind it: the next pass tries again. (LOCK TABLE
+-- ... NOWAIT would ask for more rights than a trigger does.)
 CREATE OR REPLACE FUNCTION pgmeaning._sync_triggers(c pgmeaning.collection) RETURNS bool
 LANGUAGE plpgsql
 AS $$
@@ -206,48 +214,61 @@ AS $$
         (SELECT format('column %I of %s is gone or was renamed', wanted, pgmeaning._relation_name(c.source))
          FROM unnest(c.key_columns || pgmeaning._embedded_columns(c)) AS wanted
          WHERE NOT wanted = ANY (pgmeaning._column_names(c.source)) LIMIT 1),
-        (SELECT format('key column %I of %s is now %s, it was %s: detach() and attach() anew', u.c, pgmeaning._relation_name(c.source),
+        (SELECT format('key column %I of %s is now %s, it was %s: detach() it and attach() it again', u.c,
+                       pgmeaning._relation_name(c.source),
                        pgmeaning._key_type(a.atttypid), u.type)
          FROM unnest(c.key_columns, c.key_types) AS u (c, type)
          JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attname = u.c AND NOT a.attisdropped
          WHERE pgmeaning._key_type(a.atttypid) <> u.type LIMIT 1),
-        (SELECT format('%s is no longer the primary key of %s: detach() and attach() anew', array_to_string(c.key_columns, ', '),
+        (SELECT format('%s is no longer the primary key of %s: detach() it and attach() it again',
+                       array_to_string(c.key_columns, ', '),
                        pgmeaning._relation_name(c.source))
          WHERE NOT EXISTS (
             SELECT FROM pg_index AS i
-            WHERE i.indrelid = c.source AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = cardinality(c.key_columns)
-              AND c.key_columns <@ ARRAY(SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = c.source AND a.attnotnull
+            WHERE i.indrelid = c.source AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
+              AND i.indnkeyatts = cardinality(c.key_columns)
+              AND c.key_columns <@ ARRAY(SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = c.source
+                                         AND a.attnotnull
                                          AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])))),
-        (SELECT format('%s is written to through %s as well, which has a foreign table as a partition, so no trigger can see that',
+        (SELECT format('rows of %s are also written through %s, where no trigger can see them, '
+                       'since it has a foreign table as a partition',
                        pgmeaning._relation_name(c.source), pgmeaning._relation_name(a))
          FROM pgmeaning._ancestors(c) AS a WHERE pgmeaning._has_foreign_part(a) LIMIT 1),
-        (SELECT format('its vector table by %s was dropped: detach() and attach() anew', t.model)
+        (SELECT format('its vector table for model %s was dropped: detach() it and attach() it again', t.model)
          FROM pgmeaning.target AS t
          WHERE t.collection_id = c.id AND NOT EXISTS (SELECT FROM pg_class AS r WHERE r.oid = t.vectors) LIMIT 1))
 $$;
 
--- Whether a policy of these roles goes for the caller; 0 is PUBLIC.
+-- Whether a policy for these roles applies to the caller; 0 is PUBLIC.
 CREATE OR REPLACE FUNCTION pgmeaning._is_for_me(roles oid[]) RETURNS bool
 LANGUAGE sql STABLE
 AS $$ SELECT EXISTS (SELECT FROM unnest(roles) AS r WHERE r = 0 OR pg_has_role(r, 'USAGE')) $$;
 
--- Why the caller, a sidecar, cannot embed the source: rights that it lacks, or rows that are hidden from it. Those would look
--- deleted, and lose their vectors. A policy that lets all rows through hides none.
+-- Why the caller, a sidecar, cannot embed the source: rights that it lacks, or rows that are hidden from it, which
+-- would look deleted and lose their vectors. A policy that lets all rows through hides none.
 CREATE OR REPLACE FUNCTION pgmeaning._access_problem(c pgmeaning.collection) RETURNS text
 LANGUAGE sql STABLE
 AS $$
     SELECT coalesce(
-        (SELECT format('role %I may not read column %I of %s: GRANT SELECT ON %3$s TO %1$I', current_user, wanted, pgmeaning._relation_name(c.source))
+        (SELECT format('role %I may not read column %I of %s: GRANT SELECT ON %3$s TO %1$I', current_user, wanted,
+                       pgmeaning._relation_name(c.source))
          FROM unnest(c.key_columns || pgmeaning._embedded_columns(c)) AS wanted
-         WHERE wanted = ANY (pgmeaning._column_names(c.source)) AND NOT has_column_privilege(c.source, wanted, 'SELECT') LIMIT 1),
-        (SELECT format('role %I may make no trigger on %s: GRANT TRIGGER ON %2$s TO %1$I', current_user, pgmeaning._relation_name(w))
-         FROM (SELECT w FROM pgmeaning._watched(c) AS w EXCEPT SELECT t.relation FROM pgmeaning._triggers(c.id) AS t) AS missing (w)
+         WHERE wanted = ANY (pgmeaning._column_names(c.source))
+           AND NOT has_column_privilege(c.source, wanted, 'SELECT') LIMIT 1),
+        (SELECT format('role %I may not create a trigger on %s: GRANT TRIGGER ON %2$s TO %1$I', current_user,
+                       pgmeaning._relation_name(w))
+         FROM (SELECT w FROM pgmeaning._watched(c) AS w
+               EXCEPT SELECT t.relation FROM pgmeaning._triggers(c.id) AS t) AS missing (w)
          WHERE NOT has_table_privilege(w, 'TRIGGER') LIMIT 1),
-        (SELECT format('row-level security hides rows of %s from role %I, which embeds them: ALTER ROLE %2$I BYPASSRLS, or '
-                       'CREATE POLICY pgmeaning ON %1$s FOR SELECT TO %2$I USING (true)', pgmeaning._relation_name(c.source), current_user)
+        (SELECT format('row-level security hides rows of %s from role %I, which embeds them: '
+                       'ALTER ROLE %2$I BYPASSRLS, or '
+                       'CREATE POLICY pgmeaning ON %1$s FOR SELECT TO %2$I USING (true)',
+                       pgmeaning._relation_name(c.source), current_user)
          WHERE row_security_active(c.source::oid) AND NOT (
-            EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = c.source AND p.polpermissive AND p.polcmd IN ('r', '*')
+            EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = c.source AND p.polpermissive
+                    AND p.polcmd IN ('r', '*')
                     AND pgmeaning._is_for_me(p.polroles) AND pg_get_expr(p.polqual, p.polrelid) = 'true')
-            AND NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = c.source AND NOT p.polpermissive AND p.polcmd IN ('r', '*')
+            AND NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = c.source AND NOT p.polpermissive
+                            AND p.polcmd IN ('r', '*')
                             AND pgmeaning._is_for_me(p.polroles)))))
 $$;

@@ -1,4 +1,4 @@
--- attach, detach, pause, resume, refresh, retry: making a table a collection, and what can be asked of one.
+-- attach, detach, pause, resume, refresh, retry: making a collection of a table, and managing it.
 
 -- Refuses a table that cannot be attached.
 CREATE OR REPLACE FUNCTION pgmeaning._check_source(source regclass) RETURNS void
@@ -6,37 +6,46 @@ LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     relation pg_class;
-    kinds    constant jsonb := '{"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index", "c": "a type", "I": "an index", "t": "a TOAST table"}';
+    kinds    constant jsonb := '{"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence",
+                                 "i": "an index", "I": "an index", "c": "a type", "t": "a TOAST table"}';
 BEGIN
     SELECT * INTO relation FROM pg_class WHERE oid = source;
     IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM003', MESSAGE = 'attach() needs a table', HINT = 'Give its name: attach(''docs'', ...).';
+        RAISE EXCEPTION USING ERRCODE = 'PM003', MESSAGE = 'attach() needs a table',
+            HINT = 'Pass its name: attach(''docs'', ...).';
     ELSIF relation.relkind NOT IN ('r', 'p') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM003',
             MESSAGE = format('%s is %s, which cannot be attached', source, kinds ->> relation.relkind::text),
-            HINT = 'Triggers that see every change need a table: attach the table behind it.';
+            HINT = 'Only a table can have the triggers that see every change: attach the table behind it.';
     ELSIF relation.relpersistence = 't' THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM003', MESSAGE = format('%s is a temporary table, which no sidecar can see', source),
+        RAISE EXCEPTION USING ERRCODE = 'PM003',
+            MESSAGE = format('%s is a temporary table, which no sidecar can see', source),
             HINT = 'Attach an ordinary table.';
     ELSIF relation.relnamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace,
                                     'pgmeaning'::regnamespace, 'pgmeaning_data'::regnamespace) THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM003', MESSAGE = format('%s belongs to the system and cannot be attached', source),
+        RAISE EXCEPTION USING ERRCODE = 'PM003',
+            MESSAGE = format('%s belongs to the system and cannot be attached', source),
             HINT = 'Attach a table of your own.';
     ELSIF NOT EXISTS (SELECT FROM pg_index WHERE indrelid = source AND indisprimary) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM003', MESSAGE = format('table %s has no primary key', source),
             DETAIL = 'A vector is tied to its row by the row''s primary key.',
-            HINT = format('Add one, such as: ALTER TABLE %s ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY', source);
+            HINT = format('Add one, for example: '
+                          'ALTER TABLE %s ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY', source);
     ELSIF pgmeaning._has_foreign_part(source) THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM003', MESSAGE = format('table %s has a foreign table as a partition', source),
-            DETAIL = 'PostgreSQL refuses to write to such a partition where a trigger looks at the rows.',
-            HINT = 'Detach that partition, or attach a table that the rows are copied to.';
+        RAISE EXCEPTION USING ERRCODE = 'PM003',
+            MESSAGE = format('table %s has a foreign table as a partition', source),
+            DETAIL = 'PostgreSQL refuses writes to such a partition where a trigger looks at the rows.',
+            HINT = 'Detach that partition, or copy the rows to another table and attach that one.';
     ELSIF NOT has_table_privilege(source, 'SELECT') OR NOT has_table_privilege(source, 'TRIGGER') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not attach %s', current_user, source),
             HINT = format('As its owner: GRANT SELECT, TRIGGER ON %s TO %I', source, current_user);
-    ELSIF NOT has_schema_privilege('pgmeaning_data', 'CREATE') OR NOT has_table_privilege('pgmeaning.collection', 'INSERT') THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not attach tables in this database', current_user),
+    ELSIF NOT has_schema_privilege('pgmeaning_data', 'CREATE')
+       OR NOT has_table_privilege('pgmeaning.collection', 'INSERT') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM011',
+            MESSAGE = format('role %I may not attach tables in this database', current_user),
             DETAIL = 'Collections belong to the role that owns the schema pgmeaning.',
-            HINT = (SELECT format(CASE WHEN r.rolsuper THEN 'Call attach() as %I, or let an ordinary role own the schema pgmeaning: a superuser is not to be granted.'
+            HINT = (SELECT format(CASE WHEN r.rolsuper
+                                       THEN 'Call attach() as %I, or let another role than a superuser own the schema.'
                                        ELSE 'Call attach() as %I, or: GRANT %1$I TO %I' END, r.rolname, current_user)
                     FROM pg_namespace AS n JOIN pg_roles AS r ON r.oid = n.nspowner WHERE n.nspname = 'pgmeaning');
     END IF;
@@ -61,7 +70,8 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION pgmeaning._check_media(source regclass, medium text, wanted name, model pgmeaning.model) RETURNS void
+CREATE OR REPLACE FUNCTION pgmeaning._check_media(source regclass, medium text, wanted name, model pgmeaning.model)
+RETURNS void
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -73,8 +83,9 @@ BEGIN
     PERFORM pgmeaning._check_columns(source, ARRAY[wanted::text]);
     SELECT pgmeaning._type_name(atttypid, -1) INTO type FROM pg_attribute WHERE attrelid = source AND attname = wanted;
     IF NOT type = ANY (ARRAY['bytea', 'text', 'character varying', 'text[]', 'bytea[]', 'jsonb']) THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM004', MESSAGE = format('column %I is %s, which holds no %s', wanted, type, medium),
-            HINT = 'Use bytea, or text with a data URI, path or URL; text[] or jsonb for several.';
+        RAISE EXCEPTION USING ERRCODE = 'PM004',
+            MESSAGE = format('column %I is of type %s, which cannot hold a %s', wanted, type, medium),
+            HINT = 'Use bytea, or text with a data URI, a path or a URL; text[] or jsonb for several.';
     ELSIF NOT medium = ANY (model.modalities) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('model %L takes no %s', model.name, medium),
             DETAIL = format('It takes: %s.', array_to_string(model.modalities, ', ')),
@@ -84,19 +95,22 @@ END
 $$;
 
 -- The model for new work, and its dimensions.
-CREATE OR REPLACE FUNCTION pgmeaning._model_for_attach(wanted text, dimensions int, allow_deprecated bool) RETURNS pgmeaning.model
+CREATE OR REPLACE FUNCTION pgmeaning._model_for_attach(wanted text, dimensions int, allow_deprecated bool)
+RETURNS pgmeaning.model
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     model pgmeaning.model := pgmeaning._embedder(wanted);
 BEGIN
     IF model.status = 'deprecated' AND NOT allow_deprecated THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('model %L is deprecated: it is served, but not for new collections', model.name),
-            HINT = format('Use %L, the default, or say allow_deprecated => true.',
+        RAISE EXCEPTION USING ERRCODE = 'PM006',
+            MESSAGE = format('model %L is deprecated: it is still served, but not for new collections', model.name),
+            HINT = format('Use %L, the default, or pass allow_deprecated => true.',
                           (SELECT m.name FROM pgmeaning.model AS m WHERE m.kind = 'embedder' AND m.status = 'default'));
     END IF;
-    IF dimensions IS NOT NULL AND NOT dimensions BETWEEN coalesce(model.min_dimensions, model.dimensions) AND model.dimensions THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('model %L has no vectors of %s dimensions', model.name, dimensions),
+    IF dimensions NOT BETWEEN coalesce(model.min_dimensions, model.dimensions) AND model.dimensions THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM006',
+            MESSAGE = format('model %L has no vectors of %s dimensions', model.name, dimensions),
             HINT = CASE WHEN model.min_dimensions IS NULL THEN format('It gives %s.', model.dimensions)
                         ELSE format('It gives any number from %s to %s.', model.min_dimensions, model.dimensions) END;
     END IF;
@@ -114,8 +128,9 @@ BEGIN
     SELECT w INTO missing FROM unnest(wanted) AS w
     WHERE w IS NULL OR w <> 'public' AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = w) LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('there is no role %s to grant to', coalesce(quote_ident(missing), 'NULL')),
-            HINT = 'grant_to takes names of roles, and public for everybody. CREATE ROLE makes one.';
+        RAISE EXCEPTION USING ERRCODE = 'PM011',
+            MESSAGE = format('there is no role %s to grant to', coalesce(quote_ident(missing), 'NULL')),
+            HINT = 'grant_to takes the names of roles, and public for everybody.';
     END IF;
     RETURN coalesce(wanted, '{}');
 END
@@ -133,7 +148,8 @@ DECLARE
 BEGIN
     IF coalesce(wanted, '') = '' OR octet_length(wanted || '_embedding') > 63 THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('%L cannot be a collection''s name', wanted),
-            DETAIL = 'With "_embedding" behind it, it names a view: 1 to 53 bytes.', HINT = 'Give a shorter one: attach(..., collection => ''...'').';
+            DETAIL = 'It must have 1 to 53 bytes, since a view is named after it, with "_embedding" at the end.',
+            HINT = 'Choose another one: attach(..., collection => ''...'').';
     END IF;
     -- A collection whose table was dropped does not keep its name.
     SELECT * INTO gone FROM pgmeaning.collection AS c
@@ -143,16 +159,20 @@ BEGIN
     END IF;
     IF EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.name = wanted) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('there is already a collection %L', wanted),
-            DETAIL = (SELECT format('It is of %s.', c.source_name) FROM pgmeaning.collection AS c WHERE c.name = wanted),
-            HINT = 'Give another: attach(..., collection => ''...''), or detach that one first.';
+            DETAIL = (SELECT format('It belongs to %s.', c.source_name) FROM pgmeaning.collection AS c
+                      WHERE c.name = wanted),
+            HINT = 'Choose another name, attach(..., collection => ''...''), or detach that collection first.';
     ELSIF EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
                   WHERE n.nspname = view_schema AND c.relname = wanted || '_embedding')
        OR EXISTS (SELECT FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
                   WHERE n.nspname = view_schema AND t.typname = wanted || '_embedding') THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('%I.%I exists already', view_schema, wanted || '_embedding'),
-            DETAIL = 'The collection''s view would have this name.', HINT = 'Give the collection another: attach(..., collection => ''...'').';
+        RAISE EXCEPTION USING ERRCODE = 'PM002',
+            MESSAGE = format('%I.%I already exists', view_schema, wanted || '_embedding'),
+            DETAIL = 'The collection''s view would have this name.',
+            HINT = 'Choose another name for the collection: attach(..., collection => ''...'').';
     ELSIF NOT has_schema_privilege(view_schema, 'CREATE') THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not create a view in schema %I', current_user, view_schema),
+        RAISE EXCEPTION USING ERRCODE = 'PM011',
+            MESSAGE = format('role %I may not create a view in schema %I', current_user, view_schema),
             HINT = format('GRANT CREATE ON SCHEMA %I TO %I', view_schema, current_user);
     END IF;
 END
@@ -181,7 +201,8 @@ $$;
 
 -- Makes the vector table of a (collection, model) and registers it.
 -- The row security policy goes through a function, since a direct one would make DROP TABLE of the source fail.
-CREATE OR REPLACE FUNCTION pgmeaning._make_target(c pgmeaning.collection, model text, dimensions int, state text, vector_type text DEFAULT 'vector') RETURNS regclass
+CREATE OR REPLACE FUNCTION pgmeaning._make_target(c pgmeaning.collection, model text, dimensions int, state text,
+                                                  vector_type text DEFAULT 'vector') RETURNS regclass
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -194,16 +215,20 @@ BEGIN
     END IF;
     relation := format('pgmeaning_data.%I', table_name);
     EXECUTE format(
-        'CREATE TABLE %1$s (%2$s, chunk int NOT NULL DEFAULT 0, chunk_text text, model text NOT NULL CHECK (model = %3$L), '
+        'CREATE TABLE %1$s (%2$s, chunk int NOT NULL DEFAULT 0, chunk_text text, '
+        'model text NOT NULL CHECK (model = %3$L), '
         'embedding %6$s(%4$s) NOT NULL, signature bit(%4$s) GENERATED ALWAYS AS (binary_quantize(embedding)) STORED, '
         'content_hash bytea, embedded_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (%5$s, chunk))',
         relation, pgmeaning._vector_key_definition(c), model, dimensions,
-        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i) FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)), vector_type);
+        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
+         FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)), vector_type);
     EXECUTE format('COMMENT ON TABLE %s IS %L', relation, format('Vectors of %s by %s', c.source_name, model));
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
-    EXECUTE format('CREATE POLICY source_rows ON %s FOR SELECT USING ((SELECT pgmeaning_data.%I()) OR pgmeaning_data.%I(%s))',
+    EXECUTE format('CREATE POLICY source_rows ON %s FOR SELECT '
+                   'USING ((SELECT pgmeaning_data.%I()) OR pgmeaning_data.%I(%s))',
         relation, 'unrestricted_' || c.id, 'visible_' || c.id,
-        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i) FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)));
+        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
+         FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)));
     IF c.language IS NOT NULL THEN
         PERFORM pgmeaning._add_words(c, relation);
     END IF;
@@ -222,15 +247,16 @@ AS $$
     SELECT string_agg(format('%I %s%s NOT NULL', u.v, u.type,
         CASE WHEN a.attcollation <> t.typcollation
              THEN (SELECT format(' COLLATE %I.%I', n.nspname, o.collname) FROM pg_collation AS o
-                   JOIN pg_namespace AS n ON n.oid = o.collnamespace WHERE o.oid = a.attcollation) END), ', ' ORDER BY u.i)
+                   JOIN pg_namespace AS n ON n.oid = o.collnamespace WHERE o.oid = a.attcollation) END), ', '
+                   ORDER BY u.i)
     FROM unnest(c.key_columns, c.vector_key_columns, c.key_types) WITH ORDINALITY AS u (k, v, type, i)
     JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attname = u.k AND NOT a.attisdropped
     JOIN pg_type AS t ON t.oid = a.atttypid
 $$;
 
--- Whether the caller sees all rows of the source, and whether it sees this one: the policy of the vector tables asks.
--- The source is looked up: an oid here would be another table's in a restored dump, and a name after a rename.
--- Bodies are quoted as a whole: between dollar quotes, a column named like their tag would end them.
+-- Whether the caller sees all rows of the source, and whether it sees a given one: the policy of the vector tables
+-- asks. The source is looked up each time: its OID differs in a restored dump, and its name after a rename. Bodies are
+-- quoted with %L: between dollar quotes, a column named like the tag would end the body.
 CREATE OR REPLACE FUNCTION pgmeaning._make_policy_functions(c pgmeaning.collection) RETURNS void
 LANGUAGE plpgsql
 AS $$
@@ -243,18 +269,20 @@ BEGIN
 SELECT NOT row_security_active(c.source::oid)
 FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source WHERE c.id = %s', c.id));
     EXECUTE format('CREATE OR REPLACE FUNCTION pgmeaning_data.%I(%s) RETURNS bool LANGUAGE plpgsql STABLE '
-                   'SET search_path = pg_catalog, pg_temp AS %L', 'visible_' || c.id, types, pgmeaning._visible_body(c));
+                   'SET search_path = pg_catalog, pg_temp AS %L', 'visible_' || c.id, types,
+        pgmeaning._visible_body(c));
 END
 $$;
 
--- Whether the caller sees the row of a key, $1, ...: static SQL, so that its plan is cached, while the source has the name
--- that it has now.
+-- Whether the caller sees the row of a key, $1, ...: static SQL, so that its plan is cached, while the source has the
+-- name that it has now.
 CREATE OR REPLACE FUNCTION pgmeaning._visible_body(c pgmeaning.collection) RETURNS text
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     source  text := pgmeaning._relation_name(c.source);
-    matches text := (SELECT string_agg(format('s.%I %s $%s', k, pgmeaning._equals(to_regtype(t)), i), ' AND ' ORDER BY i)
+    matches text := (SELECT string_agg(format('s.%I %s $%s', k, pgmeaning._equals(to_regtype(t)), i), ' AND '
+                                       ORDER BY i)
                      FROM unnest(c.key_columns, c.key_types) WITH ORDINALITY AS u (k, t, i));
 BEGIN
     RETURN format('
@@ -279,22 +307,24 @@ CREATE OR REPLACE FUNCTION pgmeaning._make_view(c pgmeaning.collection) RETURNS 
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    view text := format('%I.%I', c.view_schema, c.name || '_embedding');
-    role name;
+    view    text := format('%I.%I', c.view_schema, c.name || '_embedding');
+    vectors regclass := (SELECT t.vectors FROM pgmeaning.target AS t
+                         WHERE t.collection_id = c.id AND t.state = 'active');
+    role    name;
 BEGIN
-    EXECUTE format('CREATE OR REPLACE VIEW %s WITH (security_invoker = true) AS SELECT %s, v.chunk, v.chunk_text, v.model, '
+    EXECUTE format('CREATE OR REPLACE VIEW %s WITH (security_invoker = true) AS '
+        'SELECT %s, v.chunk, v.chunk_text, v.model, '
         'v.embedding::%s AS embedding, v.signature::"bit" AS signature, v.content_hash, v.embedded_at FROM %s AS v',
         view, pgmeaning._column_list('v', c.vector_key_columns),
-        (SELECT pgmeaning._vector_type(t.vectors) FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.state = 'active'),
-        (SELECT pgmeaning._relation_name(t.vectors) FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.state = 'active'));
+        pgmeaning._vector_type(vectors), pgmeaning._relation_name(vectors));
     FOREACH role IN ARRAY c.grant_to LOOP
         EXECUTE format('GRANT SELECT ON %s TO %s', view, pgmeaning._grantee(role));
     END LOOP;
 END
 $$;
 
--- A trigger's lock waits behind open transactions, and all later statements wait behind it: so not for ever. Returns what
--- lock_timeout was.
+-- Creating a trigger waits for open transactions, and all later statements wait for it: so that is bounded. Returns
+-- what lock_timeout was.
 CREATE OR REPLACE FUNCTION pgmeaning._bound_patience() RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $$
@@ -322,7 +352,8 @@ BEGIN
     PERFORM pgmeaning._check_media(c.source, 'image', c.image, embedder),
             pgmeaning._check_media(c.source, 'video', c.video, embedder);
     IF counted = 0 THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM004', MESSAGE = format('attach() was not told what of %s to embed', c.source),
+        RAISE EXCEPTION USING ERRCODE = 'PM004',
+            MESSAGE = format('attach() was not told what of %s to embed', c.source),
             DETAIL = 'Its columns: ' || array_to_string(pgmeaning._column_names(c.source), ', ') || '.',
             HINT = 'Pass columns => ARRAY[''title'', ''body''] or template => ''{title}: {body}''.';
     ELSIF counted > 100 THEN
@@ -347,8 +378,8 @@ BEGIN
 END
 $$;
 
--- The second step of attach(): the collection's name, and the source's key, whose columns have other names in the vector
--- table where that needs them itself.
+-- The second step of attach(): the collection's name, and the source's key, whose columns have other names in the
+-- vector table where that needs them itself.
 CREATE OR REPLACE FUNCTION pgmeaning._describe_collection(c pgmeaning.collection) RETURNS pgmeaning.collection
 LANGUAGE plpgsql
 AS $$
@@ -398,7 +429,7 @@ BEGIN
     PERFORM FROM pgmeaning._ancestors(c) AS a WHERE pgmeaning._has_foreign_part(a);
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'PM003', MESSAGE = pgmeaning._source_problem(c),
-            HINT = 'Detach the foreign partition, or attach a table that the rows are copied to.';
+            HINT = 'Detach the foreign partition, or copy the rows to another table and attach that one.';
     END IF;
     PERFORM pgmeaning._make_policy_functions(c),
             pgmeaning._make_target(c, c.model, dimensions, 'active', vector_type),
@@ -429,7 +460,7 @@ EXCEPTION
     WHEN lock_not_available THEN
         RAISE EXCEPTION USING ERRCODE = 'PM015',
             MESSAGE = format('an open transaction has written to table %s', c.source),
-            DETAIL = 'attach() creates triggers, which waits until the transactions that write to the table have ended.',
+            DETAIL = 'attach() creates triggers, and must wait for the transactions that have written to the table.',
             HINT = 'Try again, or SET lock_timeout to wait longer than 5 seconds.';
 END
 $$;
@@ -467,11 +498,11 @@ BEGIN
     RETURN c.name;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.attach IS 'Embeds columns of a table from now on: the rows that are there, and every later change.';
+COMMENT ON FUNCTION pgmeaning.attach IS 'Embeds columns of a table: the rows that it has, and every later change.';
 
 -- Takes a collection out of the registry, with its triggers, functions and view; with its vectors unless they are kept.
--- The targets come first, since a sidecar's scan holds them while it reads the tables that are locked next. What the queue
--- has of it is left to housekeeping: its rows are locked by sidecars that wait for those very tables.
+-- The targets come first, since a sidecar's scan holds them while it reads the tables that are locked next. What the
+-- queue has of it is left to housekeeping: its rows are locked by sidecars that wait for those very tables.
 CREATE OR REPLACE FUNCTION pgmeaning._forget(c pgmeaning.collection, keep_vectors bool) RETURNS void
 LANGUAGE plpgsql SET client_min_messages = warning  -- not what goes along with what is dropped
 AS $$
@@ -485,7 +516,8 @@ BEGIN
     PERFORM FROM pgmeaning.target AS t WHERE t.collection_id = c.id FOR UPDATE;
     -- The triggers go with their function: dropping one by one would take the tables' owner.
     EXECUTE format('DROP FUNCTION IF EXISTS pgmeaning.%I() CASCADE', 'on_change_' || c.id);
-    FOR item IN SELECT t.vectors FROM pgmeaning.target AS t JOIN pg_class AS r ON r.oid = t.vectors WHERE t.collection_id = c.id LOOP
+    FOR item IN SELECT t.vectors FROM pgmeaning.target AS t JOIN pg_class AS r ON r.oid = t.vectors
+                WHERE t.collection_id = c.id LOOP
         IF keep_vectors THEN
             EXECUTE format('DROP POLICY IF EXISTS source_rows ON %s', pgmeaning._relation_name(item.vectors));
             EXECUTE format('DROP TRIGGER IF EXISTS words ON %s', pgmeaning._relation_name(item.vectors));
@@ -510,7 +542,8 @@ AS $$
 DECLARE
     view regclass;
 BEGIN
-    FOR view IN SELECT DISTINCT r.ev_class FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
+    FOR view IN SELECT DISTINCT r.ev_class FROM pg_depend AS d
+                JOIN pg_rewrite AS r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
                 JOIN pg_class AS v ON v.oid = r.ev_class AND v.relname = c.name || '_embedding' AND v.relkind = 'v'
                 WHERE d.refobjid = vectors AND d.refclassid = 'pg_class'::regclass LOOP
         EXECUTE format('DROP VIEW %s', pgmeaning._relation_name(view));
@@ -518,15 +551,17 @@ BEGIN
 END
 $$;
 
--- What only those may do who may change the registry, without a raw error from one of its tables.
+-- Refuses whoever may not change the registry, with an error that says more than one from its tables.
 CREATE OR REPLACE FUNCTION pgmeaning._check_manager(c pgmeaning.collection) RETURNS pgmeaning.collection
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
     IF NOT has_table_privilege('pgmeaning.collection', 'UPDATE') THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not manage collection %L', current_user, c.name),
+        RAISE EXCEPTION USING ERRCODE = 'PM011',
+            MESSAGE = format('role %I may not manage collection %L', current_user, c.name),
             DETAIL = 'Collections belong to the role that owns the schema pgmeaning.',
-            HINT = (SELECT format('Call this as %I.', pg_get_userbyid(n.nspowner)) FROM pg_namespace AS n WHERE n.nspname = 'pgmeaning');
+            HINT = (SELECT format('Call this as %I.', pg_get_userbyid(n.nspowner)) FROM pg_namespace AS n
+                    WHERE n.nspname = 'pgmeaning');
     END IF;
     RETURN c;
 END
@@ -550,18 +585,22 @@ BEGIN
         PERFORM pgmeaning._forget(c, coalesce(detach.keep_vectors, false));
     EXCEPTION
         WHEN lock_not_available THEN
-            RAISE EXCEPTION USING ERRCODE = 'PM015', MESSAGE = format('collection %L is in use by an open transaction', c.name),
-                DETAIL = 'detach() drops triggers and vectors, which waits until the transactions that use them have ended.',
+            RAISE EXCEPTION USING ERRCODE = 'PM015',
+                MESSAGE = format('collection %L is in use by an open transaction', c.name),
+                DETAIL = 'detach() drops triggers and vectors, and must wait for the transactions that use them.',
                 HINT = 'Try again, or SET lock_timeout to wait longer than 5 seconds.';
         WHEN dependent_objects_still_exist THEN
             GET STACKED DIAGNOSTICS blocking = PG_EXCEPTION_DETAIL;
-            RAISE EXCEPTION USING ERRCODE = 'PM018', MESSAGE = format('something of yours depends on the vectors of collection %L', c.name),
-                DETAIL = blocking, HINT = format('Drop that first, or keep the vectors: pgmeaning.detach(%L, keep_vectors => true).', c.name);
+            RAISE EXCEPTION USING ERRCODE = 'PM018',
+                MESSAGE = format('other objects depend on the vectors of collection %L', c.name),
+                DETAIL = blocking,
+                HINT = format('Drop them first, or keep the vectors: pgmeaning.detach(%L, keep_vectors => true).',
+                              c.name);
     END;
     PERFORM set_config('lock_timeout', patience, true);
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.detach IS 'Stops embedding a table. Drops its vectors and view unless keep_vectors.';
+COMMENT ON FUNCTION pgmeaning.detach IS 'Stops embedding a table; drops its vectors and view, unless keep_vectors.';
 
 CREATE OR REPLACE FUNCTION pgmeaning._set_state(collection text, wanted text) RETURNS void
 LANGUAGE plpgsql
@@ -595,7 +634,7 @@ BEGIN
     PERFORM pgmeaning._wake();
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.refresh IS 'Asks for a reconcile: missing and stale vectors, vectors without a row.';
+COMMENT ON FUNCTION pgmeaning.refresh IS 'Asks a sidecar to find missing and stale vectors, and vectors without a row.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.retry(collection text) RETURNS bigint
 LANGUAGE plpgsql
@@ -604,7 +643,7 @@ DECLARE
     c       pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection(retry.collection));
     retried bigint;
 BEGIN
-    -- Those that a sidecar has locked are being queued anew anyway.
+    -- Those that a sidecar has locked are being queued again anyway.
     UPDATE pgmeaning.queue SET failed_at = NULL, attempts = 0, visible_at = now(), claimed_by = NULL
     WHERE ctid = ANY (ARRAY(SELECT q.ctid FROM pgmeaning.queue AS q
                             WHERE q.collection_id = c.id AND q.failed_at IS NOT NULL FOR UPDATE SKIP LOCKED));
@@ -613,24 +652,28 @@ BEGIN
     RETURN retried;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.retry IS 'Tries the failed rows of a collection once more; returns how many.';
+COMMENT ON FUNCTION pgmeaning.retry IS 'Tries the failed rows of a collection again; returns how many there were.';
 
--- Queues a row whose key may be too large for the queue's index (a third of a page, compressed). One that is stands there as
--- failed, under a key that says which it was: without a vector, but seen, and in nobody's way.
-CREATE OR REPLACE FUNCTION pgmeaning._queue_large(collection_id int, model text, key jsonb, priority int, since timestamptz) RETURNS int
+-- Queues a row whose key may be too large for the queue's index (a third of a page, compressed). If it is, the row is
+-- queued as failed, under a key that tells which row it is: it gets no vector, but it is reported and blocks nothing.
+CREATE OR REPLACE FUNCTION pgmeaning._queue_large(collection_id int, model text, key jsonb, priority int,
+                                                  since timestamptz) RETURNS int
 LANGUAGE plpgsql
 AS $$
 BEGIN
     BEGIN
         INSERT INTO pgmeaning.queue AS q (collection_id, model, key, priority, owed_since) VALUES ($1, $2, $3, $4, $5)
         ON CONFLICT ON CONSTRAINT queue_pkey DO UPDATE
-            SET generation = excluded.generation, visible_at = now(), attempts = 0, priority = excluded.priority, claimed_by = NULL,
+            SET generation = excluded.generation, visible_at = now(), attempts = 0, priority = excluded.priority,
+                claimed_by = NULL,
                 failed_at = NULL, last_error = NULL;
     EXCEPTION WHEN program_limit_exceeded THEN
         INSERT INTO pgmeaning.queue AS q (collection_id, model, key, priority, owed_since, failed_at, last_error)
-        VALUES ($1, $2, jsonb_build_object('key that begins with', left($3::text, 200), 'sha256', encode(sha256(convert_to($3::text, 'UTF8')), 'hex')),
+        VALUES ($1, $2, jsonb_build_object('key that begins with', left($3::text, 200), 'sha256',
+                                           encode(sha256(convert_to($3::text, 'UTF8')), 'hex')),
             $4, $5, now(), format('the key is too large to be queued: %s bytes', octet_length($3::text)))
-        ON CONFLICT ON CONSTRAINT queue_pkey DO UPDATE SET failed_at = excluded.failed_at, last_error = excluded.last_error;
+        ON CONFLICT ON CONSTRAINT queue_pkey DO UPDATE
+            SET failed_at = excluded.failed_at, last_error = excluded.last_error;
     END;
     RETURN 1;
 END

@@ -12,7 +12,8 @@ AS $$ SELECT q.embedding FROM pgmeaning.query_cache AS q
       WHERE q.model = $1 AND q.as_query = $3 AND q.input_hash = pgmeaning._input_hash($2) $$;
 
 -- Puts a request where sidecars see it. SECURITY DEFINER: callers have no right to the table, only to ask.
-CREATE OR REPLACE FUNCTION pgmeaning._request(model text, input text, as_query bool, patience interval, documents text[] DEFAULT NULL)
+CREATE OR REPLACE FUNCTION pgmeaning._request(model text, input text, as_query bool, patience interval,
+    documents text[] DEFAULT NULL)
 RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
 AS $$
@@ -21,7 +22,8 @@ AS $$
     VALUES ($1, $2, $3, clock_timestamp() + $4, $5) RETURNING id;
 $$;
 
--- A sidecar's reply to all that ask for a vector. By the text, not by a request: whoever asked first may have gone meanwhile.
+-- A sidecar's reply to everybody who asks for this vector. Found by the text and not by a request, since whoever asked
+-- first may be gone.
 CREATE OR REPLACE FUNCTION pgmeaning._answer(model text, as_query bool, input text, reply text) RETURNS void
 LANGUAGE sql
 AS $$
@@ -40,13 +42,17 @@ CREATE OR REPLACE FUNCTION pgmeaning._answered(model text, as_query bool, input 
 LANGUAGE sql VOLATILE
 AS $$ SELECT pgmeaning._cached($1, $3, $2) IS NOT NULL $$;
 
--- Waits for the reply to a committed request. A sidecar holds an advisory lock on a request from before its claim is seen
--- until its reply is committed (or it died), so waiting for the lock wakes at once. Needs READ COMMITTED, to see the reply.
--- Before that it naps a fiftieth of the time waited so far: many who wait for a slow model must not take the processor from it.
--- again: that sidecar died, and another will see the request once the caller commits. All null: time is up.
--- SECURITY DEFINER: as above. The text must be given with the number, lest one caller ends the request of another.
-CREATE OR REPLACE FUNCTION pgmeaning._await_reply(request_id bigint, model text, input text, as_query bool, deadline timestamptz,
-    OUT reply text, OUT problem text, OUT again bool)
+-- Sleeps a fiftieth of the time waited so far: many sessions that wait for a slow model must not take its processor.
+CREATE OR REPLACE FUNCTION pgmeaning._nap(since timestamptz) RETURNS void
+LANGUAGE sql VOLATILE
+AS $$ SELECT pg_sleep(least(0.005, greatest(0.0005, extract(epoch FROM clock_timestamp() - since)::float8 / 50))) $$;
+
+-- Waits for the reply to a committed request. A sidecar holds an advisory lock on a request from before its claim is
+-- seen until its reply is committed (or it died), so waiting for the lock wakes at once. Needs READ COMMITTED, to see
+-- the reply. again: that sidecar died, and another will see the request once the caller commits. All null: time is up.
+-- SECURITY DEFINER: as above. The text must be passed with the number, lest one caller ends the request of another.
+CREATE OR REPLACE FUNCTION pgmeaning._await_reply(request_id bigint, model text, input text, as_query bool,
+    deadline timestamptz, OUT reply text, OUT problem text, OUT again bool)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 AS $$
 DECLARE
@@ -61,7 +67,7 @@ BEGIN
         problem := CASE WHEN reply IS NULL THEN asked.error END;
         EXIT WHEN reply IS NOT NULL OR problem IS NOT NULL OR asked IS NULL OR clock_timestamp() >= deadline;
         IF asked.claimed_by IS NULL THEN
-            PERFORM pg_sleep(least(0.005, greatest(0.0005, extract(epoch FROM clock_timestamp() - began)::float8 / 50)));
+            PERFORM pgmeaning._nap(began);
             CONTINUE;
         END IF;
         PERFORM set_config('lock_timeout',
@@ -93,7 +99,8 @@ AS $$
 BEGIN
     RAISE EXCEPTION USING ERRCODE = 'PM007', MESSAGE = format('no sidecar answered within %s', patience),
         DETAIL = format('Sidecars alive: %s.', (SELECT count(*) FROM pgmeaning.sidecars AS s WHERE s.alive)),
-        HINT = format('Start one that runs model %L: pgmeaning sidecar. Or ask for more time: timeout => ''1 minute''.', model);
+        HINT = format('Start one that runs model %L: pgmeaning sidecar. Or wait longer: timeout => ''1 minute''.',
+                      model);
 END
 $$;
 
@@ -114,13 +121,15 @@ BEGIN
         LOOP
             COMMIT;
             SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-            SELECT r.* INTO answer FROM pgmeaning._await_reply(requests[place], model, inputs[place], as_query, deadline) AS r;
+            SELECT r.* INTO answer
+            FROM pgmeaning._await_reply(requests[place], model, inputs[place], as_query, deadline) AS r;
             EXIT WHEN answer.again IS NULL;
         END LOOP;
         IF answer.problem IS NOT NULL THEN
             COMMIT;
-            RAISE EXCEPTION USING ERRCODE = 'PM008', 
-                MESSAGE = pg_catalog.format('model %L could not %s', model, CASE WHEN documents IS NULL THEN 'embed the query' ELSE 'rerank' END),
+            RAISE EXCEPTION USING ERRCODE = 'PM008',
+                MESSAGE = pg_catalog.format('model %L could not %s', model,
+                                            CASE WHEN documents IS NULL THEN 'embed the query' ELSE 'rerank' END),
                 DETAIL = answer.problem, HINT = 'pgmeaning.sidecars shows what each sidecar can run.';
         ELSIF answer.reply IS NULL THEN
             replies := NULL;
@@ -131,17 +140,17 @@ BEGIN
 END
 $$;
 
--- Where dblink's functions are, as a prefix of their names: 'public.dblink'. Null: not installed.
+-- The prefix of the names of dblink's functions: 'public.dblink'. Null: not installed.
 CREATE OR REPLACE FUNCTION pgmeaning._dblink() RETURNS text
 LANGUAGE sql STABLE
 AS $$ SELECT format('%I.dblink', n.nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
       WHERE e.extname = 'dblink' $$;
 
 -- Sends a question through the session's loopback connection, opened on first use, and waits so that a cancel or a
--- statement_timeout ends the wait at once. A problem: why there is no loopback. It logs in as a role that may do nothing but ask.
--- SECURITY DEFINER: the user mapping belongs to this function's owner alone.
-CREATE OR REPLACE FUNCTION pgmeaning._ask_loopback(model text, inputs text[], as_query bool, patience interval, documents text[],
-    OUT problem text, OUT replies text[])
+-- statement_timeout ends the wait at once. A problem: why there is no loopback. It logs in as a role that may do
+-- nothing but ask. SECURITY DEFINER: the user mapping belongs to this function's owner alone.
+CREATE OR REPLACE FUNCTION pgmeaning._ask_loopback(model text, inputs text[], as_query bool, patience interval,
+    documents text[], OUT problem text, OUT replies text[])
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 AS $$
 DECLARE
@@ -154,17 +163,20 @@ DECLARE
 BEGIN
     IF dblink IS NULL THEN
         problem := 'The extension dblink is not installed.';
-    -- A database made from a template, or renamed, has the server of another until a sidecar starts or a migration runs.
-    ELSIF NOT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = 'pgmeaning_loopback' AND 'dbname=' || current_database() = ANY (srvoptions)) THEN
-        problem := 'There is no foreign server pgmeaning_loopback that leads to this database: a sidecar that starts makes it.';
+    -- A database made from a template, or renamed, has the server of another until a sidecar starts or a migration
+    -- runs.
+    ELSIF NOT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = 'pgmeaning_loopback'
+                      AND 'dbname=' || current_database() = ANY (srvoptions)) THEN
+        problem := 'No foreign server pgmeaning_loopback leads to this database; a sidecar makes it when it starts.';
     END IF;
     IF problem IS NOT NULL THEN
         RETURN;
     END IF;
     FOR attempt IN 1..2 LOOP
         BEGIN
-            EXECUTE format('SELECT CASE WHEN ''pgmeaning'' = ANY (%1$s_get_connections()) THEN %1$s_is_busy(''pgmeaning'') ELSE -1 END', dblink) INTO flag;
-            -- Busy: an earlier call was cancelled, and its answer is nobody's. A second attempt: the connection was lost.
+            EXECUTE format('SELECT CASE WHEN ''pgmeaning'' = ANY (%1$s_get_connections()) '
+                           'THEN %1$s_is_busy(''pgmeaning'') ELSE -1 END', dblink) INTO flag;
+            -- Busy: an earlier call was cancelled, and nobody wants its answer. A second attempt: the connection broke.
             IF flag = 1 OR flag = 0 AND attempt = 2 THEN
                 EXECUTE format('SELECT %s_disconnect(''pgmeaning'')', dblink);
                 flag := -1;
@@ -172,8 +184,8 @@ BEGIN
             IF flag = -1 THEN
                 EXECUTE format('SELECT %s_connect(''pgmeaning'', ''pgmeaning_loopback'')', dblink);
             END IF;
-        EXCEPTION WHEN connection_exception OR sqlserver_rejected_establishment_of_sqlconnection OR sqlclient_unable_to_establish_sqlconnection
-                       OR insufficient_privilege OR undefined_object THEN
+        EXCEPTION WHEN connection_exception OR sqlserver_rejected_establishment_of_sqlconnection
+                       OR sqlclient_unable_to_establish_sqlconnection OR insufficient_privilege OR undefined_object THEN
             GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
             problem := concat_ws(' ', format('The loopback cannot connect: %s.', SQLERRM), reason);
             RETURN;
@@ -183,14 +195,16 @@ BEGIN
         LOOP
             EXECUTE format('SELECT %s_is_busy(''pgmeaning'')', dblink) INTO flag;
             EXIT WHEN flag = 0 OR clock_timestamp() > give_up;
-            PERFORM pg_sleep(least(0.005, greatest(0.0005, extract(epoch FROM clock_timestamp() - began)::float8 / 50)));
+            PERFORM pgmeaning._nap(began);
         END LOOP;
         EXIT WHEN flag <> 0;
         BEGIN
-            EXECUTE format('SELECT r.replies FROM %s_get_result(''pgmeaning'') AS r (replies text[])', dblink) INTO replies;
+            EXECUTE format('SELECT r.replies FROM %s_get_result(''pgmeaning'') AS r (replies text[])', dblink)
+            INTO replies;
             EXECUTE format('SELECT count(*) FROM %s_get_result(''pgmeaning'') AS r (replies text[])', dblink) INTO flag;
             EXIT;
-        EXCEPTION WHEN connection_exception OR connection_failure OR connection_does_not_exist OR admin_shutdown OR crash_shutdown OR idle_session_timeout THEN
+        EXCEPTION WHEN connection_exception OR connection_failure OR connection_does_not_exist OR admin_shutdown
+                       OR crash_shutdown OR idle_session_timeout THEN
             -- The connection had been closed from the other side.
             problem := CASE attempt WHEN 2 THEN format('The loopback cannot ask: %s.', SQLERRM) END;
         END;
@@ -198,24 +212,29 @@ BEGIN
 END
 $$;
 
--- A sidecar's vectors, as text, for inputs that differ; all that are asked for at once can go through the model at once.
-CREATE OR REPLACE FUNCTION pgmeaning._ask_sidecar(model text, inputs text[], as_query bool, patience interval) RETURNS text[]
+-- A sidecar's vectors, as text, for distinct inputs; what is asked for together can go through the model together.
+CREATE OR REPLACE FUNCTION pgmeaning._ask_sidecar(model text, inputs text[], as_query bool, patience interval)
+RETURNS text[]
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     asked record;
 BEGIN
     IF pg_is_in_recovery() THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM013', MESSAGE = 'the query''s vector is not cached, and a standby cannot ask a sidecar for it',
+        RAISE EXCEPTION USING ERRCODE = 'PM013',
+            MESSAGE = 'the query''s vector is not cached, and a standby cannot ask a sidecar for it',
             HINT = 'On the primary: CALL pgmeaning.prepare(...), or search there.';
     END IF;
     asked := pgmeaning._ask_loopback(model, inputs, as_query, patience, NULL);
     IF asked.problem IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM009', MESSAGE = 'the query''s vector is not cached, and this database has no dblink loopback to ask for it',
+        RAISE EXCEPTION USING ERRCODE = 'PM009',
+            MESSAGE = 'the query''s vector is not cached, and this database has no dblink loopback to ask for it',
             DETAIL = asked.problem,
-            HINT = format('Outside a transaction block: CALL pgmeaning.prepare(%L%s) first. Or %s', left(inputs[1], 100),
+            HINT = format('Outside a transaction block: CALL pgmeaning.prepare(%L%s) first. Or %s',
+                left(inputs[1], 100),
                 CASE WHEN pgmeaning._models_in_use() = ARRAY[model] THEN '' ELSE format(', model => %L', model) END,
-                CASE WHEN EXISTS (SELECT FROM pg_extension WHERE extname = 'dblink') THEN 'run "pgmeaning migrate" as the role that owns the schema pgmeaning: it says what the loopback lacks.'
+                CASE WHEN EXISTS (SELECT FROM pg_extension WHERE extname = 'dblink')
+                     THEN 'run "pgmeaning migrate" as the owner of the schema pgmeaning: it says what is missing.'
                      ELSE 'let a superuser CREATE EXTENSION dblink and run "pgmeaning migrate".' END);
     ELSIF asked.replies IS NULL THEN
         PERFORM pgmeaning._no_answer(model, patience);
@@ -282,8 +301,9 @@ BEGIN
 END
 $$;
 
--- For a collection: a vector to compare with those of its view, of their length, and rounded to half precision where they
--- are, so that also in an expression that widens them distances are those that search() gives. For a model: its whole one.
+-- For a collection: a vector to compare with those of its view. It has their dimensions, and is rounded to half
+-- precision where they are: so distances equal those of search(), even where halfvec is cast to vector. For a model:
+-- its full vector.
 CREATE OR REPLACE FUNCTION pgmeaning.embed(input text, collection text DEFAULT NULL, model text DEFAULT NULL,
     as_query bool DEFAULT true, timeout interval DEFAULT '10 seconds') RETURNS vector
 LANGUAGE plpgsql STABLE
@@ -306,7 +326,7 @@ $$;
 COMMENT ON FUNCTION pgmeaning.embed IS 'The vector of a text, by a collection''s model or another one. '
     'In ORDER BY write (SELECT pgmeaning.embed(''...'', collection => ''docs'')): bare, it runs once per row.';
 
--- Both as documents: neither of the two is a question that the other answers, and so it is symmetric.
+-- Both texts are embedded as documents: neither is a query for the other, and so the result is symmetric.
 CREATE OR REPLACE FUNCTION pgmeaning.similarity(a text, b text, model text DEFAULT NULL,
     timeout interval DEFAULT '10 seconds') RETURNS float8
 LANGUAGE plpgsql STABLE
@@ -323,10 +343,11 @@ BEGIN
     RETURN 1 - (made[1] <=> made[2]);
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.similarity IS 'How near two texts are in meaning: the cosine similarity of their vectors.';
+COMMENT ON FUNCTION pgmeaning.similarity IS 'How similar two texts are in meaning: the cosine of their vectors.';
 
 -- The vectors of several inputs, null for null: from the cache, and the others from a sidecar, asked for together.
-CREATE OR REPLACE FUNCTION pgmeaning._vectors(model text, inputs text[], as_query bool, patience interval) RETURNS vector[]
+CREATE OR REPLACE FUNCTION pgmeaning._vectors(model text, inputs text[], as_query bool, patience interval)
+RETURNS vector[]
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -345,7 +366,7 @@ BEGIN
 END
 $$;
 
--- The server's own words for COMMIT in an atomic context, in its own language.
+-- The server's message for a COMMIT in an atomic context, in its own language.
 CREATE OR REPLACE FUNCTION pgmeaning._words_for_commit_in_a_block() RETURNS text
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -363,7 +384,8 @@ LANGUAGE plpgsql VOLATILE
 AS $$
 BEGIN
     IF probe = pgmeaning._words_for_commit_in_a_block() THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM012', MESSAGE = format('CALL pgmeaning.%s() cannot run inside a transaction block', procedure),
+        RAISE EXCEPTION USING ERRCODE = 'PM012',
+            MESSAGE = format('CALL pgmeaning.%s() cannot run inside a transaction block', procedure),
             DETAIL = 'It commits, so that a sidecar sees what is asked.',
             HINT = 'COMMIT first, or switch your driver to autocommit for this call.';
     END IF;
@@ -395,22 +417,27 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON PROCEDURE pgmeaning.prepare IS 'Puts a query''s vector into the cache, so that embed() and search() need no loopback.';
+COMMENT ON PROCEDURE pgmeaning.prepare IS 'Caches a query''s vector, so that embed() and search() need no loopback.';
 
--- Whether a collection (or this row of it) still owes a vector; failed: this row does, and nobody will try again.
--- One statement, one snapshot: a row is never between the inbox and the queue. An older failure says nothing about a row
--- that changed since.
--- SECURITY DEFINER: the queue holds keys of rows that the caller may not see; whether is all it learns.
+-- Whether a collection (or this row of it) still owes a vector; failed: this row does, and nobody will try again. One
+-- statement, one snapshot: a row is never between the inbox and the queue. An older failure says nothing about a row
+-- that changed since. SECURITY DEFINER: the queue holds keys of rows that the caller may not see; it only learns
+-- whether there are any.
 CREATE OR REPLACE FUNCTION pgmeaning._owed(collection_id int, wanted jsonb, OUT owed bool, OUT failed bool)
 LANGUAGE sql VOLATILE SECURITY DEFINER
 AS $$
-    SELECT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.collection_id = $1 AND t.scanning)  -- the cheapest to look at, so first
-        OR EXISTS (SELECT FROM pgmeaning.inbox AS i WHERE i.collection_id = $1 AND ($2 IS NULL OR i.key = $2 OR i.key IS NULL))
-        OR EXISTS (SELECT FROM pgmeaning.queue AS q WHERE q.collection_id = $1 AND ($2 IS NULL OR q.key = $2) AND q.failed_at IS NULL),
-           EXISTS (SELECT FROM pgmeaning.queue AS q WHERE q.collection_id = $1 AND q.key = $2 AND q.failed_at IS NOT NULL)
+    -- the cheapest to look at, so first
+    SELECT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.collection_id = $1 AND t.scanning)
+        OR EXISTS (SELECT FROM pgmeaning.inbox AS i
+                   WHERE i.collection_id = $1 AND ($2 IS NULL OR i.key = $2 OR i.key IS NULL))
+        OR EXISTS (SELECT FROM pgmeaning.queue AS q
+                   WHERE q.collection_id = $1 AND ($2 IS NULL OR q.key = $2) AND q.failed_at IS NULL),
+           EXISTS (SELECT FROM pgmeaning.queue AS q
+                   WHERE q.collection_id = $1 AND q.key = $2 AND q.failed_at IS NOT NULL)
 $$;
 
-CREATE OR REPLACE PROCEDURE pgmeaning.wait_for(collection text, key jsonb DEFAULT NULL, timeout interval DEFAULT '30 seconds')
+CREATE OR REPLACE PROCEDURE pgmeaning.wait_for(collection text, key jsonb DEFAULT NULL,
+    timeout interval DEFAULT '30 seconds')
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -435,29 +462,32 @@ BEGIN
         EXIT WHEN NOT state.owed;
         waited := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started;
         IF waited OPERATOR(pg_catalog.>=) patience THEN
-            SELECT k.problem, k.state OPERATOR(pg_catalog.=) 'paused' AS paused INTO state FROM pgmeaning.collection AS k WHERE k.id OPERATOR(pg_catalog.=) c.id;
+            SELECT k.problem, k.state OPERATOR(pg_catalog.=) 'paused' AS paused INTO state
+            FROM pgmeaning.collection AS k WHERE k.id OPERATOR(pg_catalog.=) c.id;
             RAISE EXCEPTION USING ERRCODE = 'PM007',
                 MESSAGE = pg_catalog.format('collection %L still owes vectors after %s', collection, patience),
-                DETAIL = CASE WHEN state.problem IS NOT NULL THEN 'It is broken: ' OPERATOR(pg_catalog.||) state.problem WHEN state.paused THEN 'It is paused.' ELSE '' END,
-                HINT = CASE WHEN state.problem IS NOT NULL THEN 'Mend that; SELECT * FROM pgmeaning.status says when all is well.'
+                DETAIL = CASE WHEN state.problem IS NOT NULL THEN 'It is broken: ' OPERATOR(pg_catalog.||) state.problem
+                              WHEN state.paused THEN 'It is paused.' ELSE '' END,
+                HINT = CASE WHEN state.problem IS NOT NULL THEN 'Fix that; pgmeaning.status shows when it works again.'
                             WHEN state.paused THEN pg_catalog.format('SELECT pgmeaning.resume(%L)', collection)
-                            ELSE 'Is a sidecar running? SELECT * FROM pgmeaning.sidecars; SELECT * FROM pgmeaning.status.' END;
+                            ELSE 'Is a sidecar running? See pgmeaning.sidecars and pgmeaning.status.' END;
         END IF;
         COMMIT;
-        -- A twentieth of what was waited for so far: who waits for a backfill should not take a processor from it.
+        -- A twentieth of the time waited so far: waiting for a backfill should not take a processor from it.
         PERFORM pg_catalog.pg_sleep(least(0.1, greatest(0.002, extract(epoch FROM waited) OPERATOR(pg_catalog./) 20)));
     END LOOP;
     IF state.failed THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM008', MESSAGE = pg_catalog.format('row %s of collection %L could not be embedded', wanted, collection),
-            HINT = 'SELECT * FROM pgmeaning.failures says why; pgmeaning.retry() tries once more.';
+        RAISE EXCEPTION USING ERRCODE = 'PM008',
+            MESSAGE = pg_catalog.format('row %s of collection %L could not be embedded', wanted, collection),
+            HINT = 'SELECT * FROM pgmeaning.failures shows why; pgmeaning.retry() tries again.';
     END IF;
 END
 $$;
-COMMENT ON PROCEDURE pgmeaning.wait_for IS 'Returns once a collection (or one row of it) owes no vector: read your own writes.';
+COMMENT ON PROCEDURE pgmeaning.wait_for IS 'Waits until a collection, or one of its rows, is embedded.';
 
--- (Re)makes the loopback: a foreign server to this very database, and a role that may only ask. Returns why it cannot, or null.
--- host: where this server listens as seen from itself, a socket folder or an address.
--- new_role: the one there is cannot log in (a restored dump brings its password to a server where the role has another).
+-- (Re)makes the loopback: a foreign server to this very database, and a role that may only ask. Returns why it cannot,
+-- or null. host: where this server can be reached from itself, a socket directory or an address. new_role: the existing
+-- role cannot log in (a restored dump has a password, and this server's role another).
 CREATE OR REPLACE FUNCTION pgmeaning._make_loopback(host text, new_role bool DEFAULT false) RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $$
@@ -466,23 +496,27 @@ DECLARE
     login    text;
     password text := gen_random_uuid()::text || gen_random_uuid()::text;
     -- A lost request costs a time-out, so its commit need not wait for the disk.
-    settings text := '-c default_transaction_isolation=read\ committed -c default_transaction_read_only=off -c statement_timeout=0 '
-                     '-c idle_session_timeout=0 -c synchronous_commit=off -c search_path=pg_catalog,pg_temp';
+    settings text := '-c default_transaction_isolation=read\ committed -c default_transaction_read_only=off '
+                     '-c statement_timeout=0 -c idle_session_timeout=0 -c synchronous_commit=off '
+                     '-c search_path=pg_catalog,pg_temp';
 BEGIN
-    -- Two sidecars that start at once would both alter the server, and one of them fail.
+    -- Two sidecars that start at once would both alter the server, and one would fail.
     PERFORM pg_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._loopback_lock());
     IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'dblink') THEN
         CREATE EXTENSION dblink WITH SCHEMA public;
     END IF;
     IF NOT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = 'pgmeaning_loopback') THEN
         CREATE SERVER pgmeaning_loopback FOREIGN DATA WRAPPER dblink_fdw
-            OPTIONS (host '', port '', dbname '', options '', application_name 'pgmeaning loopback', connect_timeout '5');
+            OPTIONS (host '', port '', dbname '', options '', application_name 'pgmeaning loopback',
+                     connect_timeout '5');
         EXECUTE format('ALTER SERVER pgmeaning_loopback OWNER TO %I', owner);
     END IF;
     -- A database made from a template, or restored from a dump, has the options of another.
     IF NOT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = 'pgmeaning_loopback' AND srvoptions @>
-                   ARRAY['host=' || host, 'port=' || current_setting('port'), 'dbname=' || current_database(), 'options=' || settings]) THEN
-        EXECUTE format('ALTER SERVER pgmeaning_loopback OPTIONS (SET host %L, SET port %L, SET dbname %L, SET options %L)',
+                   ARRAY['host=' || host, 'port=' || current_setting('port'), 'dbname=' || current_database(),
+                         'options=' || settings]) THEN
+        EXECUTE format('ALTER SERVER pgmeaning_loopback '
+                       'OPTIONS (SET host %L, SET port %L, SET dbname %L, SET options %L)',
             host, current_setting('port'), current_database(), settings);
     END IF;
     SELECT o.option_value INTO login
@@ -495,13 +529,15 @@ BEGIN
         END IF;
         EXECUTE format('ALTER ROLE %I LOGIN PASSWORD %L', login, password);
         EXECUTE format('DROP USER MAPPING IF EXISTS FOR %I SERVER pgmeaning_loopback', owner);
-        EXECUTE format('CREATE USER MAPPING FOR %I SERVER pgmeaning_loopback OPTIONS (user %L, password %L)', owner, login, password);
+        EXECUTE format('CREATE USER MAPPING FOR %I SERVER pgmeaning_loopback OPTIONS (user %L, password %L)',
+                       owner, login, password);
     END IF;
     IF NOT has_database_privilege(login, current_database(), 'CONNECT') THEN
         EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), login);
     END IF;
     RETURN NULL;
-EXCEPTION WHEN insufficient_privilege OR undefined_file OR feature_not_supported OR undefined_object OR invalid_schema_name THEN
+EXCEPTION WHEN insufficient_privilege OR undefined_file OR feature_not_supported OR undefined_object
+               OR invalid_schema_name THEN
     RETURN SQLERRM;
 END
 $$;

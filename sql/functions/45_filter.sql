@@ -2,8 +2,9 @@
 -- caller's rights.
 
 -- The filter with its parameters ($1, $2, ...) written in as quoted literals, whose types the context decides as for a
--- driver's parameters. Only what is certainly no part of a literal, a name or a comment is taken for one: so forms whose end
--- depends on settings or context (backslashes, prefixed strings, dollar quotes, comments) are refused beside parameters.
+-- driver's parameters. Only what is certainly no part of a literal, a name or a comment is taken for one: so forms
+-- whose end depends on settings or context (backslashes, prefixed strings, dollar quotes, comments) are refused beside
+-- parameters.
 CREATE OR REPLACE FUNCTION pgmeaning._bind(filter text, params text[]) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
 AS $bind$
@@ -13,26 +14,34 @@ DECLARE
     used   int[] := '{}';
     number int;
     piece  text[];
+    -- A parameter's number; or a string, a quoted name, a name, a number, blanks, a sign that begins no comment.
+    parameter_or_plain constant text := $$^(?:\$(\d{1,4})(?![\w$'"]|[^\x01-\x7f])|($$
+        || $$'[^'\\]*'|"[^"]*"|(?:[a-zA-Z_]|[^\x01-\x7f])(?:[\w$]|[^\x01-\x7f])*(?!['"])|$$
+        || $$\d+|\s+|-(?!-)|/(?!\*)|[^\w\s$'"\\/-]))$$;
 BEGIN
     WHILE rest <> '' LOOP
-        piece := regexp_match(rest, $$^(?:\$(\d{1,4})(?![\w$'"]|[^\x01-\x7f])|('[^'\\]*'|"[^"]*"|(?:[a-zA-Z_]|[^\x01-\x7f])(?:[\w$]|[^\x01-\x7f])*(?!['"])|\d+|\s+|-(?!-)|/(?!\*)|[^\w\s$'"\\/-]))$$);
+        piece := regexp_match(rest, parameter_or_plain);
         IF piece IS NULL THEN
-            RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('a filter with parameters may not hold %L', left(rest, 20)),
-                DETAIL = 'Beside parameters: names, numbers, operators and plain strings, without comments and backslashes.',
-                HINT = 'Give that string as one more parameter.';
+            RAISE EXCEPTION USING ERRCODE = 'PM014',
+                MESSAGE = format('a filter with parameters may not hold %L', left(rest, 20)),
+                DETAIL = 'It may hold names, numbers, operators and plain strings, but no comments and backslashes.',
+                HINT = 'Pass that string as one more parameter.';
         END IF;
         number := piece[1];
         IF number NOT BETWEEN 1 AND cardinality(params) THEN
-            RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the filter speaks of $%s, but %s parameters were given', number, cardinality(params)),
-                HINT = 'filter_params => ARRAY[...] gives them, the first as $1.';
+            RAISE EXCEPTION USING ERRCODE = 'PM014',
+                MESSAGE = format('the filter refers to $%s, but the length of filter_params is %s',
+                                 number, cardinality(params)),
+                HINT = 'Pass them as filter_params => ARRAY[...]; the first is $1.';
         END IF;
         used := used || number;
         bound := bound || coalesce(piece[2], format('(%L)', params[number]));
         rest := substr(rest, 1 + length(coalesce(piece[2], '$' || piece[1])));
     END LOOP;
     IF NOT used @> ARRAY(SELECT generate_series(1, cardinality(params))) THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('%s filter parameters were given, and not all are used', cardinality(params)),
-            HINT = 'Write $1 where the first goes.';
+        RAISE EXCEPTION USING ERRCODE = 'PM014',
+            MESSAGE = format('not all of the %s filter_params are used', cardinality(params)),
+            HINT = 'Write $1 where the first one belongs.';
     END IF;
     RETURN bound;
 END
@@ -49,15 +58,17 @@ BEGIN
     FOR entry IN SELECT e.key, e.value, jsonb_typeof(e.value) AS kind, a.atttypid AS type,
                         a.atttypid = 'jsonb'::regtype OR t.typcategory = 'A' AS compound
                  FROM jsonb_each(wanted) AS e
-                 LEFT JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attname = e.key AND a.attnum > 0 AND NOT a.attisdropped
+                 LEFT JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attname = e.key
+                                               AND a.attnum > 0 AND NOT a.attisdropped
                  LEFT JOIN pg_type AS t ON t.oid = a.atttypid LOOP
         IF entry.type IS NULL THEN
             PERFORM pgmeaning._check_columns(c.source, ARRAY[entry.key]);
         ELSIF entry.kind = 'null' THEN
             condition := condition || format(' AND %I IS NULL', entry.key);
         ELSIF entry.kind = 'array' AND NOT entry.compound THEN
-            condition := condition || format(CASE WHEN entry.value @> '[null]' THEN ' AND (%1$I %2$s ANY (%3$L::%4$s[]) OR %1$I IS NULL)'
-                                                  ELSE ' AND %1$I %2$s ANY (%3$L::%4$s[])' END, entry.key, pgmeaning._equals(entry.type),
+            condition := condition || format(
+                CASE WHEN entry.value @> '[null]' THEN ' AND (%1$I %2$s ANY (%3$L::%4$s[]) OR %1$I IS NULL)'
+                     ELSE ' AND %1$I %2$s ANY (%3$L::%4$s[])' END, entry.key, pgmeaning._equals(entry.type),
                 ARRAY(SELECT jsonb_array_elements_text(entry.value)), pgmeaning._type_name(entry.type, -1));
         ELSE
             condition := condition || format(' AND %I %s %L::%s', entry.key, pgmeaning._equals(entry.type),
@@ -70,8 +81,8 @@ BEGIN
 END
 $$;
 
--- A filter as a condition on the source's rows, checked; null: no filter. One that closes our parenthesis and opens another
--- is none, nor is one that only fits without the parentheses: so both are tried. Nothing is read.
+-- A filter as a condition on the source's rows, checked; null: no filter. One that closes our parenthesis and opens
+-- another is none, nor is one that only fits without the parentheses: so both are tried. Nothing is read.
 CREATE OR REPLACE FUNCTION pgmeaning._condition(c pgmeaning.collection, filter text, params text[]) RETURNS text
 LANGUAGE plpgsql STABLE
 AS $$
@@ -81,10 +92,11 @@ DECLARE
     probe     refcursor;
 BEGIN
     IF array_ndims(params) > 1 THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'filter_params holds arrays', DETAIL = 'Each parameter is one value.',
-            HINT = 'Write an array as a text: filter => ''lang = ANY ($1)'', filter_params => ARRAY[''{en,fr}''].';
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'filter_params must not hold arrays',
+            DETAIL = 'Each parameter is one value.',
+            HINT = 'Write an array as text: filter => ''lang = ANY ($1)'', filter_params => ARRAY[''{en,fr}''].';
     ELSIF params IS NOT NULL AND (filter IS NULL OR filter ~ '^[[:space:]]*{') THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'there are filter_params, but no filter that takes any',
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'filter_params were passed, but no filter that takes them',
             HINT = 'filter => ''price < $1'', filter_params => ARRAY[20]';
     ELSIF filter ~ '^[[:space:]]*{' THEN  -- no condition in SQL begins with a brace
         condition := pgmeaning._equalities(c, filter::jsonb);
@@ -99,17 +111,20 @@ BEGIN
         CLOSE probe;
     END IF;
     RETURN condition;
-EXCEPTION WHEN syntax_error OR undefined_column OR undefined_function OR undefined_table OR undefined_object OR undefined_parameter
-               OR invalid_schema_name OR datatype_mismatch OR ambiguous_column OR grouping_error OR windowing_error OR wrong_object_type
-               OR data_exception OR indeterminate_datatype OR feature_not_supported OR invalid_cursor_definition OR check_violation THEN
-    RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the filter is not a condition on the rows of %s: %s', source, SQLERRM),
+EXCEPTION WHEN syntax_error OR undefined_column OR undefined_function OR undefined_table OR undefined_object
+               OR undefined_parameter OR invalid_schema_name OR datatype_mismatch OR ambiguous_column OR grouping_error
+               OR windowing_error OR wrong_object_type OR data_exception OR indeterminate_datatype
+               OR feature_not_supported OR invalid_cursor_definition OR check_violation THEN
+    RAISE EXCEPTION USING ERRCODE = 'PM014',
+        MESSAGE = format('the filter is not a condition on the rows of %s: %s', source, SQLERRM),
         DETAIL = format('It is %L.', left(filter, 1000)),
-        HINT = 'Write what could stand after WHERE, with names of other schemas qualified, operators too, as OPERATOR(public.%): filter => ''lang = $1'', filter_params => ARRAY[''en''].';
+        HINT = 'Write what could follow WHERE, such as filter => ''lang = $1'', filter_params => ARRAY[''en'']; '
+               'qualify names of other schemas, and their operators, as OPERATOR(public.%).';
 END
 $$;
 
--- The rows of the source that may be found, by their keys: all, or those that the condition lets through. No other column: the
--- caller may have been granted a few.
+-- The rows of the source that may be found, by their keys: all, or those that the condition lets through. No other
+-- column: the caller may have been granted a few.
 CREATE OR REPLACE FUNCTION pgmeaning._source_rows(c pgmeaning.collection, condition text) RETURNS text
 LANGUAGE sql STABLE
 AS $$
@@ -119,8 +134,8 @@ AS $$
                             pgmeaning._relation_name(c.source), condition) END
 $$;
 
--- How many rows the caller may find, as the planner has it: statistics, the condition, and row security.
--- VOLATILE: EXPLAIN may not run in a function that is less.
+-- How many rows the caller may find, as the planner estimates it from statistics, the condition and row security.
+-- VOLATILE, since EXPLAIN may not run in a STABLE function.
 CREATE OR REPLACE FUNCTION pgmeaning._rows_expected(c pgmeaning.collection, condition text) RETURNS float8
 LANGUAGE plpgsql VOLATILE
 AS $$
@@ -132,7 +147,7 @@ BEGIN
 END
 $$;
 
--- About how many vectors there are, as the planner would reckon: the rows a page of the last count, times the pages now.
+-- About how many vectors there are, as the planner estimates it: rows per page when last counted, times pages now.
 CREATE OR REPLACE FUNCTION pgmeaning._vectors_expected(vectors regclass) RETURNS float8
 LANGUAGE sql STABLE
 AS $$

@@ -1,5 +1,5 @@
--- Indexes on vector tables: which there are, which one is wanted, and what it costs. HNSW takes up to 2000 dimensions of
--- vector and 4000 of halfvec, so longer vectors are indexed by their signature or by their beginning.
+-- Indexes on vector tables: which there are, which one is wanted, and what it costs. HNSW takes up to 2000 dimensions
+-- of vector and 4000 of halfvec, so longer vectors are indexed by their signature or by their beginning.
 
 -- The HNSW indexes on a vector table, whoever made them, that a search can use (or could, were they valid).
 CREATE OR REPLACE FUNCTION pgmeaning._indexes(vectors regclass)
@@ -9,52 +9,58 @@ AS $$
     SELECT s.index, s.kind, s.dimensions, s.valid
     FROM (SELECT i.indexrelid::regclass AS index, a.atttypmod AS dimensions, i.indisvalid AND i.indisready AS valid,
                  CASE WHEN o.opcname = 'bit_hamming_ops' AND column_name.attname = 'signature' THEN 'signature'
-                      WHEN o.opcname IN ('vector_cosine_ops', 'halfvec_cosine_ops') AND column_name.attname = 'embedding' THEN 'direct'
+                      WHEN o.opcname IN ('vector_cosine_ops', 'halfvec_cosine_ops')
+                           AND column_name.attname = 'embedding' THEN 'direct'
                       WHEN o.opcname = 'halfvec_cosine_ops' AND i.indkey[0] = 0 THEN
-                          CASE WHEN pg_get_indexdef(i.indexrelid, 1, false) ~ 'subvector[(]embedding, 1, [0-9]+[)]' THEN 'prefix'
-                               WHEN pg_get_indexdef(i.indexrelid, 1, false) ~ '^[(]?[(]?embedding[)]?::' THEN 'direct' END
+                          CASE WHEN definition ~ 'subvector[(]embedding, 1, [0-9]+[)]' THEN 'prefix'
+                               WHEN definition ~ '^[(]?[(]?embedding[)]?::' THEN 'direct' END
                  END AS kind
           FROM pg_index AS i
           JOIN pg_class AS r ON r.oid = i.indexrelid
           JOIN pg_am AS m ON m.oid = r.relam AND m.amname = 'hnsw'
+          CROSS JOIN LATERAL pg_get_indexdef(i.indexrelid, 1, false) AS definition
           JOIN pg_opclass AS o ON o.oid = i.indclass[0]
           JOIN pg_attribute AS a ON a.attrelid = i.indexrelid AND a.attnum = 1
-          LEFT JOIN pg_attribute AS column_name ON column_name.attrelid = i.indrelid AND column_name.attnum = i.indkey[0]
+          LEFT JOIN pg_attribute AS column_name
+              ON column_name.attrelid = i.indrelid AND column_name.attnum = i.indkey[0]
           WHERE i.indrelid = vectors AND NOT i.indisunique AND i.indpred IS NULL) AS s
     WHERE s.kind IS NOT NULL
 $$;
 
--- The index that searches use: of several the one that was tested, else the most exact kind. Every search asks, so the likely
--- answers come first: the one that was tested bears our name, or there is none.
+-- The index that searches use: of several the one that was measured, else the most exact kind. Every search asks, so
+-- the likely answers come first: the one that was measured has our name, or there is none.
 CREATE OR REPLACE FUNCTION pgmeaning._usable_index(t pgmeaning.target, OUT kind text, OUT dimensions int)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    tested text := (SELECT x.kind FROM pgmeaning.vector_index AS x WHERE x.collection_id = t.collection_id AND x.model = t.model);
+    measured text := (SELECT x.kind FROM pgmeaning.vector_index AS x
+                      WHERE x.collection_id = t.collection_id AND x.model = t.model);
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = t.vectors AND NOT i.indisunique) THEN
         RETURN;
     END IF;
-    SELECT tested, a.atttypmod INTO kind, dimensions
+    SELECT measured, a.atttypmod INTO kind, dimensions
     FROM pg_index AS i
     JOIN pg_attribute AS a ON a.attrelid = i.indexrelid AND a.attnum = 1
     WHERE i.indrelid = t.vectors AND NOT i.indisunique AND i.indisvalid AND i.indisready
-      AND tested IN ('signature', 'prefix', 'direct') AND pgmeaning._is_our_index(t, i.indexrelid, tested);
+      AND measured IN ('signature', 'prefix', 'direct') AND pgmeaning._is_our_index(t, i.indexrelid, measured);
     IF kind IS NULL THEN
         SELECT i.kind, i.dimensions INTO kind, dimensions FROM pgmeaning._indexes(t.vectors) AS i
         WHERE i.valid
-        ORDER BY i.kind = tested DESC NULLS LAST, array_position('{direct,signature,prefix}', i.kind)
+        ORDER BY i.kind = measured DESC NULLS LAST, array_position('{direct,signature,prefix}', i.kind)
         LIMIT 1;
     END IF;
 END
 $$;
 
--- What the nearest candidates are ordered by, where $1 is the query's vector. It must be what the index has, to the letter.
+-- What the nearest candidates are ordered by, where $1 is the query's vector. It must be what the index has, to the
+-- letter.
 CREATE OR REPLACE FUNCTION pgmeaning._nearness(kind text, dimensions int, index_dimensions int) RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $$
     SELECT CASE kind
-        WHEN 'prefix' THEN format('subvector(v.embedding, 1, %1$s)::halfvec(%1$s) <=> subvector($1, 1, %1$s)::halfvec(%1$s)', index_dimensions)
+        WHEN 'prefix' THEN format('subvector(v.embedding, 1, %1$s)::halfvec(%1$s) <=> '
+                                  'subvector($1, 1, %1$s)::halfvec(%1$s)', index_dimensions)
         WHEN 'direct' THEN CASE WHEN dimensions <= 2000 THEN 'v.embedding <=> $1'
                                 ELSE format('v.embedding::halfvec(%1$s) <=> $1::halfvec(%1$s)', dimensions) END
         ELSE format('v.signature <~> binary_quantize($1)::bit(%s)', dimensions) END
@@ -80,7 +86,8 @@ CREATE OR REPLACE FUNCTION pgmeaning._index_cost(t pgmeaning.target, kind text, 
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    of_vector  text := (SELECT n.nspname FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'vector');
+    of_vector  text := (SELECT n.nspname FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+                        WHERE e.extname = 'vector');
     what       text;
     value      int;
     effort     int := 64;
@@ -92,12 +99,14 @@ BEGIN
             value := t.dimensions / 8 + 8;
             effort := 200;  -- many signatures are equally near, and a hasty graph loses its way among them
         WHEN 'prefix' THEN
-            what := format('(%I.subvector(embedding, 1, %s)::%1$I.halfvec(%2$s)) %1$I.halfvec_cosine_ops', of_vector, index_dimensions);
+            what := format('(%I.subvector(embedding, 1, %s)::%1$I.halfvec(%2$s)) %1$I.halfvec_cosine_ops',
+                           of_vector, index_dimensions);
             value := index_dimensions * 2 + 8;
         ELSE
             what := CASE WHEN halves THEN format('embedding %I.halfvec_cosine_ops', of_vector)
                          WHEN t.dimensions <= 2000 THEN format('embedding %I.vector_cosine_ops', of_vector)
-                         ELSE format('(embedding::%I.halfvec(%s)) %1$I.halfvec_cosine_ops', of_vector, t.dimensions) END;
+                         ELSE format('(embedding::%I.halfvec(%s)) %1$I.halfvec_cosine_ops',
+                                     of_vector, t.dimensions) END;
             value := t.dimensions * CASE WHEN t.dimensions <= 2000 AND NOT halves THEN 4 ELSE 2 END + 8;
     END CASE;
     statement := format('CREATE INDEX CONCURRENTLY %I ON %s USING hnsw (%s) WITH (ef_construction = %s)',
@@ -108,8 +117,9 @@ BEGIN
 END
 $$;
 
--- The kind that an unsaid choice means, and why.
-CREATE OR REPLACE FUNCTION pgmeaning._choose_kind(t pgmeaning.target, row_count bigint, min_rows int, OUT kind text, OUT reason text)
+-- The kind that 'auto' means here, and why.
+CREATE OR REPLACE FUNCTION pgmeaning._choose_kind(t pgmeaning.target, row_count bigint, min_rows int,
+    OUT kind text, OUT reason text)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -117,7 +127,7 @@ DECLARE
 BEGIN
     IF present IS NOT NULL THEN
         kind := present;
-        reason := 'it is there';
+        reason := 'there is one';
     ELSIF row_count < min_rows THEN
         kind := 'none';
         reason := format('below %s rows a scan is fast', min_rows);
@@ -126,7 +136,8 @@ BEGIN
         reason := format('HNSW takes vectors of %s dimensions as they are', t.dimensions);
     ELSE
         kind := 'signature';
-        reason := format('HNSW does not take vectors of %s dimensions; their signatures are %s bytes', t.dimensions, t.dimensions / 8);
+        reason := format('HNSW does not take vectors of %s dimensions; their signatures are %s bytes',
+                         t.dimensions, t.dimensions / 8);
     END IF;
 END
 $$;
@@ -142,19 +153,24 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no kind of index %L', kind),
             HINT = 'Kinds: auto, none, signature, prefix, direct.';
     ELSIF kind = 'direct' AND t.dimensions > 4000 THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('HNSW does not take vectors of %s dimensions directly', t.dimensions),
-            DETAIL = 'Its limits are 2000 dimensions, and 4000 in half precision.', HINT = 'Take signature, or prefix where the model allows it.';
+        RAISE EXCEPTION USING ERRCODE = 'PM014',
+            MESSAGE = format('HNSW does not take vectors of %s dimensions directly', t.dimensions),
+            DETAIL = 'Its limits are 2000 dimensions, and 4000 in half precision.',
+            HINT = 'Choose signature, or prefix where the model allows it.';
     ELSIF kind = 'prefix' AND smallest IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the beginning of a vector of model %L means nothing by itself', t.model),
-            DETAIL = 'It is not a Matryoshka model: it has no min_dimensions.', HINT = 'Take signature.';
+        RAISE EXCEPTION USING ERRCODE = 'PM014',
+            MESSAGE = format('vectors of model %L cannot be shortened', t.model),
+            DETAIL = 'It is not a Matryoshka model: it has no min_dimensions.', HINT = 'Choose signature.';
     ELSIF kind = 'prefix' AND NOT index_dimensions BETWEEN smallest AND least(t.dimensions, 4000) THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('a prefix of %s dimensions will not do', index_dimensions),
-            HINT = format('Model %L has prefixes of %s to %s dimensions.', t.model, smallest, least(t.dimensions, 4000));
+        RAISE EXCEPTION USING ERRCODE = 'PM014',
+            MESSAGE = format('there is no prefix of %s dimensions', index_dimensions),
+            HINT = format('Model %L has prefixes of %s to %s dimensions.', t.model, smallest,
+                          least(t.dimensions, 4000));
     END IF;
 END
 $$;
 
--- How many dimensions a prefix has when nobody says.
+-- How many dimensions a prefix has by default.
 CREATE OR REPLACE FUNCTION pgmeaning._prefix_dimensions(t pgmeaning.target) RETURNS int
 LANGUAGE sql STABLE
 AS $$
@@ -174,14 +190,16 @@ DECLARE
     wanted  text;
     size    int;
 BEGIN
-    SELECT * INTO settled FROM pgmeaning.vector_index AS x WHERE x.collection_id = t.collection_id AND x.model = t.model;
+    SELECT * INTO settled FROM pgmeaning.vector_index AS x
+    WHERE x.collection_id = t.collection_id AND x.model = t.model;
     wanted := coalesce(asked, settled.wanted, 'auto');
     SELECT wanted AS kind, 'asked for' AS reason INTO chosen;
     IF wanted = 'auto' THEN
         chosen := pgmeaning._choose_kind(t, counted, min_rows);
     END IF;
     IF chosen.kind = 'prefix' THEN
-        size := coalesce(asked_dimensions, settled.wanted_dimensions, (SELECT u.dimensions FROM pgmeaning._usable_index(t) AS u WHERE u.kind = 'prefix'),
+        size := coalesce(asked_dimensions, settled.wanted_dimensions,
+                         (SELECT u.dimensions FROM pgmeaning._usable_index(t) AS u WHERE u.kind = 'prefix'),
                          pgmeaning._prefix_dimensions(t));
     END IF;
     -- What was settled before is not refused here: one collection must not keep a sidecar from planning for the others.
@@ -190,7 +208,8 @@ BEGIN
     END IF;
     RETURN QUERY SELECT t.model, coalesce((pgmeaning._usable_index(t)).kind, 'none'), chosen.kind, size, counted,
         cost.bytes, cost.build_seconds, cost.statement, chosen.reason
-    FROM (SELECT) AS one LEFT JOIN LATERAL pgmeaning._index_cost(t, chosen.kind, size, counted) AS cost ON chosen.kind <> 'none';
+    FROM (SELECT) AS one
+    LEFT JOIN LATERAL pgmeaning._index_cost(t, chosen.kind, size, counted) AS cost ON chosen.kind <> 'none';
 END
 $$;
 
@@ -207,10 +226,12 @@ BEGIN
     WHERE t.collection_id = c.id ORDER BY t.state, t.model;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.plan_index IS 'What index a collection''s vectors have, which one a sidecar would build, and what that costs.';
+COMMENT ON FUNCTION pgmeaning.plan_index
+    IS 'Which index a collection''s vectors have, which they would get, and what it costs.';
 
--- Settles what index is wanted from now on; a sidecar builds it.
-CREATE OR REPLACE FUNCTION pgmeaning.want_index(collection text, kind text DEFAULT 'auto', dimensions int DEFAULT NULL) RETURNS void
+-- Sets which index is wanted from now on; a sidecar builds it.
+CREATE OR REPLACE FUNCTION pgmeaning.want_index(collection text, kind text DEFAULT 'auto', dimensions int DEFAULT NULL)
+RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -219,13 +240,15 @@ BEGIN
     PERFORM pgmeaning._check_kind(t, want_index.kind, coalesce(want_index.dimensions, pgmeaning._prefix_dimensions(t)))
     FROM pgmeaning.target AS t WHERE t.collection_id = c.id;
     INSERT INTO pgmeaning.vector_index AS x (collection_id, model, wanted, wanted_dimensions)
-    SELECT t.collection_id, t.model, want_index.kind, want_index.dimensions FROM pgmeaning.target AS t WHERE t.collection_id = c.id
+    SELECT t.collection_id, t.model, want_index.kind, want_index.dimensions FROM pgmeaning.target AS t
+    WHERE t.collection_id = c.id
     ON CONFLICT ON CONSTRAINT vector_index_pkey DO UPDATE
         SET wanted = excluded.wanted, wanted_dimensions = excluded.wanted_dimensions, problem = NULL;
     PERFORM pgmeaning._wake();
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.want_index IS 'Settles which index a collection''s vectors get: auto, none, signature, prefix or direct.';
+COMMENT ON FUNCTION pgmeaning.want_index IS 'Sets the kind of index that a collection''s vectors get: '
+    'auto, none, signature, prefix or direct.';
 
 -- Asks a sidecar to measure recall.
 CREATE OR REPLACE FUNCTION pgmeaning.measure_index(collection text) RETURNS void
@@ -240,10 +263,11 @@ BEGIN
     PERFORM pgmeaning._wake();
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.measure_index IS 'Asks a sidecar to measure the recall and the time of searches; pgmeaning.index_report shows them.';
+COMMENT ON FUNCTION pgmeaning.measure_index IS 'Asks a sidecar to measure the recall and the time of searches: '
+    'see pgmeaning.index_report.';
 
 -- An index as status shows it, and how far its building has come.
--- SECURITY DEFINER: how far, the server tells only the role that builds.
+-- SECURITY DEFINER: the server shows the progress only to the role that builds.
 CREATE OR REPLACE FUNCTION pgmeaning._index_state(vectors regclass, OUT state text, OUT progress float8)
 LANGUAGE sql STABLE SECURITY DEFINER
 AS $$
@@ -251,6 +275,7 @@ AS $$
                 ELSE 'building ' || i.kind END,
            CASE WHEN NOT i.valid THEN coalesce(b.blocks_done / nullif(b.blocks_total, 0)::float8, 0) END
     FROM (SELECT) AS one
-    LEFT JOIN LATERAL (SELECT x.kind, x.valid FROM pgmeaning._indexes(vectors) AS x ORDER BY x.valid, x.kind LIMIT 1) AS i ON true
+    LEFT JOIN LATERAL (SELECT x.kind, x.valid FROM pgmeaning._indexes(vectors) AS x
+                       ORDER BY x.valid, x.kind LIMIT 1) AS i ON true
     LEFT JOIN pg_stat_progress_create_index AS b ON b.relid = vectors AND b.datname = current_database()
 $$;

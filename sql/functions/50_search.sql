@@ -1,11 +1,11 @@
 -- Finding rows by meaning. All of it runs with the caller's rights and joins the source, so that neither a deleted row
 -- nor one that row security hides is ever returned.
 
--- A key as the queue has it: {"id": 5}; a bare value will do where the key is one column. Through the columns' own types,
--- and with the settings of the triggers, so that "5" and 5, or two spellings of one moment, are one key.
+-- A key as the queue has it: {"id": 5}; a bare value will do where the key is one column. Through the columns' own
+-- types, and with the settings of the triggers, so that "5" and 5, or two spellings of one moment, are one key.
 CREATE OR REPLACE FUNCTION pgmeaning._full_key(c pgmeaning.collection, key jsonb) RETURNS jsonb
-LANGUAGE plpgsql STABLE SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' SET bytea_output = 'hex'
-SET extra_float_digits = '1'
+LANGUAGE plpgsql STABLE SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET bytea_output = 'hex' SET extra_float_digits = '1'
 AS $$
 DECLARE
     found_key jsonb := key;
@@ -16,15 +16,15 @@ BEGIN
         found_key := jsonb_build_object(c.key_columns[1], key);
     ELSIF jsonb_typeof(key) <> 'object' OR NOT key ?& c.key_columns::text[] THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('%s is not a key of collection %L', key, c.name),
-            HINT = format('Give jsonb with its key columns: %s.', array_to_string(c.key_columns, ', '));
+            HINT = format('Pass jsonb with its key columns: %s.', array_to_string(c.key_columns, ', '));
     END IF;
     EXECUTE format('SELECT %s FROM jsonb_to_record($1) AS k (%s)',
         pgmeaning._key_json('k', c.key_columns, c.key_columns), pgmeaning._key_record(c.key_columns, c.key_types))
     INTO found_key USING found_key;
     RETURN found_key;
 EXCEPTION WHEN data_exception THEN
-    RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('%s is not a key of collection %L', key, c.name), DETAIL = SQLERRM,
-        HINT = format('Its key columns: %s.', pgmeaning._key_record(c.key_columns, c.key_types));
+    RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('%s is not a key of collection %L', key, c.name),
+        DETAIL = SQLERRM, HINT = format('Its key columns: %s.', pgmeaning._key_record(c.key_columns, c.key_types));
 END
 $$;
 
@@ -39,14 +39,16 @@ END
 $$;
 
 -- What was found, with the keys that the triggers write, whatever the caller's settings.
-CREATE OR REPLACE FUNCTION pgmeaning._pinned(c pgmeaning.collection, hits pgmeaning.search_hit[]) RETURNS pgmeaning.search_hit[]
+CREATE OR REPLACE FUNCTION pgmeaning._pinned(c pgmeaning.collection, hits pgmeaning.search_hit[])
+RETURNS pgmeaning.search_hit[]
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
     IF NOT pgmeaning._is_pinned(c) THEN
         RETURN hits;
     END IF;
-    RETURN ARRAY(SELECT ROW(pgmeaning._full_key(c, h.key), h.chunk, h.chunk_text, h.distance, h.score, h.model)::pgmeaning.search_hit
+    RETURN ARRAY(SELECT ROW(pgmeaning._full_key(c, h.key), h.chunk, h.chunk_text, h.distance, h.score,
+                            h.model)::pgmeaning.search_hit
                  FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality);
 END
 $$;
@@ -56,9 +58,11 @@ CREATE OR REPLACE FUNCTION pgmeaning._check_key(c pgmeaning.collection) RETURNS 
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
-    IF EXISTS (SELECT FROM unnest(c.key_columns) AS wanted WHERE NOT wanted = ANY (pgmeaning._column_names(c.source))) THEN
+    IF EXISTS (SELECT FROM unnest(c.key_columns) AS wanted
+               WHERE NOT wanted = ANY (pgmeaning._column_names(c.source))) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM010', MESSAGE = format('collection %L is broken', c.name),
-            DETAIL = pgmeaning._source_problem(c), HINT = 'Give the column its name back, or detach() and attach() anew.';
+            DETAIL = pgmeaning._source_problem(c),
+            HINT = 'Give the column its name back, or detach() the collection and attach() the table again.';
     END IF;
 END
 $$;
@@ -86,8 +90,8 @@ END
 $$;
 
 -- What a search was asked for. Numbers are bounded, as products of larger ones would overflow.
-CREATE OR REPLACE FUNCTION pgmeaning._search_options(c pgmeaning.collection, k bigint, filter text, filter_params text[],
-    mode text, candidates bigint, grouped bool) RETURNS pgmeaning.search_options
+CREATE OR REPLACE FUNCTION pgmeaning._search_options(c pgmeaning.collection, k bigint, filter text,
+    filter_params text[], mode text, candidates bigint, grouped bool) RETURNS pgmeaning.search_options
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -102,8 +106,8 @@ BEGIN
 END
 $$;
 
--- A full vector of the model brought to the collection's dimensions: a Matryoshka prefix, of unit length again. Any other
--- length is another model's.
+-- A full vector of the model brought to the collection's dimensions: a Matryoshka prefix, of unit length again. Any
+-- other length is another model's.
 CREATE OR REPLACE FUNCTION pgmeaning._to_dimensions(query_vector vector, t pgmeaning.target) RETURNS vector
 LANGUAGE plpgsql STABLE
 AS $$
@@ -128,8 +132,8 @@ BEGIN
 END
 $$;
 
--- How a search goes: 'exact', or by a kind of nearness that an index may have, and how many candidates that takes. When
--- nobody says: by the index there is; else exact where vectors lie inline or are few; else by signature, whose
+-- How to search: 'exact', or by a kind of nearness that an index may have, and with how many candidates. By default by
+-- the index there is; else exact where vectors lie inline or are few; else by signature, whose
 -- candidates' vectors alone are fetched (4096 dimensions are 16 KB each, kept out of line).
 CREATE OR REPLACE FUNCTION pgmeaning._search_plan(t pgmeaning.target, mode text, k bigint, asked bigint,
     OUT kind text, OUT dimensions int, OUT indexed bool, OUT candidates bigint)
@@ -146,7 +150,7 @@ BEGIN
     END IF;
     IF kind IS NULL AND mode = 'index' THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('the vectors of model %L have no index', t.model),
-            HINT = 'SELECT * FROM pgmeaning.plan_index(...) says which one they would get; "pgmeaning index" builds it.';
+            HINT = 'pgmeaning.plan_index(...) shows which one they would get; "pgmeaning index" builds it.';
     ELSIF kind IS NULL THEN
         kind := CASE WHEN pg_relation_size(t.vectors) < inline_bytes THEN 'exact' ELSE 'signature' END;
     ELSIF mode = 'signature' THEN
@@ -160,11 +164,11 @@ BEGIN
 END
 $$;
 
--- Runs a statement of both phases, with so many candidates to fetch; $1 to $4 are the query's vector, how many to fetch,
--- candidates, k. The planner would often scan the table: it does not know that vectors are kept out of line, nor what a
--- quantised one costs. What is forced looks dear to it, and would be compiled. At once: one scan of the index should give
--- all that are wanted, and costs less than an iterative one; but it does not where much of the index is dead, as after
--- changes.
+-- Runs a statement of both phases, with so many candidates to fetch; $1 to $4 are the query's vector, how many to
+-- fetch, candidates, k. The planner would often scan the table: it does not know that vectors are kept out of line, nor
+-- what a quantised one costs. What is forced looks expensive to it, and would be JIT-compiled. At once: one scan of the
+-- index should give all that are wanted, and costs less than an iterative one; but it does not where much of the index
+-- is dead, as after changes.
 CREATE OR REPLACE FUNCTION pgmeaning._by_index(statement text, query_vector vector, to_fetch bigint, candidates bigint,
     k bigint, at_once bool, OUT fit bigint, OUT hits pgmeaning.search_hit[])
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off SET jit = off
@@ -267,7 +271,7 @@ DECLARE
     answer   record;
 BEGIN
     IF to_fetch = plan.candidates THEN
-        -- Hardly a row may not be found, so the nearest few alone are looked up, of which half may be gone.
+        -- Nearly all rows may be found, so only the nearest few are looked up; up to half of them may be gone.
         exact := pgmeaning._exact_distance_sql(c, 'near AS v', '2 * $4');
         answer := pgmeaning._by_index(format('WITH near AS MATERIALIZED (%s) '
             'SELECT (SELECT count(*) FROM near), %s FROM (SELECT v.* FROM (%s) AS v WHERE %s LIMIT $4) AS v',
@@ -324,8 +328,8 @@ END
 $$;
 
 -- The k nearest rows, each by its nearest chunk; or, not grouped, the k nearest chunks. One row may have the nearest
--- chunks by the hundred: so those that are found already are left out when more are looked for, until there are k rows or
--- no more.
+-- chunks by the hundred: so those that are found already are left out when more are looked for, until there are k rows
+-- or no more.
 CREATE OR REPLACE FUNCTION pgmeaning._nearest_rows(c pgmeaning.collection, t pgmeaning.target, query_vector vector,
     o pgmeaning.search_options) RETURNS pgmeaning.search_hit[]
 LANGUAGE plpgsql STABLE
@@ -399,8 +403,8 @@ END
 $$;
 COMMENT ON FUNCTION pgmeaning.nearest IS 'The k rows of a collection that are nearest to a vector.';
 
--- The k nearest rows to each of several queries, whose vectors are asked for together; query_index is a query's place in
--- the array, from 1. What is wrong with the call is said before the model is asked.
+-- The k nearest rows to each of several queries, whose vectors are asked for together; query_index is a query's place
+-- in the array, from 1. What is wrong with the call is said before the model is asked.
 CREATE OR REPLACE FUNCTION pgmeaning.search_many(collection text, queries text[], k bigint DEFAULT 10,
     filter text DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[], mode text DEFAULT NULL,
     candidates bigint DEFAULT NULL, grouped bool DEFAULT true, timeout interval DEFAULT '10 seconds',
@@ -431,7 +435,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.search_many IS 'search() for several queries, with one call of the model for all of them.';
+COMMENT ON FUNCTION pgmeaning.search_many IS 'search() for several queries, with a single call of the model.';
 
 -- What a text finds, by meaning alone or by its words too.
 CREATE OR REPLACE FUNCTION pgmeaning._ranked(c pgmeaning.collection, t pgmeaning.target, query text,
@@ -478,9 +482,10 @@ BEGIN
         judge := pgmeaning._reranker(reranker);
     END IF;
     hits := ARRAY(
-        SELECT ROW(m.key, m.chunk, m.chunk_text, m.distance, m.score, m.model, m.vector_rank, m.text_rank)::pgmeaning.ranked_hit
-        FROM pgmeaning.search_many(collection, ARRAY[query], greatest(k, rerank), filter, filter_params, mode, candidates,
-                                   grouped, timeout, weights, rank_constant) AS m);
+        SELECT ROW(m.key, m.chunk, m.chunk_text, m.distance, m.score, m.model, m.vector_rank,
+                   m.text_rank)::pgmeaning.ranked_hit
+        FROM pgmeaning.search_many(collection, ARRAY[query], greatest(k, rerank), filter, filter_params, mode,
+                                   candidates, grouped, timeout, weights, rank_constant) AS m);
     IF rerank IS NULL THEN
         RETURN QUERY SELECT * FROM unnest(hits);
     ELSE
@@ -516,7 +521,8 @@ DECLARE
     c     pgmeaning.collection;
 BEGIN
     IF names = '{}' THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM001', MESSAGE = format('%s is not the row type of an attached table', row_type),
+        RAISE EXCEPTION USING ERRCODE = 'PM001',
+            MESSAGE = format('%s is not the row type of an attached table', row_type),
             HINT = 'Write search(NULL::docs, ...) with a table that was given to attach(), or name the collection.';
     ELSIF cardinality(names) > 1 THEN
         RAISE EXCEPTION USING ERRCODE = 'PM016',
@@ -529,12 +535,12 @@ BEGIN
 END
 $$;
 
--- The rows themselves, typed: search(NULL::docs, 'how to cook rice'). Two functions, since PostgreSQL makes out the type
--- of the result only where no argument of a polymorphic type is left out, as filter_params often is.
-CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, filter text, filter_params anycompatiblearray,
-    k bigint DEFAULT 10, mode text DEFAULT NULL, candidates bigint DEFAULT NULL, rerank bigint DEFAULT NULL,
-    reranker text DEFAULT NULL, timeout interval DEFAULT '10 seconds', weights float8[] DEFAULT NULL,
-    rank_constant float8 DEFAULT NULL)
+-- The rows themselves, typed: search(NULL::docs, 'how to cook rice'). Two functions, since PostgreSQL makes out the
+-- type of the result only where no argument of a polymorphic type is left out, as filter_params often is.
+CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, filter text,
+    filter_params anycompatiblearray, k bigint DEFAULT 10, mode text DEFAULT NULL, candidates bigint DEFAULT NULL,
+    rerank bigint DEFAULT NULL, reranker text DEFAULT NULL, timeout interval DEFAULT '10 seconds',
+    weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
 RETURNS TABLE (hit anyelement, distance float8, score float8)
 LANGUAGE plpgsql STABLE
 AS $$
@@ -553,7 +559,7 @@ END
 $$;
 COMMENT ON FUNCTION pgmeaning.search (anyelement, text, text, anycompatiblearray, bigint, text, bigint, bigint, text,
     interval, float8[], float8)
-    IS 'The k rows of a table that are nearest in meaning to a text, as rows of that table; for a filter with parameters.';
+    IS 'The k rows of a table that are nearest in meaning to a text, as rows of that table; the filter has parameters.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, k bigint DEFAULT 10,
     filter text DEFAULT NULL, mode text DEFAULT NULL, candidates bigint DEFAULT NULL, rerank bigint DEFAULT NULL,
@@ -589,7 +595,8 @@ BEGIN
     o := pgmeaning._search_options(c, k, filter, filter_params::text[], mode, candidates, grouped);
     EXECUTE format('SELECT avg(v.embedding), %s FROM jsonb_to_record($1) AS k (%s) JOIN %s AS v ON %s '
                    'WHERE EXISTS (SELECT FROM %s AS s WHERE %s) GROUP BY 2',
-        pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), pgmeaning._key_record(c.key_columns, c.key_types),
+        pgmeaning._key_json('v', c.vector_key_columns, c.key_columns),
+        pgmeaning._key_record(c.key_columns, c.key_types),
         pgmeaning._relation_name(t.vectors),
         pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
         pgmeaning._relation_name(c.source),

@@ -1,16 +1,18 @@
--- Hybrid search: words and meaning. Each finds on its own, and what they found is fused by reciprocal rank: a row's score is
--- the sum of weight / (constant + rank), so that neither has to know what the other's scores mean.
+-- Hybrid search: words and meaning. Each finds on its own, and what they found is fused by reciprocal rank: a row's
+-- score is the sum of weight / (constant + rank), so that neither has to know what the other's scores mean.
 
 -- A text search configuration, by its qualified name.
 CREATE OR REPLACE FUNCTION pgmeaning._language(wanted text) RETURNS text
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
-    RETURN (SELECT format('%I.%I', n.nspname, t.cfgname) FROM pg_ts_config AS t JOIN pg_namespace AS n ON n.oid = t.cfgnamespace
+    RETURN (SELECT format('%I.%I', n.nspname, t.cfgname) FROM pg_ts_config AS t
+            JOIN pg_namespace AS n ON n.oid = t.cfgnamespace
             WHERE t.oid = wanted::regconfig);
 EXCEPTION WHEN undefined_object OR invalid_schema_name OR invalid_name OR syntax_error THEN
     RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no text search configuration %L', wanted),
-        DETAIL = 'Configurations: ' || (SELECT string_agg(t.cfgname, ', ' ORDER BY t.cfgname) FROM pg_ts_config AS t) || '.',
+        DETAIL = format('Configurations: %s.', (SELECT string_agg(t.cfgname, ', ' ORDER BY t.cfgname)
+                                                FROM pg_ts_config AS t)),
         HINT = 'language => ''english''; simple suits every language, and names.';
 END
 $$;
@@ -93,13 +95,14 @@ $$;
 CREATE OR REPLACE FUNCTION pgmeaning._any_word(language text, query text) RETURNS tsquery
 LANGUAGE sql STABLE
 AS $$
-    SELECT string_agg('''' || replace(replace(l.word, chr(92), chr(92) || chr(92)), '''', '''''') || '''', ' | ')::tsquery
+    SELECT string_agg('''' || replace(replace(l.word, chr(92), chr(92) || chr(92)), '''', '''''') || '''',
+                      ' | ')::tsquery
     FROM unnest(tsvector_to_array(to_tsvector(language::regconfig, query))) AS l (word)
 $$;
 
--- The rows that have words of the query, the best first: by the column of words; where there is none, or it finds nothing
--- (a mistyped word), by trigrams of the text. Not ts_rank_cd: where any of the words will do, how close together they
--- stand says little (nDCG@10 on semanlink: .363 instead of .481, which is what BM25 has).
+-- The rows that have words of the query, the best first: by the column of words; where there is none, or it finds
+-- nothing (a mistyped word), by trigrams of the text. Not ts_rank_cd: where any of the words will do, how close
+-- together they stand says little (nDCG@10 on semanlink: .363 instead of .481, which is what BM25 has).
 CREATE OR REPLACE FUNCTION pgmeaning._by_words(c pgmeaning.collection, t pgmeaning.target, query text,
     query_vector vector, o pgmeaning.search_options) RETURNS SETOF pgmeaning.ranked_hit
 LANGUAGE plpgsql STABLE
@@ -123,9 +126,11 @@ BEGIN
 END
 $$;
 
--- The statement around two expressions: how close the words of v are to the query, $1, and whether they are close at all;
--- $2 is the query's vector, $3 how many rows. In three pieces and not as a format, since a filter may hold a percent sign.
-CREATE OR REPLACE FUNCTION pgmeaning._by_words_frame(c pgmeaning.collection, t pgmeaning.target, o pgmeaning.search_options)
+-- The statement around two expressions: how close the words of v are to the query, $1, and whether they are close at
+-- all; $2 is the query's vector, $3 how many rows. In three pieces and not as a format, since a filter may hold a
+-- percent sign.
+CREATE OR REPLACE FUNCTION pgmeaning._by_words_frame(c pgmeaning.collection, t pgmeaning.target,
+    o pgmeaning.search_options)
 RETURNS text[]
 LANGUAGE plpgsql STABLE
 AS $$
@@ -150,10 +155,11 @@ BEGIN
 END
 $$;
 
--- Both ways, fused. A row that only one of them found has no rank from the other. Each may have found a row by another chunk: the
--- one nearest in meaning is shown.
+-- Both ways, fused. A row that only one of them found has no rank from the other. Each may have found a row by another
+-- chunk: the one nearest in meaning is shown.
 CREATE OR REPLACE FUNCTION pgmeaning._hybrid(c pgmeaning.collection, t pgmeaning.target, query text,
-    query_vector vector, o pgmeaning.search_options, weights float8[], rank_constant float8) RETURNS SETOF pgmeaning.ranked_hit
+    query_vector vector, o pgmeaning.search_options, weights float8[], rank_constant float8)
+RETURNS SETOF pgmeaning.ranked_hit
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -169,7 +175,8 @@ BEGIN
     WITH by_vector AS (
         SELECT n.*, n.ordinality::int AS place FROM unnest(nearest) WITH ORDINALITY AS n
     )
-    SELECT coalesce(v.key, w.key), coalesce(v.chunk, w.chunk), coalesce(v.chunk_text, w.chunk_text), coalesce(v.distance, w.distance),
+    SELECT coalesce(v.key, w.key), coalesce(v.chunk, w.chunk), coalesce(v.chunk_text, w.chunk_text),
+           coalesce(v.distance, w.distance),
            coalesce(share[1] / (above + v.place), 0) + coalesce(share[2] / (above + w.text_rank), 0) AS fused,
            coalesce(v.model, w.model), v.place, w.text_rank
     FROM by_vector AS v

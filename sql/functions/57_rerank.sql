@@ -10,9 +10,11 @@ DECLARE
 BEGIN
     IF found_name IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'PM005',
-            MESSAGE = CASE WHEN wanted IS NULL THEN 'this database has no default reranker' ELSE format('there is no reranker %L', wanted) END,
+            MESSAGE = CASE WHEN wanted IS NULL THEN 'this database has no default reranker'
+                           ELSE format('there is no reranker %L', wanted) END,
             DETAIL = 'Rerankers: ' || coalesce((SELECT string_agg(m.name, ', ' ORDER BY m.name)
-                                                FROM pgmeaning.model AS m WHERE m.kind = 'reranker' AND m.status <> 'retired'), 'none') || '.',
+                                                FROM pgmeaning.model AS m
+                                                WHERE m.kind = 'reranker' AND m.status <> 'retired'), 'none') || '.',
             HINT = 'pgmeaning.models lists all models; "pgmeaning model default NAME" sets the default.';
     END IF;
     RETURN found_name;
@@ -20,7 +22,8 @@ END
 $$;
 
 -- Documents in the order of their scores, 0..1; index is a document's place in the array, from 1. A null one is empty.
-CREATE OR REPLACE FUNCTION pgmeaning.rerank(query text, documents text[], model text DEFAULT NULL, timeout interval DEFAULT '30 seconds')
+CREATE OR REPLACE FUNCTION pgmeaning.rerank(query text, documents text[], model text DEFAULT NULL,
+    timeout interval DEFAULT '30 seconds')
 RETURNS TABLE (index int, score float8)
 LANGUAGE plpgsql STABLE
 AS $$
@@ -30,35 +33,42 @@ DECLARE
     asked    record;
 BEGIN
     IF query IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'the query is NULL', HINT = 'Give a text.';
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'the query is NULL', HINT = 'Pass a text.';
     ELSIF coalesce(cardinality(documents), 0) = 0 THEN
         RETURN;
     ELSIF pg_is_in_recovery() THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM013', MESSAGE = 'a standby cannot ask a sidecar to rerank', HINT = 'Rerank on the primary, or in your application: pgmeaning.rerank() in Python.';
+        RAISE EXCEPTION USING ERRCODE = 'PM013', MESSAGE = 'a standby cannot ask a sidecar to rerank',
+            HINT = 'Rerank on the primary, or in your application: pgmeaning.rerank() in Python.';
     END IF;
     -- Longer than any reranker reads.
     asked := pgmeaning._ask_loopback(judge, ARRAY[query], true, patience,
-        ARRAY(SELECT left(coalesce(d.document, ''), 100000) FROM unnest(documents) WITH ORDINALITY AS d (document, place) ORDER BY d.place));
+        ARRAY(SELECT left(coalesce(d.document, ''), 100000)
+              FROM unnest(documents) WITH ORDINALITY AS d (document, place) ORDER BY d.place));
     IF asked.problem IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM009', MESSAGE = 'this database has no dblink loopback to ask a reranker through', DETAIL = asked.problem,
-            HINT = 'Let a superuser CREATE EXTENSION dblink and run "pgmeaning migrate"; or rerank in your application: pgmeaning.rerank() in Python.';
+        RAISE EXCEPTION USING ERRCODE = 'PM009',
+            MESSAGE = 'this database has no dblink loopback to ask a reranker through', DETAIL = asked.problem,
+            HINT = 'Let a superuser CREATE EXTENSION dblink and run "pgmeaning migrate"; '
+                   'or rerank in your application, with pgmeaning.rerank() in Python.';
     ELSIF asked.replies IS NULL THEN
         PERFORM pgmeaning._no_answer(judge, patience);
     END IF;
-    RETURN QUERY SELECT r.place::int, r.score FROM unnest((asked.replies[1])::float8[]) WITH ORDINALITY AS r (score, place)
+    RETURN QUERY SELECT r.place::int, r.score
+                 FROM unnest((asked.replies[1])::float8[]) WITH ORDINALITY AS r (score, place)
                  ORDER BY r.score DESC, r.place;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.rerank IS 'Documents in the order in which a reranker finds them fit for the query.';
+COMMENT ON FUNCTION pgmeaning.rerank IS 'Documents in the order of a reranker''s scores, the best match first.';
 
 -- What was embedded of a source row, as text: its template filled in, or its columns joined by blank lines.
 CREATE OR REPLACE FUNCTION pgmeaning._text_expression(c pgmeaning.collection, alias text) RETURNS text
 LANGUAGE sql STABLE
 AS $$
     SELECT CASE WHEN c.template IS NULL
-        THEN coalesce((SELECT format('pg_catalog.concat_ws(E''\n\n'', %s)', string_agg(format('%I.%I::text', alias, col), ', ' ORDER BY i))
+        THEN coalesce((SELECT format('pg_catalog.concat_ws(E''\n\n'', %s)',
+                                     string_agg(format('%I.%I::text', alias, col), ', ' ORDER BY i))
                        FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), '''''')
-        ELSE (SELECT format('pg_catalog.concat(%s)', string_agg(CASE WHEN part ->> 1 IS NULL THEN quote_literal(part ->> 0)
+        ELSE (SELECT format('pg_catalog.concat(%s)',
+                            string_agg(CASE WHEN part ->> 1 IS NULL THEN quote_literal(part ->> 0)
                          ELSE format('%L, %I.%I::text', part ->> 0, alias, part ->> 1) END, ', ' ORDER BY i))
               FROM jsonb_array_elements(pgmeaning._template_parts(c.template)) WITH ORDINALITY AS u (part, i)) END
 $$;
@@ -70,9 +80,11 @@ AS $$
 DECLARE
     texts text[];
 BEGIN
-    EXECUTE format('SELECT array_agg(coalesce(h.chunk_text, %s) ORDER BY h.place) FROM unnest($1, $2) WITH ORDINALITY AS h (key, chunk_text, place) '
+    EXECUTE format('SELECT array_agg(coalesce(h.chunk_text, %s) ORDER BY h.place) '
+        'FROM unnest($1, $2) WITH ORDINALITY AS h (key, chunk_text, place) '
         'CROSS JOIN LATERAL jsonb_to_record(h.key) AS k (%s) LEFT JOIN %s AS s ON %s',
-        pgmeaning._text_expression(c, 's'), pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._relation_name(c.source),
+        pgmeaning._text_expression(c, 's'), pgmeaning._key_record(c.key_columns, c.key_types),
+        pgmeaning._relation_name(c.source),
         pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types))
     INTO texts USING keys, chunk_texts;
     RETURN texts;

@@ -1,15 +1,17 @@
 -- What is going on: status, failures, sidecars, models, releases.
 
--- Rows of a source or vector table: counted while that is cheap, else as last analyzed. No other relation: a caller's view
--- or policy would bring functions along, which must not run as the owner.
--- SECURITY DEFINER: everybody may see how many rows a collection has, which a count as the caller would not tell.
+-- Rows of a source or vector table: counted while that is cheap, else as last analyzed. No other relation: a caller's
+-- view or policy would bring functions along, which must not run as the owner. SECURITY DEFINER: everybody may see how
+-- many rows a collection has, which a count as the caller would not tell.
 CREATE OR REPLACE FUNCTION pgmeaning._row_count(relation regclass) RETURNS bigint
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off SET lock_timeout = '200ms'
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET row_security = off SET lock_timeout = '200ms'
 AS $$
 DECLARE
     counted bigint;
 BEGIN
-    IF NOT EXISTS (SELECT FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source AND r.relkind IN ('r', 'p')
+    IF NOT EXISTS (SELECT FROM pgmeaning.collection AS c
+                   JOIN pg_class AS r ON r.oid = c.source AND r.relkind IN ('r', 'p')
                    WHERE c.source = relation)
        AND NOT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.vectors = relation) THEN
         RETURN NULL;
@@ -33,7 +35,9 @@ $$;
 CREATE OR REPLACE VIEW pgmeaning.status AS
 SELECT c.name AS collection,
        CASE WHEN r.oid IS NULL THEN c.source_name ELSE pgmeaning._relation_name(c.source) END AS source,
-       CASE WHEN r.oid IS NULL THEN 'dropped' WHEN trouble.problem IS NOT NULL THEN 'broken' WHEN c.state = 'paused' THEN 'paused'
+       CASE WHEN r.oid IS NULL THEN 'dropped'
+            WHEN trouble.problem IS NOT NULL THEN 'broken'
+            WHEN c.state = 'paused' THEN 'paused'
             WHEN t.scanning THEN 'scanning' WHEN work.owed > 0 THEN 'embedding' ELSE 'ready' END AS state,
        t.model, t.dimensions, t.state AS role,
        counts.source_rows, counts.vectors,
@@ -47,22 +51,26 @@ SELECT c.name AS collection,
 FROM pgmeaning.collection AS c
 JOIN pgmeaning.target AS t ON t.collection_id = c.id
 LEFT JOIN pg_catalog.pg_class AS r ON r.oid = c.source
-CROSS JOIN LATERAL (SELECT coalesce(c.problem, CASE WHEN r.oid IS NOT NULL THEN pgmeaning._source_problem(c) END) AS problem) AS trouble
-CROSS JOIN LATERAL (SELECT pgmeaning._row_count(c.source) AS source_rows, pgmeaning._row_count(t.vectors) AS vectors) AS counts
+CROSS JOIN LATERAL (
+    SELECT coalesce(c.problem, CASE WHEN r.oid IS NOT NULL THEN pgmeaning._source_problem(c) END) AS problem) AS trouble
+CROSS JOIN LATERAL (
+    SELECT pgmeaning._row_count(c.source) AS source_rows, pgmeaning._row_count(t.vectors) AS vectors) AS counts
 CROSS JOIN LATERAL pgmeaning._index_state(t.vectors) AS built
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE owing.failed_at IS NULL) AS owed, count(owing.failed_at) AS failed,
            min(owing.since) FILTER (WHERE owing.failed_at IS NULL) AS oldest_owed
-    FROM (SELECT q.failed_at, q.owed_since AS since FROM pgmeaning.queue AS q WHERE q.collection_id = c.id AND q.model = t.model
+    FROM (SELECT q.failed_at, q.owed_since AS since
+          FROM pgmeaning.queue AS q WHERE q.collection_id = c.id AND q.model = t.model
           UNION ALL
           SELECT NULL, i.written_at FROM pgmeaning.inbox AS i WHERE i.collection_id = c.id) AS owing) AS work;
-COMMENT ON VIEW pgmeaning.status IS 'One row a collection and model: how many rows, vectors (of chunks, where documents are cut), owed and failed.';
+COMMENT ON VIEW pgmeaning.status
+    IS 'One row per collection and model: rows, vectors (one per chunk, where documents are cut), owed and failed.';
 
 CREATE OR REPLACE VIEW pgmeaning.index_report AS
 SELECT c.name AS collection, t.model, coalesce(present.kind, 'none') AS index, present.dimensions AS index_dimensions,
-       pg_relation_size(present.index) AS index_bytes, coalesce(x.wanted, 'auto') AS wanted, x.built_at, x.build_seconds,
-       x.kind AS measured, x.measured_at, x.measured_rows, x.sample, x.recall_goal, x.recall, x.recall >= x.recall_goal AS reached, x.candidates,
-       x.milliseconds, x.milliseconds_95, x.exact_milliseconds,
+       pg_relation_size(present.index) AS index_bytes, coalesce(x.wanted, 'auto') AS wanted, x.built_at,
+       x.build_seconds, x.kind AS measured, x.measured_at, x.measured_rows, x.sample, x.recall_goal, x.recall,
+       x.recall >= x.recall_goal AS reached, x.candidates, x.milliseconds, x.milliseconds_95, x.exact_milliseconds,
        coalesce(x.problem, CASE WHEN x.recall < x.recall_goal
                 THEN format('recall %s is the best that %s candidates reach; the goal is %s',
                             round(x.recall::numeric, 4), x.candidates, x.recall_goal) END)
@@ -73,29 +81,35 @@ JOIN pgmeaning.target AS t ON t.collection_id = c.id
 LEFT JOIN pg_class AS made ON made.oid = t.vectors
 LEFT JOIN pgmeaning.vector_index AS x ON x.collection_id = t.collection_id AND x.model = t.model
 LEFT JOIN LATERAL (SELECT i.* FROM pgmeaning._indexes(t.vectors) AS i WHERE i.valid
-                   ORDER BY i.kind = x.kind DESC NULLS LAST, array_position('{direct,signature,prefix}', i.kind) LIMIT 1) AS present ON true;
-COMMENT ON VIEW pgmeaning.index_report IS 'The index of each collection''s vectors, and what was measured of it: recall, time, candidates.';
+                   ORDER BY i.kind = x.kind DESC NULLS LAST, array_position('{direct,signature,prefix}', i.kind)
+                   LIMIT 1) AS present ON true;
+COMMENT ON VIEW pgmeaning.index_report
+    IS 'The index of each collection''s vectors, and what was measured of it: recall, time, candidates.';
 
 CREATE OR REPLACE VIEW pgmeaning.failures AS
 SELECT c.name AS collection, q.key, q.model, q.attempts, q.last_error AS error, q.failed_at,
        q.failed_at IS NULL AS will_retry, CASE WHEN q.failed_at IS NULL THEN q.visible_at END AS next_attempt_at
 FROM pgmeaning.queue AS q JOIN pgmeaning.collection AS c ON c.id = q.collection_id
 WHERE q.last_error IS NOT NULL;
-COMMENT ON VIEW pgmeaning.failures IS 'Rows that could not be embedded, and why; pgmeaning.retry(collection) tries those that failed for good.';
+COMMENT ON VIEW pgmeaning.failures
+    IS 'Rows that could not be embedded, and why; pgmeaning.retry(collection) tries them again.';
 
 CREATE OR REPLACE VIEW pgmeaning.sidecars AS
-SELECT s.id, s.host, s.pid, s.version, s.heartbeat_at > clock_timestamp() - interval '15 seconds' AS alive, s.models, s.problems,
-       s.rows_done, s.started_at, s.heartbeat_at,
-       (SELECT count(*) FROM pgmeaning.queue AS q WHERE q.claimed_by = s.id AND q.failed_at IS NULL AND q.visible_at > now()) AS claimed
+SELECT s.id, s.host, s.pid, s.version, s.heartbeat_at > clock_timestamp() - interval '15 seconds' AS alive, s.models,
+       s.problems, s.rows_done, s.started_at, s.heartbeat_at,
+       (SELECT count(*) FROM pgmeaning.queue AS q
+        WHERE q.claimed_by = s.id AND q.failed_at IS NULL AND q.visible_at > now()) AS claimed
 FROM pgmeaning.sidecar AS s;
-COMMENT ON VIEW pgmeaning.sidecars IS 'The sidecars that have connected, the models that each has loaded, and why one cannot run.';
+COMMENT ON VIEW pgmeaning.sidecars
+    IS 'The sidecars that have connected, the models that each has loaded, and why one cannot run.';
 
 CREATE OR REPLACE VIEW pgmeaning.models AS
-SELECT m.name, m.kind, m.status, m.dimensions, m.min_dimensions, m.max_tokens, m.modalities, m.backend, m.location, m.revision,
-       m.template, m.pooling, m.normalize, m.query_prompt, m.document_prompt, m.options, m.fingerprint,
+SELECT m.name, m.kind, m.status, m.dimensions, m.min_dimensions, m.max_tokens, m.modalities, m.backend, m.location,
+       m.revision, m.template, m.pooling, m.normalize, m.query_prompt, m.document_prompt, m.options, m.fingerprint,
        (SELECT count(*) FROM pgmeaning.target AS t WHERE t.model = m.name) AS collections, m.reranker
 FROM pgmeaning.model AS m;
-COMMENT ON VIEW pgmeaning.models IS 'The registry: everything that changes a model''s vectors, and how many collections have them.';
+COMMENT ON VIEW pgmeaning.models
+    IS 'The registry: everything that changes a model''s vectors, and how many collections have them.';
 
 CREATE OR REPLACE VIEW pgmeaning.releases AS
 SELECT r.name, r.embedder, r.reranker, r.dimensions, r.current, m.fingerprint AS embedder_fingerprint

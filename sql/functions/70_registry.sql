@@ -9,7 +9,8 @@ DECLARE
 BEGIN
     IF EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = OLD.name)
        AND (TG_OP = 'DELETE' OR to_jsonb(NEW) - free <> to_jsonb(OLD) - free) THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('model %L cannot be changed: vectors bear its name', OLD.name),
+        RAISE EXCEPTION USING ERRCODE = 'PM006',
+            MESSAGE = format('model %L cannot be changed: there are vectors of it', OLD.name),
             DETAIL = (SELECT 'Collections: ' || string_agg(DISTINCT c.name, ', ') || '.' FROM pgmeaning.target AS t
                       JOIN pgmeaning.collection AS c ON c.id = t.collection_id WHERE t.model = OLD.name),
             HINT = 'Add it under another name, and move the collections to it.';
@@ -27,26 +28,32 @@ CREATE OR REPLACE TRIGGER model_is_immutable BEFORE UPDATE OR DELETE ON pgmeanin
 CREATE OR REPLACE FUNCTION pgmeaning._register_models(models jsonb) RETURNS void
 LANGUAGE sql
 AS $$
-    INSERT INTO pgmeaning.model AS m (name, kind, backend, status, location, revision, dimensions, min_dimensions, max_tokens, template,
-        pooling, normalize, query_prompt, document_prompt, modalities, options, reranker, fingerprint)
+    INSERT INTO pgmeaning.model AS m (name, kind, backend, status, location, revision, dimensions, min_dimensions,
+        max_tokens, template, pooling, normalize, query_prompt, document_prompt, modalities, options, reranker,
+        fingerprint)
     SELECT r.name, r.kind, r.backend,
-           CASE WHEN r.status = 'default' AND EXISTS (SELECT FROM pgmeaning.model AS d WHERE d.kind = r.kind AND d.status = 'default')
+           CASE WHEN r.status = 'default'
+                     AND EXISTS (SELECT FROM pgmeaning.model AS d WHERE d.kind = r.kind AND d.status = 'default')
                 THEN 'supported' ELSE r.status END,
            r.location, r.revision, r.dimensions, r.min_dimensions, r.max_tokens, r.template, r.pooling,
            r.normalize, r.query_prompt, r.document_prompt, r.modalities, r.options, r.reranker, r.fingerprint
     FROM jsonb_populate_recordset(NULL::pgmeaning.model, models) AS r
     ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, backend = excluded.backend, location = excluded.location,
         revision = excluded.revision, dimensions = excluded.dimensions, min_dimensions = excluded.min_dimensions,
-        max_tokens = excluded.max_tokens, template = excluded.template, pooling = excluded.pooling, normalize = excluded.normalize,
-        query_prompt = excluded.query_prompt, document_prompt = excluded.document_prompt, modalities = excluded.modalities,
+        max_tokens = excluded.max_tokens, template = excluded.template, pooling = excluded.pooling,
+        normalize = excluded.normalize, query_prompt = excluded.query_prompt,
+        document_prompt = excluded.document_prompt, modalities = excluded.modalities,
         options = excluded.options, reranker = excluded.reranker, fingerprint = excluded.fingerprint
-    WHERE m.fingerprint <> excluded.fingerprint AND NOT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = m.name);
-    -- Changes no vector, so also where vectors bear the model's name.
-    UPDATE pgmeaning.model AS m SET reranker = r.reranker FROM jsonb_populate_recordset(NULL::pgmeaning.model, models) AS r
+    WHERE m.fingerprint <> excluded.fingerprint
+      AND NOT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = m.name);
+    -- Changes no vector, so also where there are vectors of the model.
+    UPDATE pgmeaning.model AS m SET reranker = r.reranker
+    FROM jsonb_populate_recordset(NULL::pgmeaning.model, models) AS r
     WHERE m.name = r.name AND m.fingerprint = r.fingerprint AND m.reranker IS DISTINCT FROM r.reranker
 $$;
 
--- One model of the user's own. The same again is no error; another of that name is, since its vectors would not compare.
+-- One model of the user's own. The same again is no error; another of that name is, since its vectors would not
+-- compare.
 CREATE OR REPLACE FUNCTION pgmeaning._add_model(model jsonb) RETURNS void
 LANGUAGE plpgsql
 AS $$
@@ -54,8 +61,10 @@ BEGIN
     PERFORM pgmeaning._register_models(jsonb_build_array(model)) WHERE NOT EXISTS (
         SELECT FROM pgmeaning.model AS m WHERE m.name = model ->> 'name');
     IF NOT EXISTS (SELECT FROM pgmeaning.model AS m
-                   WHERE m.name = model ->> 'name' AND m.kind = model ->> 'kind' AND m.fingerprint = model ->> 'fingerprint') THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('there is another model %L already', model ->> 'name'),
+                   WHERE m.name = model ->> 'name' AND m.kind = model ->> 'kind'
+                     AND m.fingerprint = model ->> 'fingerprint') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM006',
+            MESSAGE = format('there is already another model %L', model ->> 'name'),
             DETAIL = 'Its fingerprint differs, so its vectors cannot be compared with those of the one to be added.',
             HINT = 'Add it under another name.';
     END IF;
@@ -66,7 +75,8 @@ CREATE OR REPLACE FUNCTION pgmeaning._register_releases(releases jsonb) RETURNS 
 LANGUAGE sql
 AS $$
     INSERT INTO pgmeaning.release (name, embedder, reranker, dimensions, current)
-    SELECT r.name, r.embedder, r.reranker, r.dimensions, r.current AND NOT EXISTS (SELECT FROM pgmeaning.release WHERE current)
+    SELECT r.name, r.embedder, r.reranker, r.dimensions,
+           r.current AND NOT EXISTS (SELECT FROM pgmeaning.release WHERE current)
     FROM jsonb_populate_recordset(NULL::pgmeaning.release, releases) AS r
     ON CONFLICT (name) DO NOTHING
 $$;
@@ -88,15 +98,17 @@ BEGIN
             MESSAGE = format('model %L is %s and cannot be the default', m.name, m.status),
             HINT = 'pgmeaning.models shows which are supported.';
     END IF;
-    UPDATE pgmeaning.model SET status = 'supported' WHERE model.kind = m.kind AND status = 'default' AND model.name <> m.name;
+    UPDATE pgmeaning.model SET status = 'supported'
+    WHERE model.kind = m.kind AND status = 'default' AND model.name <> m.name;
     UPDATE pgmeaning.model SET status = 'default' WHERE model.name = m.name AND status <> 'default';
 END
 $$;
 
--- Makes an embedder the model that attach() takes when it is told none, and the reranker that goes with it the default
--- reranker: the one given here, else the embedder's own, if it has one. A reranker's name sets the default reranker alone.
-CREATE OR REPLACE FUNCTION pgmeaning.set_default_model(name text, reranker text DEFAULT NULL, keep_reranker bool DEFAULT false)
-RETURNS void
+-- Makes an embedder the default of attach(), and the reranker that goes with it the default reranker: the one given
+-- here, else the embedder's own, if it has one. The name of a reranker sets the default reranker only.
+CREATE OR REPLACE FUNCTION pgmeaning.set_default_model(
+    name text, reranker text DEFAULT NULL, keep_reranker bool DEFAULT false
+) RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -121,14 +133,15 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.set_default_model IS
-    'The model that attach() takes when it is told none, and the reranker that goes with it.';
+    'Sets the default model of attach(), and the reranker that goes with it; or a default reranker alone.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.deprecate_model(name text) RETURNS void
 LANGUAGE plpgsql
 AS $$
 BEGIN
     IF EXISTS (SELECT FROM pgmeaning.model AS m WHERE m.name = deprecate_model.name AND m.status = 'default') THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('model %L is the default and cannot be deprecated', deprecate_model.name),
+        RAISE EXCEPTION USING ERRCODE = 'PM006',
+            MESSAGE = format('model %L is the default and cannot be deprecated', deprecate_model.name),
             HINT = 'Make another the default first: pgmeaning.set_default_model(...).';
     END IF;
     UPDATE pgmeaning.model AS m SET status = 'deprecated' WHERE m.name = deprecate_model.name;

@@ -1,7 +1,7 @@
 -- Who may do what, and the search_path of every function; runs after all other files.
 
--- What an earlier version had besides what this one made in this transaction: beside a new function of its name an old one
--- would be an overload, and a call could mean either. Functions of other names may be a user's.
+-- What an earlier version had besides what this one made in this transaction: beside a new function of its name an old
+-- one would be an overload, and a call could mean either. Functions of other names may be a user's.
 DO $$
 DECLARE
     routine record;
@@ -27,11 +27,12 @@ GRANT SELECT ON pgmeaning.model, pgmeaning.release, pgmeaning.collection, pgmean
 REVOKE EXECUTE ON FUNCTION pgmeaning._test_loopback(), pgmeaning._make_loopback(text, bool) FROM PUBLIC;
 
 -- Functions that name no path get one: with pgvector's schema, wherever that is, only where its types and operators are
--- spoken of, and never for what runs as its owner. That schema is often public, where others might plant a function that
--- fits a call better than the system's own.
+-- spoken of, and never for what runs as its owner. That schema is often public, where others might plant a function
+-- that fits a call better than the system's own.
 DO $$
 DECLARE
-    vector_schema text := (SELECT quote_ident(n.nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+    vector_schema text := (SELECT quote_ident(n.nspname) FROM pg_extension AS e
+                           JOIN pg_namespace AS n ON n.oid = e.extnamespace
                            WHERE e.extname = 'vector');
     vector_type   oid := (SELECT t.oid FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
                           WHERE t.typname = 'vector' AND quote_ident(n.nspname) = vector_schema);
@@ -39,7 +40,9 @@ DECLARE
 BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure AS signature, NOT p.prosecdef AND (
-            p.prosrc ~ '\m(vector(_dims)?|halfvec|_vector_type)\M|<=>|<~>|quantize' OR vector_type = ANY (p.proargtypes)) AS of_vectors FROM pg_proc AS p
+            p.prosrc ~ '\m(vector(_dims)?|halfvec|_vector_type)\M|<=>|<~>|quantize'
+            OR vector_type = ANY (p.proargtypes)) AS of_vectors
+        FROM pg_proc AS p
         WHERE p.pronamespace = 'pgmeaning'::regnamespace AND p.prokind = 'f'
           AND NOT coalesce(p.proconfig::text LIKE '%search_path=%', false)
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid AND d.deptype = 'e')

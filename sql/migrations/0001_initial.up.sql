@@ -3,7 +3,7 @@
 
 CREATE SCHEMA pgmeaning_data;
 
--- What can be run, and everything that changes its vectors.
+-- Which models there are, and everything that changes their vectors.
 CREATE TABLE pgmeaning.model (
     name            text PRIMARY KEY,
     kind            text NOT NULL CHECK (kind IN ('embedder', 'reranker')),
@@ -61,7 +61,7 @@ CREATE TABLE pgmeaning.collection (
 );
 CREATE INDEX collection_source ON pgmeaning.collection (source);
 
--- One vector table a (collection, model), and how far the scan of the source has come.
+-- One vector table per (collection, model), and how far the scan of the source has come.
 CREATE TABLE pgmeaning.target (
     collection_id int NOT NULL REFERENCES pgmeaning.collection ON DELETE CASCADE,
     model         text NOT NULL REFERENCES pgmeaning.model,
@@ -75,7 +75,7 @@ CREATE TABLE pgmeaning.target (
     scan_finished_at timestamptz,
     PRIMARY KEY (collection_id, model)
 );
--- One active model a collection.
+-- One active model per collection.
 CREATE UNIQUE INDEX target_one_active ON pgmeaning.target (collection_id) WHERE state = 'active';
 
 -- What is wanted of a vector table's index, and what was measured of the one there is. No row: the default, and nothing
@@ -117,7 +117,7 @@ ALTER TABLE pgmeaning.inbox REPLICA IDENTITY FULL;
 -- A plain counter would restart when a row is deleted and queued again; a sequence never does.
 CREATE SEQUENCE pgmeaning.generation;
 
--- One row a (collection, model, key) that owes a vector or a removal; only sidecars touch it.
+-- One row per (collection, model, key) that owes a vector or a removal; only sidecars touch it.
 CREATE TABLE pgmeaning.queue (
     collection_id int NOT NULL,
     model         text NOT NULL,
@@ -174,8 +174,8 @@ CREATE TABLE pgmeaning.sidecar (
     heartbeat_at timestamptz NOT NULL DEFAULT now()
 );
 
--- What is installed: one row. The tables' version is Alembic's; a hash of the migrations that made them tells a schema of a
--- version that was never released, whose number may be the same.
+-- What is installed: one row. The tables' version is Alembic's; a hash of the migrations that made them tells a schema
+-- of a version that was never released, whose number may be the same.
 CREATE TABLE pgmeaning.installation (
     only_one        bool PRIMARY KEY DEFAULT true CHECK (only_one),
     migrations_hash text NOT NULL,

@@ -4,8 +4,8 @@
 
 -- name: attach
 SELECT pgmeaning.attach(%(source)s::regclass, columns => %(columns)s, template => %(template)s,
-    collection => %(collection)s, image => %(image)s, video => %(video)s, model => %(model)s, dimensions => %(dimensions)s,
-    vector_type => %(vector_type)s, chunking => %(chunking)s, language => %(language)s,
+    collection => %(collection)s, image => %(image)s, video => %(video)s, model => %(model)s,
+    dimensions => %(dimensions)s, vector_type => %(vector_type)s, chunking => %(chunking)s, language => %(language)s,
     grant_to => %(grant_to)s::name[], allow_deprecated => %(allow_deprecated)s)
 
 -- name: detach
@@ -61,10 +61,12 @@ FROM pgmeaning.similar(%(collection)s, %(key)s, k => %(k)s, filter => %(filter)s
 -- ---------------------------------------------------------------- Views
 
 -- name: status
-SELECT * FROM pgmeaning.status WHERE %(collection)s::text IS NULL OR collection = %(collection)s ORDER BY collection, model
+SELECT * FROM pgmeaning.status WHERE %(collection)s::text IS NULL OR collection = %(collection)s
+ORDER BY collection, model
 
 -- name: failures
-SELECT * FROM pgmeaning.failures WHERE %(collection)s::text IS NULL OR collection = %(collection)s ORDER BY collection, failed_at NULLS LAST
+SELECT * FROM pgmeaning.failures WHERE %(collection)s::text IS NULL OR collection = %(collection)s
+ORDER BY collection, failed_at NULLS LAST
 
 -- name: sidecars
 SELECT * FROM pgmeaning.sidecars ORDER BY started_at
@@ -76,7 +78,8 @@ SELECT * FROM pgmeaning.models ORDER BY kind, status, name
 SELECT * FROM pgmeaning.releases ORDER BY name
 
 -- name: index_report
-SELECT * FROM pgmeaning.index_report WHERE %(collection)s::text IS NULL OR collection = %(collection)s ORDER BY collection, model
+SELECT * FROM pgmeaning.index_report WHERE %(collection)s::text IS NULL OR collection = %(collection)s
+ORDER BY collection, model
 
 -- ---------------------------------------------------------------- The registry
 

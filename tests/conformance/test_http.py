@@ -14,9 +14,10 @@ from pgmeaning.models.base import Embedder, LoadedEmbedder, LoadedReranker, Rera
 from pgmeaning.models.conformance import EMBEDDER_CHECKS, RERANKER_CHECKS
 from pgmeaning.models.registry import builtin_model
 from tests.engine import Engine, serving
+from tests.needs import needs_package
 
-pytest.importorskip("sentence_transformers")
-pytest.importorskip("httpx")
+needs_package("sentence_transformers", "local")
+needs_package("httpx", "http")
 
 pytestmark = pytest.mark.local_model
 

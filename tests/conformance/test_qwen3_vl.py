@@ -21,8 +21,9 @@ from pgmeaning.models.base import LoadedEmbedder, LoadedReranker, Vectors, as_do
 from pgmeaning.models.conformance import EMBEDDER_CHECKS, RERANKER_CHECKS
 from pgmeaning.models.registry import builtin_model
 from pgmeaning.types import Model
+from tests.needs import needs_package
 
-pytest.importorskip("qwen_vl_utils", reason="needs the [qwen] extra")
+needs_package("qwen_vl_utils", "qwen")
 pytestmark = pytest.mark.local_model
 
 import torch  # noqa: E402  only where the libraries are

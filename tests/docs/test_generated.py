@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from docs.generate import cli, errors, python, settings, sql
-from tests.conftest import Connection
+from tests.types import Connection
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

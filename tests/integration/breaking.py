@@ -16,16 +16,16 @@ from typing import Any
 
 from pgmeaning.models.base import Vectors
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import store
+from pgmeaning.sidecar import read, write
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.sidecar.queue import Queue
 from tests.integration.embedders import Watched
 
 STEPS = {
     "claimed": (Queue, "claim"),
-    "read": (store, "read_rows"),
+    "read": (read, "read_rows"),
     "uncommitted": (Queue, "finish"),
-    "written": (store, "write"),
+    "written": (write, "write"),
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -13,19 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
-import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.conftest import wait_until
-
-PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+from tests.needs import needs_program
 
 
 @contextmanager
 def pgbouncer(dsn: str, *, mode: str = "transaction", size: int = 2, ignored: str = "") -> Iterator[str]:
     """The DSN of the same database through a pool of `size` connections; `ignored`: startup parameters it drops."""
-    if PROGRAM is None:
-        pytest.skip("PgBouncer is not installed: apt-get install pgbouncer")
+    program = needs_program("pgbouncer")
     with tempfile.TemporaryDirectory(prefix="pgmeaning-pgbouncer-") as folder:
         port = _free_port()
         settings = f"pool_mode = {mode}\ndefault_pool_size = {size}\nignore_startup_parameters = {ignored}\n"
@@ -33,7 +29,7 @@ def pgbouncer(dsn: str, *, mode: str = "transaction", size: int = 2, ignored: st
         account = _hand_over(Path(folder))
         log = Path(folder) / "log"
         with log.open("wb") as output:
-            process = subprocess.Popen([PROGRAM, configuration], user=account, stdout=output, stderr=output)
+            process = subprocess.Popen([program, configuration], user=account, stdout=output, stderr=output)
         pooled = make_conninfo(dsn, host="127.0.0.1", port=port, hostaddr="")
         try:
             wait_until(lambda: process.poll() is not None or _answers(pooled), timeout=20)

@@ -4,18 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import psycopg
 import pytest
 from psycopg import sql as compose
 from psycopg.types.json import Jsonb
 
-from tests.conftest import Connection
-
-Connect = Callable[..., Connection]
-Drain = Callable[..., int]
+from tests.integration.docs import Docs
+from tests.types import Connect, Connection, Drain, Rows
 
 
 def refused(db: Connection, statement: str, sqlstate: str) -> psycopg.Error:
@@ -27,10 +22,7 @@ def refused(db: Connection, statement: str, sqlstate: str) -> psycopg.Error:
     return raised.value
 
 
-@pytest.fixture
-def docs(db: Connection) -> Connection:
-    db.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, body text, image bytea)")
-    return db
+DOCS = Docs(columns="id int PRIMARY KEY, title text, body text, image bytea")
 
 
 SOURCES = {
@@ -108,7 +100,7 @@ def test_wrong_arguments_are_refused_and_leave_nothing(docs: Connection) -> None
         assert leftovers(docs) == before, arguments
 
 
-def leftovers(db: Connection) -> list[tuple[Any, ...]]:
+def leftovers(db: Connection) -> Rows:
     return db.execute(
         "SELECT (SELECT count(*) FROM pgmeaning.collection), (SELECT count(*) FROM pgmeaning.target), (SELECT count(*) FROM pg_class), "
         "(SELECT count(*) FROM pg_proc), (SELECT count(*) FROM pg_trigger), current_setting('lock_timeout')"

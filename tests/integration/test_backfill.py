@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import psycopg
 import pytest
 
 from pgmeaning.models.base import load_embedder
@@ -15,9 +13,8 @@ from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until
 from tests.integration.embedders import Watched
+from tests.types import Connection, Drain
 
-Connection = psycopg.Connection[Any]
-Drain = Callable[..., int]
 UNSEEN = "SET session_replication_role = replica; {}; SET session_replication_role = origin"
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,12 @@ from pgmeaning.cli.main import app
 from pgmeaning.models.base import load_embedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running
+from tests.conftest import running
 from tests.integration.test_rerank import Judge
+from tests.types import Connection, Drain, Rows
 
 VECTORS = 'pgmeaning_data."docs__synthetic-384"'
 CHUNKING = '{"method": "paragraphs", "size": 16}'
-Drain = Callable[..., int]
-Rows = list[tuple[Any, ...]]
 
 
 def rows(db: Connection, query: str, *arguments: Any) -> Rows:
@@ -211,7 +209,7 @@ def test_hybrid_search_ranks_rows_or_chunks(texts: Connection, sidecar: Sidecar,
 def test_a_reranker_judges_the_text_of_the_chunk(texts: Connection, dsn: str) -> None:
     judge = Judge()
     wheat = f"wheat {'x' * 3000}"
-    with running(Sidecar(dsn, Settings(), load_judge=judge.load)):
+    with running(Sidecar(dsn, Settings(), load_reranker=judge.load)):
         rows(texts, "SELECT key FROM pgmeaning.search('docs', %s, 1, rerank => 3)", wheat)
         rows(texts, "SELECT key FROM pgmeaning.search('docs', %s, 9, rerank => 9, grouped => false)", wheat)
     once, each = judge.batches
@@ -243,7 +241,7 @@ def test_attach_takes_a_chunking_from_python_and_the_command_line(db: Connection
     with pgmeaning.connect(dsn) as client:
         client.attach("docs", ["body"], collection="one", chunking={"method": "sentences", "size": 64, "overlap": 8})
         given = json.dumps({"method": "markdown", "size": 64})
-        arguments = ["attach", "docs", "--column", "body", "--name", "two", "--dsn", dsn, "--chunking"]
+        arguments = ["attach", "docs", "--column", "body", "--collection", "two", "--dsn", dsn, "--chunking"]
         assert CliRunner().invoke(app, [*arguments, given]).exit_code == 0
         assert CliRunner().invoke(app, [*arguments, "not json"]).exit_code == 2
         assert CliRunner().invoke(app, [*arguments, "[1]"]).exit_code == 2

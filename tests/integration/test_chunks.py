@@ -16,12 +16,12 @@ from pgmeaning.models.base import Vectors, load_embedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
 from tests.images import BLUE, RED, encoded, plain_image
 from tests.integration.embedders import Gate, Watched, raising
 from tests.integration.test_sidecar_crash import process, reached
+from tests.types import Connection
 
-Drain = Callable[..., int]
 Act = Callable[[list[str], Vectors], Vectors]
 VECTORS = 'pgmeaning_data."docs__synthetic-384"'
 PARAGRAPHS = '{"method": "paragraphs", "size": 16}'
@@ -75,6 +75,7 @@ def are_right(db: Connection, key: int, *texts: str) -> None:
         np.array([v.to_numpy() if hasattr(v, "to_numpy") else v for *_, v, _ in found]), expected, atol=1e-6
     )
     assert [h for *_, h in found][1:] == [hashlib.sha256(text.encode()).digest() for text in texts[1:]]
+    # What the database computes and what the sidecar wrote must agree, or each scan embeds the row again.
     owed = db.execute("SELECT pgmeaning._content_hash('s', c) FROM pgmeaning.collection AS c").fetchone()
     assert owed is not None
     row_hash = db.execute(f"SELECT {owed[0]} FROM docs AS s WHERE id = %s".encode(), (key,)).fetchone()

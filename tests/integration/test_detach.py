@@ -4,22 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import pytest
-
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
+from tests.integration.docs import Docs
 from tests.integration.test_attach import leftovers, refused
+from tests.types import Connection, Drain
 
-Drain = Callable[..., int]
-
-
-@pytest.fixture
-def docs(db: Connection) -> Connection:
-    db.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, body text, image bytea)")
-    return db
+DOCS = Docs(columns="id int PRIMARY KEY, title text, body text, image bytea")
 
 
 def test_detach_leaves_nothing_but_kept_vectors(docs: Connection, drain: Drain) -> None:

@@ -4,43 +4,32 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgmeaning import load_embedder
 from pgmeaning.client.client import Client, connect
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection
+from tests.integration.docs import Docs
 from tests.integration.embedders import Clustered
-
-Drain = Callable[..., int]
+from tests.types import Connect, Connection
 
 ODD = "x') OR true --"
 
 
-@pytest.fixture
-def docs(db: Connection, drain: Drain) -> None:
-    """Twenty rows with columns of many types; the query 'q' is in the cache."""
-    db.execute(
-        "CREATE TABLE docs (id int PRIMARY KEY, body text, lang text, price numeric, day date, tags text[], "
-        'data jsonb, "Odd $1" text, raw bytea)'
-    )
-    db.execute(
-        "INSERT INTO docs SELECT i, 'body ' || i, CASE WHEN i % 2 = 0 THEN 'en' END, i / 2.0, date '2024-01-01' + i, "
-        "ARRAY['t' || i % 3], jsonb_build_object('n', i), 'o''' || i, '\\x01ff' FROM generate_series(1, 20) AS i"
-    )
-    db.execute("SELECT pgmeaning.attach('docs', '{body}')")
-    assert drain() == 0
-    vector = load_embedder("synthetic-384").embed_queries(["q"])[0]
-    db.execute(
-        "INSERT INTO pgmeaning.query_cache VALUES ('synthetic-384', true, pgmeaning._input_hash('q'), %s::vector)",
-        (str(vector.tolist()),),
-    )
+# Twenty rows with columns of many types; the query 'q' is in the cache.
+DOCS = Docs(
+    columns="id int PRIMARY KEY, body text, lang text, price numeric, day date, tags text[], "
+    'data jsonb, "Odd $1" text, raw bytea',
+    rows="SELECT i, 'body ' || i, CASE WHEN i % 2 = 0 THEN 'en' END, i / 2.0, date '2024-01-01' + i, "
+    "ARRAY['t' || i % 3], jsonb_build_object('n', i), 'o''' || i, '\\x01ff' FROM generate_series(1, 20) AS i",
+    attach="'{body}'",
+    embedded=True,
+    cached={"q": "q"},
+)
 
 
 def found(db: Connection, arguments: str, *values: object) -> list[int]:
@@ -126,14 +115,14 @@ def test_no_way_to_write_a_filter_lets_a_parameter_out_of_its_quotes(docs: None,
 
 
 MISFITS = [
-    ("filter => 'price < $2', filter_params => ARRAY[1]", "speaks of $2, but 1"),
-    ("filter => 'price < $0', filter_params => ARRAY[1]", "speaks of $0, but 1"),
-    ("filter => 'price < $1', filter_params => ARRAY[1, 2]", "not all are used"),
+    ("filter => 'price < $2', filter_params => ARRAY[1]", "refers to $2, but the length of filter_params is 1"),
+    ("filter => 'price < $0', filter_params => ARRAY[1]", "refers to $0, but the length of filter_params is 1"),
+    ("filter => 'price < $1', filter_params => ARRAY[1, 2]", "not all of the 2 filter_params are used"),
     ("filter => 'price < $1', filter_params => ARRAY['cheap']", "not a condition"),
-    ("filter => 'price < $1', filter_params => '{}'", "speaks of $1, but 0"),
+    ("filter => 'price < $1', filter_params => '{}'", "refers to $1, but the length of filter_params is 0"),
     ("filter => 'price < $1'", "no parameter $1"),
-    ("filter_params => ARRAY[1]", "no filter that takes any"),
-    ("""filter => '{"id": 1}', filter_params => ARRAY[1]""", "no filter that takes any"),
+    ("filter_params => ARRAY[1]", "no filter that takes them"),
+    ("""filter => '{"id": 1}', filter_params => ARRAY[1]""", "no filter that takes them"),
     ("filter => 'true) OR (price < $1', filter_params => ARRAY[1]", "not a condition"),
     ("filter => 'price < $1; SELECT 1', filter_params => ARRAY[1]", "not a condition"),
 ]
@@ -220,7 +209,7 @@ def test_a_python_client_takes_several_values_in_whatever_holds_them(docs: None,
             assert sorted(hit.key["id"] for hit in hits) == [1, 2]
 
 
-def test_a_filter_runs_with_the_callers_rights(docs: None, db: Connection, connect: Callable[..., Connection]) -> None:
+def test_a_filter_runs_with_the_callers_rights(docs: None, db: Connection, connect: Connect) -> None:
     role = f"reader_{db.info.dbname}"
     db.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'reader'")
     try:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import psycopg
 import pytest
 
 import pgmeaning
@@ -18,11 +17,10 @@ from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Model
 from tests.conftest import running, wait_until
 from tests.engine import Answer, Engine, serving
+from tests.needs import needs_package
+from tests.types import Connection, Drain
 
-pytest.importorskip("httpx")
-
-Connection = psycopg.Connection[Any]
-Drain = Callable[..., int]
+needs_package("httpx", "http")
 
 
 @pytest.fixture

@@ -5,18 +5,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 
 from pgmeaning.client.client import Client
-from tests.conftest import Connection
+from tests.integration.docs import cache
 from tests.integration.test_cli import output
-from tests.integration.test_search import cache
-
-Drain = Callable[..., int]
+from tests.types import Connection, Drain
 
 TEXTS = {
     1: "the cat sat on the mat",

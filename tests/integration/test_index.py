@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,16 @@ from pgmeaning.database import sql_files as sql
 from pgmeaning.indexes import build as indexing
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
 from tests.integration.embedders import Clustered
 from tests.integration.test_cli import output
+from tests.types import Connect, Connection
 
 VECTORS = 'pgmeaning_data."docs__synthetic-384"'
+NEARNESS = (
+    "(SELECT i.indexrelid AS index, i.indisvalid, pg_get_indexdef(i.indexrelid) AS definition FROM pgmeaning.target AS t "
+    "JOIN pg_index AS i ON i.indrelid = t.vectors WHERE pg_get_indexdef(i.indexrelid) ~ 'USING hnsw') AS nearness"
+)
 
 
 def fill(
@@ -45,7 +49,7 @@ def build(dsn: str, kind: str | None = None, dimensions: int | None = None) -> l
     settings = Settings()
     with indexing.connected(dsn) as connection:
         if kind is not None:
-            connection.execute(sql.query("want_index"), {"name": "docs", "kind": kind, "dimensions": dimensions})
+            connection.execute(sql.query("want_index"), {"collection": "docs", "kind": kind, "dimensions": dimensions})
         for plan in indexing.plans(connection, settings, "docs"):
             with indexing.only_builder(connection, plan) as held:
                 assert held
@@ -60,8 +64,10 @@ def one(db: Connection, statement: str, *arguments: object) -> Any:
 
 
 def kinds(db: Connection) -> list[tuple[str, bool]]:
+    """What each index for nearness holds, and whether it is complete."""
     return db.execute(
-        "SELECT i.kind, i.valid FROM pgmeaning.target AS t, pgmeaning._indexes(t.vectors) AS i ORDER BY 1"
+        "SELECT CASE WHEN definition ~ 'bit_hamming_ops' THEN 'signature' WHEN definition ~ 'subvector' THEN 'prefix' "
+        f"ELSE 'direct' END, indisvalid FROM {NEARNESS} ORDER BY 1"
     ).fetchall()
 
 
@@ -88,8 +94,7 @@ def scans(db: Connection) -> int:
     return int(
         one(
             db,
-            "SELECT sum(s.idx_scan) FROM pg_stat_user_indexes AS s, pgmeaning.target AS t, pgmeaning._indexes(t.vectors) AS i "
-            "WHERE s.indexrelid = i.index",
+            f"SELECT sum(s.idx_scan) FROM pg_stat_user_indexes AS s JOIN {NEARNESS} ON nearness.index = s.indexrelid",
         )
     )
 
@@ -291,7 +296,7 @@ def test_an_index_of_the_users_own_is_never_dropped(db: Connection, dsn: str) ->
     assert not plan.due
 
 
-def broken(db: Connection, dsn: str, connect: Callable[..., Connection]) -> None:
+def broken(db: Connection, dsn: str, connect: Connect) -> None:
     """Leave an invalid index behind: a build that waits for an open transaction, and is cancelled."""
     holder = connect(autocommit=False)
     holder.execute("INSERT INTO docs VALUES (100000, 'x', 0)")
@@ -313,9 +318,7 @@ def expect_cancel(builder: Connection, plan: indexing.Plan) -> None:
         indexing.build(builder, plan, Settings())
 
 
-def test_what_a_broken_build_left_is_found_and_built_anew(
-    db: Connection, dsn: str, connect: Callable[..., Connection]
-) -> None:
+def test_what_a_broken_build_left_is_found_and_built_anew(db: Connection, dsn: str, connect: Connect) -> None:
     fill(db, dsn)
     broken(db, dsn, connect)
     assert kinds(db) == [("direct", False)]
@@ -379,9 +382,7 @@ def test_one_builder_at_a_time(db: Connection, dsn: str) -> None:
             assert later
 
 
-def test_a_build_shows_in_status_and_gives_way_to_a_detach(
-    db: Connection, dsn: str, connect: Callable[..., Connection]
-) -> None:
+def test_a_build_shows_in_status_and_gives_way_to_a_detach(db: Connection, dsn: str, connect: Connect) -> None:
     fill(db, dsn)
     holder = connect(autocommit=False)
     holder.execute(f"LOCK TABLE {VECTORS} IN ROW EXCLUSIVE MODE".encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -14,24 +14,25 @@ from pgmeaning.database import migrate
 from pgmeaning.errors import DatabaseError, TimedOut
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
+from tests.integration.docs import Docs
 from tests.integration.pooler import pgbouncer
 from tests.integration.test_embed import count, embed
 from tests.integration.test_rerank import Judge
 from tests.integration.test_transactions import ASKING, asked, value
+from tests.types import Connection
 
-
-@pytest.fixture
-def docs(db: Connection, drain: Callable[..., int]) -> None:
-    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
-    db.execute("INSERT INTO docs SELECT i, 'body ' || i FROM generate_series(1, 20) AS i")
-    db.execute("SELECT pgmeaning.attach('docs', '{body}', language => 'english')")
-    assert drain() == 0
+DOCS = Docs(
+    columns="id int PRIMARY KEY, body text",
+    rows="SELECT i, 'body ' || i FROM generate_series(1, 20) AS i",
+    attach="'{body}', language => 'english'",
+    embedded=True,
+)
 
 
 @pytest.fixture
 def answering(docs: None, dsn: str) -> Iterator[Sidecar]:
-    with running(Sidecar(dsn, Settings(upkeep=0.1), load_judge=Judge().load)) as sidecar:
+    with running(Sidecar(dsn, Settings(upkeep=0.1), load_reranker=Judge().load)) as sidecar:
         yield sidecar
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -12,9 +11,9 @@ from pgmeaning.errors import InputError
 from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running
-
-Connect = Callable[..., Connection]
+from tests.conftest import running
+from tests.integration.docs import Docs
+from tests.types import Connect, Connection, Drain
 
 CALLS = [
     ("CALL pgmeaning.prepare('rice')", ()),  # simple protocol
@@ -24,11 +23,7 @@ CALLS = [
 ]
 
 
-@pytest.fixture
-def docs(db: Connection) -> None:
-    db.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text)")
-    db.execute("INSERT INTO docs VALUES (1, 'one'), (2, 'two')")
-    db.execute("SELECT pgmeaning.attach('docs', '{body}')")
+DOCS = Docs(columns="id bigint PRIMARY KEY, body text", rows="VALUES (1, 'one'), (2, 'two')", attach="'{body}'")
 
 
 def test_they_work_in_autocommit_whatever_the_isolation_and_the_protocol(
@@ -91,7 +86,7 @@ def test_wait_for_gives_up_when_time_is_up(docs: None, db: Connection) -> None:
     assert "sidecar" in str(caught.value.diag.message_hint)
 
 
-def test_wait_for_knows_a_row_by_any_spelling_of_its_key(docs: None, db: Connection, drain: Callable[..., int]) -> None:
+def test_wait_for_knows_a_row_by_any_spelling_of_its_key(docs: None, db: Connection, drain: Drain) -> None:
     drain()
     db.execute("INSERT INTO docs VALUES (3, 'three')")
     for key in ("3", '"3"', '{"id": 3}', '{"id": "3"}', '{"id": 3, "more": 1}'):

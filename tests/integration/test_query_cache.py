@@ -13,10 +13,9 @@ import pytest
 from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
 from tests.integration.test_embed import count, embed
-
-Connect = Callable[..., Connection]
+from tests.types import Connect, Connection
 
 
 class Counting(SyntheticEmbedder):
@@ -198,7 +197,7 @@ def test_when_the_sidecar_dies_another_computes_it_once_for_all(
     with running(Sidecar(dsn, Settings(), load=lambda _: second)):
         db.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_locks "
-            "WHERE locktype = 'advisory' AND classid = 1885826408 AND granted"
+            "WHERE locktype = 'advisory' AND classid = pgmeaning._query_lock_class() AND granted"
         )
         assert len(answers(asked)) == 1
         model.let_go.set()
@@ -246,11 +245,9 @@ def test_a_vector_older_than_its_age_goes(db: Connection, dsn: str) -> None:
 
 def test_the_age_is_the_settings(db: Connection, dsn: str) -> None:
     with running(Sidecar(dsn, Settings())):
-        embed(db, "kept"), embed(db, "gone")
-    db.execute(
-        "UPDATE pgmeaning.query_cache SET created_at = now() - interval '2 hours' "
-        "WHERE input_hash = pgmeaning._input_hash('gone')"
-    )
+        embed(db, "gone")
+        db.execute("UPDATE pgmeaning.query_cache SET created_at = now() - interval '2 hours'")
+        embed(db, "kept")
     with running(Sidecar(dsn, Settings(cache_seconds=3600))):
         wait_until(lambda: count(db, "pgmeaning.query_cache") == 1)
 

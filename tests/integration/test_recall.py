@@ -20,9 +20,10 @@ from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
 from tests.integration.embedders import Clustered
 from tests.integration.test_index import build, command, fill, one
+from tests.types import Connection
 
 
 def report(dsn: str, **settings: Any) -> recall.Report:
@@ -55,7 +56,7 @@ def test_the_recall_measured_is_that_of_queries_which_are_not_stored(db: Connect
     assert own >= 0.88
 
 
-def test_a_higher_target_takes_more_candidates(db: Connection, dsn: str) -> None:
+def test_a_higher_goal_takes_more_candidates(db: Connection, dsn: str) -> None:
     fill(db, dsn, 1500)
     build(dsn, "signature")
     low, high = report(dsn, recall_goal=0.6), report(dsn, recall_goal=0.995)
@@ -79,7 +80,7 @@ def test_searches_take_the_candidates_that_the_test_picked(db: Connection, dsn: 
     assert one(db, way, 10) not in (found.candidates, None), "another kind has not been measured"
 
 
-def test_a_target_out_of_reach_is_said_so_with_the_best_there_is(db: Connection, dsn: str) -> None:
+def test_a_goal_out_of_reach_is_reported_with_the_best_there_is(db: Connection, dsn: str) -> None:
     # Every row hides in the noise of the others: signatures of few bits do not tell which is nearest.
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
     db.execute("INSERT INTO docs SELECT i, 'one word ' || i FROM generate_series(1, 20000) AS i")
@@ -91,7 +92,7 @@ def test_a_target_out_of_reach_is_said_so_with_the_best_there_is(db: Connection,
     reached, problem = db.execute("SELECT reached, problem FROM pgmeaning.index_report").fetchall()[0]
     assert reached is False
     assert "the best" in problem
-    assert "target is 1" in problem
+    assert "goal is 1" in problem
 
 
 class OneSided(SyntheticEmbedder):
@@ -170,15 +171,15 @@ def test_a_test_that_fails_leaves_its_reason_in_the_report(db: Connection, dsn: 
     assert "too few" in one(db, "SELECT problem FROM pgmeaning.index_report")
 
 
-def test_the_command_tests_on_request(db: Connection, dsn: str) -> None:
+def test_the_command_measures_on_request(db: Connection, dsn: str) -> None:
     fill(db, dsn)
     (found,) = command("index", "docs", "--kind", "direct", "--dsn", dsn)
     assert (found["measured"], found["reached"]) == ("direct", True)
-    (found,) = command("index", "docs", "--test", "--target", "0.5", "--dsn", dsn)
+    (found,) = command("index", "docs", "--measure", "--goal", "0.5", "--dsn", dsn)
     assert found["recall_goal"] == 0.5
 
 
-def test_a_test_sees_one_snapshot_and_writes_nothing(db: Connection, dsn: str) -> None:
+def test_measuring_sees_one_snapshot_and_writes_nothing(db: Connection, dsn: str) -> None:
     fill(db, dsn)
     with indexing.connected(dsn) as connection, connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import psycopg
@@ -16,10 +16,9 @@ from pgmeaning.models.base import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document, Model
-from tests.conftest import Connection, running, wait_until
-from tests.integration.test_search import cache
-
-Drain = Callable[..., int]
+from tests.conftest import running, wait_until
+from tests.integration.docs import Docs
+from tests.types import Connect, Connection, Drain
 
 
 class Judge:
@@ -53,18 +52,18 @@ def judge() -> Judge:
 
 @pytest.fixture
 def judging(dsn: str, judge: Judge) -> Iterator[Sidecar]:
-    with running(Sidecar(dsn, Settings(), load_judge=judge.load)) as sidecar:
+    with running(Sidecar(dsn, Settings(), load_reranker=judge.load)) as sidecar:
         yield sidecar
 
 
-@pytest.fixture
-def docs(db: Connection, drain: Drain) -> None:
-    """Thirty rows; the query 'x' is cached; row i has i letters x."""
-    db.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, body text)")
-    db.execute("INSERT INTO docs SELECT i, 'title ' || i, repeat('x', i) FROM generate_series(1, 30) AS i")
-    db.execute("SELECT pgmeaning.attach('docs', template => '{title} {{it''s}}: {body}')")
-    assert drain() == 0
-    cache(db, "x", like="title 7 {it's}: xxxxxxx")
+# Thirty rows; the query 'x' is cached; row i has i letters x.
+DOCS = Docs(
+    columns="id int PRIMARY KEY, title text, body text",
+    rows="SELECT i, 'title ' || i, repeat('x', i) FROM generate_series(1, 30) AS i",
+    attach="template => '{title} {{it''s}}: {body}'",
+    embedded=True,
+    cached={"x": "title 7 {it's}: xxxxxxx"},
+)
 
 
 def ids(db: Connection, statement: str) -> list[int]:
@@ -105,7 +104,7 @@ def test_many_documents_are_judged_in_bounded_batches(db: Connection, judging: S
 
 
 def test_a_query_for_a_vector_goes_through_between_batches(
-    db: Connection, connect: Callable[..., Connection], judging: Sidecar, judge: Judge
+    db: Connection, connect: Connect, judging: Sidecar, judge: Judge
 ) -> None:
     judge.opened.clear()
     question = "SELECT count(*) FROM pgmeaning.rerank('x', ARRAY(SELECT 'x' FROM generate_series(1, 64)), timeout => '1 minute')"
@@ -129,7 +128,7 @@ def test_a_query_for_a_vector_goes_through_between_batches(
 
 
 def test_the_callers_timeout_ends_the_wait_and_the_judging(
-    db: Connection, connect: Callable[..., Connection], judging: Sidecar, judge: Judge
+    db: Connection, connect: Connect, judging: Sidecar, judge: Judge
 ) -> None:
     judge.opened.clear()
     error = refused(
@@ -178,17 +177,13 @@ def test_the_reply_is_kept_nowhere(db: Connection, judging: Sidecar) -> None:
     assert db.execute("SELECT count(*) FROM pgmeaning.request").fetchone() == (0,)
 
 
-def test_it_works_in_a_read_only_and_a_repeatable_read_transaction(
-    connect: Callable[..., Connection], judging: Sidecar
-) -> None:
+def test_it_works_in_a_read_only_and_a_repeatable_read_transaction(connect: Connect, judging: Sidecar) -> None:
     strict = connect(autocommit=False)
     strict.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     assert ids(strict, "SELECT index FROM pgmeaning.rerank('x', '{a,x}')") == [2, 1]
 
 
-def test_a_reader_without_rights_may_rerank(
-    db: Connection, connect: Callable[..., Connection], judging: Sidecar
-) -> None:
+def test_a_reader_without_rights_may_rerank(db: Connection, connect: Connect, judging: Sidecar) -> None:
     role = f"stranger_{db.info.dbname}"
     db.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'stranger'")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,9 @@ from psycopg.types.json import Jsonb
 from pgmeaning import load_embedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection
+from tests.integration.docs import Docs, cache
 from tests.integration.embedders import Clustered
-
-Drain = Callable[..., int]
-Rows = list[tuple[Any, ...]]
+from tests.types import Connect, Connection, Drain, Rows
 
 
 def rows(db: Connection, statement: str, *arguments: object) -> Rows:
@@ -37,28 +34,14 @@ def refused(db: Connection, statement: str, *arguments: object) -> psycopg.Error
     return caught.value
 
 
-def cache(db: Connection, text: str, model: str = "synthetic-384", like: str | None = None) -> None:
-    """Put a query's vector into the cache, so that no sidecar is needed; `like`: that of another text."""
-    vector = load_embedder(model).embed_queries([like or text])[0]
-    db.execute(
-        "INSERT INTO pgmeaning.query_cache VALUES (%s, true, pgmeaning._input_hash(%s), %s::vector)",
-        (model, text, str(vector.tolist())),
-    )
-
-
-@pytest.fixture
-def docs(db: Connection, drain: Drain) -> None:
-    """Twenty rows; the query 'q7' has the very vector of row 7."""
-    db.execute(
-        "CREATE TABLE docs (id int PRIMARY KEY, body text, lang text, model text DEFAULT 'a%b', chunk int DEFAULT 9)"
-    )
-    db.execute(
-        "INSERT INTO docs SELECT i, 'body ' || i, CASE WHEN i % 2 = 0 THEN 'en' ELSE 'it''s' END "
-        "FROM generate_series(1, 20) AS i"
-    )
-    db.execute("SELECT pgmeaning.attach('docs', '{body}')")
-    assert drain() == 0
-    cache(db, "q7", like="body 7")
+# Twenty rows; the query 'q7' has the very vector of row 7.
+DOCS = Docs(
+    columns="id int PRIMARY KEY, body text, lang text, model text DEFAULT 'a%b', chunk int DEFAULT 9",
+    rows="SELECT i, 'body ' || i, CASE WHEN i % 2 = 0 THEN 'en' ELSE 'it''s' END FROM generate_series(1, 20) AS i",
+    attach="'{body}'",
+    embedded=True,
+    cached={"q7": "body 7"},
+)
 
 
 # What is found
@@ -283,7 +266,7 @@ def test_a_deleted_row_is_not_found_though_no_sidecar_runs(docs: None, db: Conne
     assert found(db, f"'docs', 'q7', mode => '{mode}'") == [8]
 
 
-def test_a_search_sees_one_snapshot(docs: None, db: Connection, connect: Callable[..., Connection]) -> None:
+def test_a_search_sees_one_snapshot(docs: None, db: Connection, connect: Connect) -> None:
     other = connect(autocommit=False)
     other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
     before = other.execute("SELECT key FROM pgmeaning.search('docs', 'q7', 100, mode => 'signature')").fetchall()
@@ -331,6 +314,7 @@ def test_a_source_without_its_key_or_gone_is_a_clear_error(docs: None, db: Conne
 
 
 def test_only_the_active_models_vectors_are_found(docs: None, db: Connection) -> None:
+    # Nothing public makes a second table of vectors yet.
     db.execute(
         "SELECT pgmeaning._make_target(c, 'synthetic-4096', 4096, 'filling') "
         "FROM pgmeaning.collection AS c WHERE c.name = 'docs'"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import psycopg
 import pytest
@@ -11,7 +11,9 @@ from pgmeaning.models.base import Embedder, Vectors, load_embedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document, Model
-from tests.conftest import Connection, running
+from tests.conftest import running
+from tests.integration.docs import Docs
+from tests.types import Connection
 
 
 class Counting:
@@ -32,12 +34,12 @@ class Counting:
         return self.embed_documents(queries)
 
 
-@pytest.fixture
-def docs(db: Connection, drain: Callable[..., int]) -> None:
-    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
-    db.execute("INSERT INTO docs SELECT i, 'body ' || i FROM generate_series(1, 60) AS i")
-    db.execute("SELECT pgmeaning.attach('docs', '{body}')")
-    assert drain() == 0
+DOCS = Docs(
+    columns="id int PRIMARY KEY, body text",
+    rows="SELECT i, 'body ' || i FROM generate_series(1, 60) AS i",
+    attach="'{body}'",
+    embedded=True,
+)
 
 
 def first_hits(db: Connection, queries: Sequence[str | None]) -> list[tuple[int, int]]:

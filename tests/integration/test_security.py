@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 from uuid import uuid4
 
 import psycopg
@@ -12,9 +11,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection
-
-Drain = Callable[..., int]
+from tests.integration.docs import Docs, cache
+from tests.types import Connection, Drain, Rows
 
 PASSWORD = "of-this-test"
 
@@ -26,7 +24,7 @@ class Role:
         self.name = name
         self.connection = connection
 
-    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+    def rows(self, statement: str) -> Rows:
         return self.connection.execute(statement).fetchall()
 
     def ids(self, statement: str) -> list[int]:
@@ -50,11 +48,11 @@ def role(db: Connection, dsn: str) -> Iterator[Role]:
         db.execute(f"DROP ROLE {name}")
 
 
-@pytest.fixture
-def docs(db: Connection) -> None:
-    """Ten rows, of which the role may read the even ones where row security is on."""
-    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text, lang text DEFAULT 'en')")
-    db.execute("INSERT INTO docs SELECT i, 'body ' || i FROM generate_series(1, 10) AS i")
+# Ten rows, of which the role may read the even ones where row security is on.
+DOCS = Docs(
+    columns="id int PRIMARY KEY, body text, lang text DEFAULT 'en'",
+    rows="SELECT i, 'body ' || i FROM generate_series(1, 10) AS i",
+)
 
 
 def attach(db: Connection, drain: Drain, role: Role | None = None) -> None:
@@ -62,10 +60,7 @@ def attach(db: Connection, drain: Drain, role: Role | None = None) -> None:
     db.execute(f"SELECT pgmeaning.attach('docs', '{{body}}'{grant})")
     if role:
         db.execute(f"GRANT SELECT ON docs TO {role.name}")
-    db.execute(
-        "INSERT INTO pgmeaning.query_cache SELECT 'synthetic-384', true, pgmeaning._input_hash('q'), "
-        "array_agg(sin(i))::vector FROM generate_series(1, 384) AS i"
-    )
+    cache(db, "q")
     assert drain() == 0
 
 
@@ -258,7 +253,7 @@ def test_a_filter_runs_with_its_callers_rights(docs: None, db: Connection, drain
 
 
 def test_a_view_of_the_callers_is_not_counted_as_the_owner(db: Connection, role: Role) -> None:
-    spy(role, db)
+    spy(role, db)  # what is named private is within a caller's reach all the same
     role.connection.execute("CREATE VIEW trap AS SELECT 1 WHERE spy()")
     assert role.rows("SELECT pgmeaning._row_count('trap')") == [(None,)]
     assert role.rows("SELECT pgmeaning._row_count('pgmeaning.queue')") == [(None,)]
@@ -376,6 +371,7 @@ def test_the_loopbacks_role_can_do_nothing_but_ask(
 
 
 def test_one_caller_cannot_end_the_request_of_another(db: Connection, role: Role) -> None:
+    # What runs at the loopback's other end, called as an attacker would.
     db.execute("SELECT pgmeaning._request('synthetic-384', 'secret question', true, '1 minute')")
     role.rows("SELECT pgmeaning._await_reply(1, 'synthetic-384', 'a guess', true, now() - interval '1 second')")
     assert db.execute("SELECT count(*) FROM pgmeaning.request").fetchone() == (1,)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import psycopg
 import pytest
 
 from pgmeaning.models.base import load_embedder
@@ -13,8 +9,8 @@ from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until
 from tests.integration.embedders import Gate, Watched
+from tests.types import Connect, Connection
 
-Connection = psycopg.Connection[Any]
 QUICK = Settings(upkeep=0.1, poll=0.1)
 
 
@@ -175,7 +171,7 @@ def test_a_late_result_of_a_claim_that_another_sidecar_took_over_never_wins(db: 
         db.execute("SET session_replication_role = replica; UPDATE docs SET body = 'unseen' WHERE id = 2")
         db.execute("UPDATE pgmeaning.queue SET claimed_by = gen_random_uuid(), visible_at = now() + interval '1 hour'")
         gate.open()
-        wait_until(lambda: not first.held)
+        wait_until(lambda: not first.in_flight)
         assert embedded(db) == []
         db.execute("UPDATE pgmeaning.queue SET visible_at = now()")
         wait_until(lambda: embedded(db) == [1, 2, 3])
@@ -211,7 +207,7 @@ OPEN = {
 
 @pytest.mark.parametrize("statement", OPEN.values(), ids=OPEN.keys())
 def test_an_open_transaction_on_one_row_holds_up_no_other_row(
-    db: Connection, dsn: str, connect: Callable[..., Connection], statement: str
+    db: Connection, dsn: str, connect: Connect, statement: str
 ) -> None:
     make(db, rows=5)
     user = connect(autocommit=False)
@@ -236,7 +232,7 @@ STALLING = {
 
 @pytest.mark.parametrize("statement", STALLING.values(), ids=STALLING.keys())
 def test_an_open_transaction_that_locks_a_collection_holds_up_no_other_collection(
-    db: Connection, dsn: str, connect: Callable[..., Connection], statement: str
+    db: Connection, dsn: str, connect: Connect, statement: str
 ) -> None:
     make(db, rows=5)
     make(db, "others")

@@ -6,17 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import psycopg
 import pytest
 
 from tests.conftest import wait_until
+from tests.types import Connection, Drain
 
-Connection = psycopg.Connection[Any]
 STEPS = ["claimed", "read", "embedding", "uncommitted", "written"]
 
 
@@ -53,9 +50,7 @@ def count(db: Connection, query: str) -> int:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_sidecar_killed_at_this_step_loses_no_row(
-    db: Connection, dsn: str, drain: Callable[..., int], step: str
-) -> None:
+def test_a_sidecar_killed_at_this_step_loses_no_row(db: Connection, dsn: str, drain: Drain, step: str) -> None:
     make_docs(db, 20)
     with process(dsn, step, lease=1.1) as started:
         reached(started)
@@ -78,7 +73,7 @@ def test_a_row_that_kills_its_process_each_time_ends_as_failed_and_the_others_su
     assert count(db, "SELECT count(*) FROM docs_embedding") == 19
 
 
-def test_a_single_attempt_does_not_turn_every_row_into_a_suspect(db: Connection, drain: Callable[..., int]) -> None:
+def test_a_single_attempt_does_not_turn_every_row_into_a_suspect(db: Connection, drain: Drain) -> None:
     make_docs(db, 20)
     assert drain(attempts=1) == 0
     assert count(db, "SELECT count(*) FROM docs_embedding") == 20
@@ -89,10 +84,8 @@ def test_sigterm_ends_a_process_within_seconds_and_hands_back_its_claims(db: Con
     with process(dsn, "embedding", lease=600, grace=0.5) as started:
         reached(started)
         assert count(db, "SELECT sum(claimed) FROM pgmeaning.sidecars") == 20
-        asked = time.monotonic()
         started.send_signal(signal.SIGTERM)
-        assert started.wait(20) == 0
-        assert time.monotonic() - asked < 10
+        assert started.wait(10) == 0
     assert count(db, "SELECT count(*) FROM pgmeaning.queue WHERE visible_at <= now() AND attempts = 0") == 20
     assert count(db, "SELECT count(*) FROM pgmeaning.sidecars") == 0
 
@@ -101,4 +94,4 @@ def test_sigterm_ends_an_idle_process_at_once(db: Connection, dsn: str) -> None:
     with process(dsn, "stay", poll=60) as started:
         wait_until(lambda: count(db, "SELECT count(*) FROM pgmeaning.sidecars") == 1)
         started.send_signal(signal.SIGTERM)
-        assert started.wait(3) == 0
+        assert started.wait(20) == 0, "long before it would have looked again"

@@ -6,10 +6,9 @@ import math
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psycopg
@@ -24,8 +23,8 @@ from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document, Model
 from tests.conftest import running, wait_until
 from tests.integration.embedders import Gate, Watched, raising, returning
+from tests.types import Connection, Drain
 
-Connection = psycopg.Connection[Any]
 QUICK = Settings(upkeep=0.1, poll=0.1, attempts=3, backoff=0.01)
 
 
@@ -197,7 +196,7 @@ def test_connections_cut_while_rows_are_embedded_cost_no_row(db: Connection, dsn
         db.execute(cut.encode())
         gate.open()
         wait_until(lambda: count(db, "SELECT count(*) FROM docs_embedding") == 50)
-        wait_until(lambda: not sidecar.held)
+        wait_until(lambda: not sidecar.in_flight)
     assert watched.embedded.total() == 50
 
 
@@ -253,15 +252,14 @@ def test_no_thread_outlives_a_sidecar_whose_pipeline_was_full(db: Connection, ds
     assert count(db, "SELECT count(*) FROM pgmeaning.queue WHERE claimed_by IS NOT NULL") == 0
 
 
-def test_a_sidecar_that_may_not_do_its_work_gives_up_draining(
-    db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sidecar_that_may_not_do_its_work_gives_up_draining(db: Connection, dsn: str) -> None:
     make(db)
-    monkeypatch.setattr("pgmeaning.sidecar.claim.Feeder._feed", lambda *_: 1 / 0)
+    db.execute("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not here'; END $$")
+    db.execute("CREATE TRIGGER refuse BEFORE UPDATE ON pgmeaning.queue EXECUTE FUNCTION refuse()")
     assert Sidecar(dsn, QUICK).run(drain=True) == 1
 
 
-def test_a_key_too_long_for_the_queue_holds_up_no_other_row(db: Connection, drain: Callable[..., int]) -> None:
+def test_a_key_too_long_for_the_queue_holds_up_no_other_row(db: Connection, drain: Drain) -> None:
     db.execute("CREATE TABLE docs (id text PRIMARY KEY, body text)")
     db.execute("SELECT pgmeaning.attach('docs', ARRAY['body'])")
     assert drain() == 0

@@ -14,11 +14,9 @@ from pgmeaning.database import migrate
 from pgmeaning.errors import DatabaseError
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
 from tests.integration.test_attach import refused
-
-Drain = Callable[..., int]
-Connect = Callable[..., Connection]
+from tests.types import Connect, Connection, Drain
 
 
 @pytest.fixture
@@ -212,7 +210,7 @@ def test_a_new_partition_that_we_may_not_watch_is_told_and_watched_once_we_may(d
     db_of.execute("CREATE TABLE february PARTITION OF docs FOR VALUES IN (2)")
     role = owner_of(owner)
     with running(Sidecar(owner, Settings(upkeep=0.1))):
-        wait_until(lambda: "may make no trigger on public.february" in problem(db_of))
+        wait_until(lambda: "may not create a trigger on public.february" in problem(db_of))
         db_of.execute(f"GRANT TRIGGER ON february TO {role}".encode())
         wait_until(lambda: problem(db_of) == "")
         wait_until(lambda: db_of.execute("SELECT FROM pg_trigger WHERE tgrelid = 'february'::regclass").rowcount == 4)
@@ -305,6 +303,7 @@ def test_every_row_is_scanned_in_the_order_of_a_key_that_an_extension_sorts(db: 
 def test_a_text_too_long_for_jsonb_has_a_hash_so_that_it_holds_up_no_scan(db: Connection) -> None:
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text); INSERT INTO docs VALUES (1, repeat('x', 268435456))")
     db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    # Asked directly: to embed 256 MB takes minutes.
     (expression,) = db.execute("SELECT pgmeaning._content_hash('s', c) FROM pgmeaning.collection AS c").fetchall()[0]
     assert db.execute(f"SELECT {expression} IS NOT NULL FROM docs AS s".encode()).fetchone() == (True,)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -11,9 +11,10 @@ from psycopg import sql
 
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
 from tests.integration.test_embed import count
 from tests.integration.test_rerank import Judge
+from tests.types import Connect, Connection, Drain
 
 # Each asks for a text that was not asked before, and finds something.
 ASKING = {
@@ -28,13 +29,13 @@ ASKING = {
 
 
 @pytest.fixture
-def db(db: Connection, dsn: str, drain: Callable[..., int]) -> Iterator[Connection]:
+def db(db: Connection, dsn: str, drain: Drain) -> Iterator[Connection]:
     """Twenty embedded rows, and a sidecar that answers."""
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
     db.execute("INSERT INTO docs SELECT i, 'body ' || i FROM generate_series(1, 20) AS i")
     db.execute("SELECT pgmeaning.attach('docs', '{body}', language => 'english')")
     assert drain() == 0
-    with running(Sidecar(dsn, Settings(), load_judge=Judge().load)):
+    with running(Sidecar(dsn, Settings(), load_reranker=Judge().load)):
         yield db
 
 
@@ -77,9 +78,7 @@ def test_in_every_kind_of_transaction(db: Connection) -> None:
             assert count(db, "pgmeaning.request") == 0
 
 
-def test_in_a_session_that_is_read_only_or_serializable_by_default(
-    db: Connection, connect: Callable[..., Connection]
-) -> None:
+def test_in_a_session_that_is_read_only_or_serializable_by_default(db: Connection, connect: Connect) -> None:
     session = connect(options="-c default_transaction_read_only=on -c default_transaction_isolation=serializable")
     for kind in ASKING:
         assert value(session, asked(kind, "x")) is not None

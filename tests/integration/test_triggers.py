@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -12,20 +11,16 @@ import pytest
 
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import Connection, running, wait_until
+from tests.conftest import running, wait_until
+from tests.integration.docs import Docs
+from tests.types import Connect, Connection, Drain
 
-Connect = Callable[..., Connection]
-Drain = Callable[..., int]
-
-
-@pytest.fixture
-def docs(db: Connection) -> Connection:
-    """Two rows, attached; an empty inbox."""
-    db.execute("CREATE TABLE docs (id int PRIMARY KEY DEFERRABLE, title text, other int)")
-    db.execute("INSERT INTO docs VALUES (1, 'one', 1), (2, 'two', 2)")
-    db.execute("CREATE TABLE keyed (id int PRIMARY KEY, title text)")
-    db.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
-    return db
+# Two rows, attached; an empty inbox.
+DOCS = Docs(
+    columns="id int PRIMARY KEY DEFERRABLE, title text, other int",
+    rows="VALUES (1, 'one', 1), (2, 'two', 2)",
+    attach="columns => '{title}'",
+)
 
 
 def changes(db: Connection) -> list[Any]:
@@ -69,6 +64,7 @@ def missing(db: Connection, table: str = "docs", column: str = "title") -> list[
     ],
 )  # fmt: skip
 def test_a_statement_appends_the_rows_that_it_changed(docs: Connection, statement: str, expected: list[Any]) -> None:
+    docs.execute("CREATE TABLE keyed (id int PRIMARY KEY, title text)")  # which is not attached
     docs.execute(statement.encode())
     assert changes(docs) == expected
 

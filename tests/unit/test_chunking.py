@@ -15,6 +15,7 @@ from pgmeaning.documents.headings import Headings
 from pgmeaning.errors import InputError
 from pgmeaning.models.base import Vectors, load_embedder
 from pgmeaning.types import Chunk, Chunking, Claim, Document, Row
+from tests.needs import needs_package
 
 LIMITS = Limits(10_000_000, 100_000)
 METHODS = ["tokens", "sentences", "paragraphs", "markdown"]
@@ -207,7 +208,7 @@ def test_a_text_beyond_the_limits_is_refused_with_what_can_be_done() -> None:
 
 
 def test_with_the_small_model_s_own_tokenizer_no_chunk_is_too_long() -> None:
-    pytest.importorskip("sentence_transformers")
+    needs_package("sentence_transformers", "local")
     embedder = load_embedder("all-MiniLM-L6-v2")
     for method in METHODS:
         for text in TEXTS.values():

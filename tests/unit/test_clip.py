@@ -17,11 +17,12 @@ from pgmeaning.models import load_embedder
 from pgmeaning.models.base import LoadedEmbedder, Vectors
 from pgmeaning.models.conformance import EMBEDDER_CHECKS
 from pgmeaning.models.registry import builtin_model
+from tests.needs import needs_package
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-library = pytest.importorskip("sentence_transformers")
-image = pytest.importorskip("PIL.Image")
+torch = needs_package("torch", "local")
+transformers = needs_package("transformers", "local")
+library = needs_package("sentence_transformers", "local")
+image = needs_package("PIL.Image", "media")
 
 pytestmark = pytest.mark.local_model
 

@@ -15,10 +15,11 @@ from pgmeaning.models.base import LoadedReranker, Vectors
 from pgmeaning.models.conformance import RERANKER_CHECKS, the_relevant_document_wins
 from pgmeaning.models.registry import builtin_model
 from pgmeaning.types import Model
+from tests.needs import needs_package
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-library = pytest.importorskip("sentence_transformers")
+torch = needs_package("torch", "local")
+transformers = needs_package("transformers", "local")
+library = needs_package("sentence_transformers", "local")
 
 pytestmark = pytest.mark.local_model
 

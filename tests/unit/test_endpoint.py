@@ -1,5 +1,7 @@
 """How an endpoint is found and spoken to, and what becomes of its failures."""
 
+# ruff: noqa: E402  the endpoint itself imports httpx
+
 from __future__ import annotations
 
 import json
@@ -17,8 +19,9 @@ from pgmeaning.models import load_embedder
 from pgmeaning.models.registry import builtin_model, fingerprint
 from pgmeaning.types import Model
 from tests.engine import Answer, Engine, Request, embeddings, serving
+from tests.needs import needs_package
 
-pytest.importorskip("httpx")
+needs_package("httpx", "http")
 
 from pgmeaning.models.endpoint import LONGEST_WAIT, Endpoint
 from pgmeaning.models.endpoint import serving as how

@@ -18,9 +18,10 @@ from pgmeaning.models import load_embedder, load_reranker
 from pgmeaning.models.base import LoadedEmbedder, LoadedReranker
 from pgmeaning.types import Document, Model
 from tests.engine import Answer, Engine, embeddings, serving
+from tests.needs import needs_package
 
-pytest.importorskip("httpx")
-image = pytest.importorskip("PIL.Image")
+needs_package("httpx", "http")
+image = needs_package("PIL.Image", "media")
 
 # Of the synthetic model's family in nothing but the length; a prefix may be asked for.
 MODEL = Model("served", "embedder", "http", location="some/model", dimensions=384, min_dimensions=2, max_tokens=100)
@@ -235,7 +236,7 @@ def test_an_image_may_be_given_in_any_way(engine: Engine, tmp_path: Path) -> Non
 
 
 def test_a_video_may_be_a_file_or_a_data_uri(engine: Engine, tmp_path: Path) -> None:
-    pytest.importorskip("av")
+    needs_package("av", "media")
     from tests.images import data_uri, video  # needs av itself
 
     film = video()

@@ -13,9 +13,10 @@ from pgmeaning.errors import InputError
 from pgmeaning.models import load_reranker
 from pgmeaning.models.base import LoadedReranker
 from pgmeaning.models.registry import builtin_model
+from tests.needs import needs_package
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("sentence_transformers")
+torch = needs_package("torch", "local")
+needs_package("sentence_transformers", "local")
 
 from pgmeaning.models.late_interaction import LateInteractionReranker, max_sim  # noqa: E402  only where torch is
 from pgmeaning.models.sentence_transformers import Encoder, load_encoder  # noqa: E402

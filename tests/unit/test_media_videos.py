@@ -17,6 +17,7 @@ from pgmeaning.errors import InputError
 from pgmeaning.media import TRUSTED, Policy, Video, fetch_video, read_video
 from pgmeaning.media.videos import sampled
 from tests.images import BLUE, GREEN, RED, animation, data_uri, encoded, noise, plain_image, video
+from tests.needs import needs_package
 
 
 def brightness(read: Video) -> list[int]:
@@ -51,8 +52,8 @@ def test_a_short_video_gives_four_frames_where_it_has_them() -> None:
 @pytest.mark.parametrize("total", [2, 3, 7, 60, 61, 130, 1799, 5000])
 @pytest.mark.parametrize("rate", [1.0, 10.0, 25.0, 29.97])
 def test_frames_are_chosen_as_qwen_vl_utils_chooses_them(total: int, rate: float) -> None:
-    reference = pytest.importorskip("qwen_vl_utils.vision_process")
-    torch = pytest.importorskip("torch")
+    reference = needs_package("qwen_vl_utils.vision_process", "qwen")
+    torch = needs_package("torch", "local")
     logging.getLogger(reference.__name__).setLevel(logging.ERROR)
     count = reference.smart_nframes({"fps": 1.0, "max_frames": min(64, total)}, total, rate)
     assert sampled(total, rate, 1.0, 64) == torch.linspace(0, total - 1, count).round().long().tolist()

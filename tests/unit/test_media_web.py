@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import socket
 import ssl
 import subprocess
@@ -19,6 +18,7 @@ from pgmeaning.errors import InputError
 from pgmeaning.media import TRUSTED, Policy, fetch_image, read_image
 from pgmeaning.media.web import may_be_asked
 from tests.images import BLUE, Web, answering, encoded, noise, plain_image, web
+from tests.needs import needs_program
 
 
 @pytest.fixture(scope="module")
@@ -297,12 +297,11 @@ def test_the_environments_proxies_are_not_asked(served: Web, monkeypatch: pytest
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate of images.example, with its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command")
+    openssl = needs_program("openssl")
     file = tmp_path_factory.mktemp("tls") / "both.pem"
     options = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=images.example"]
     more = ["-addext", "subjectAltName=DNS:images.example", "-keyout", str(file), "-out", str(file) + ".crt"]
-    subprocess.run(["openssl", "req", "-x509", *options, *more], check=True, capture_output=True)
+    subprocess.run([openssl, "req", "-x509", *options, *more], check=True, capture_output=True)
     file.write_text(file.read_text() + Path(str(file) + ".crt").read_text())
     return file
 

@@ -18,10 +18,11 @@ from pgmeaning.models import load_embedder
 from pgmeaning.models.base import LoadedEmbedder, Vectors
 from pgmeaning.models.registry import builtin_model
 from pgmeaning.types import Document, Model
+from tests.needs import needs_package
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-library = pytest.importorskip("sentence_transformers")
+torch = needs_package("torch", "local")
+transformers = needs_package("transformers", "local")
+library = needs_package("sentence_transformers", "local")
 
 from pgmeaning.models import checkpoints  # noqa: E402  only where the library is
 from pgmeaning.models import sentence_transformers as backend  # noqa: E402

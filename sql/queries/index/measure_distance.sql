@@ -1,1 +1,2 @@
-SELECT pgmeaning._farthest(%(vector)s, array_agg(v.embedding)) FROM {vectors} AS v WHERE v.ctid = ANY (%(places)s::tid[])
+SELECT pgmeaning._farthest(%(vector)s, array_agg(v.embedding)) FROM {vectors} AS v
+WHERE v.ctid = ANY (%(places)s::tid[])

@@ -1,3 +1,5 @@
 -- Whether somebody waits for a lock on the vector table that a build of its index does not let pass.
-SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = %(vectors)s AND mode IN ('AccessExclusiveLock', 'ShareRowExclusiveLock')
+SELECT EXISTS (SELECT FROM pg_locks
+               WHERE NOT granted AND relation = %(vectors)s
+               AND mode IN ('AccessExclusiveLock', 'ShareRowExclusiveLock')
                AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))

@@ -1,8 +1,11 @@
 -- Collections whose table was dropped, broke, healed, or whose partitions changed.
 SELECT c.id, c.name, r.oid IS NULL AS dropped,
-       CASE WHEN r.oid IS NOT NULL THEN coalesce(pgmeaning._source_problem(c), pgmeaning._access_problem(c)) END AS problem, c.problem AS known_problem,
+       CASE WHEN r.oid IS NOT NULL
+            THEN coalesce(pgmeaning._source_problem(c), pgmeaning._access_problem(c)) END AS problem,
+       c.problem AS known_problem,
        c.source_name <> pgmeaning._relation_name(c.source) AS renamed,
-       EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = 'pgmeaning'::regnamespace AND p.proname = 'on_change_' || c.id
+       EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = 'pgmeaning'::regnamespace
+               AND p.proname = 'on_change_' || c.id
                AND r.oid IS NOT NULL AND p.prosrc <> pgmeaning._trigger_body(c)) AS trigger_outdated,
        ARRAY(SELECT f::oid FROM pgmeaning._family(c.source) AS f ORDER BY f) AS members,
        r.oid IS NOT NULL AND EXISTS (

@@ -2,6 +2,7 @@
 WITH requests AS (
     DELETE FROM pgmeaning.request WHERE expires_at < now() - interval '1 minute'
 ), forgotten AS (
-    DELETE FROM pgmeaning.queue AS q WHERE NOT EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.id = q.collection_id)
+    DELETE FROM pgmeaning.queue AS q
+    WHERE NOT EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.id = q.collection_id)
 )
 DELETE FROM pgmeaning.sidecar WHERE heartbeat_at < now() - interval '1 day'

@@ -4,18 +4,21 @@ DECLARE
     version text;
 BEGIN
     IF current_setting('server_version_num')::int < 150000 THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM017', MESSAGE = format('PostgreSQL %s is too old', current_setting('server_version')),
+        RAISE EXCEPTION USING ERRCODE = 'PM017',
+            MESSAGE = format('PostgreSQL %s is too old', current_setting('server_version')),
             HINT = 'pgmeaning needs PostgreSQL 15 or newer.';
     END IF;
     IF NOT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM017', MESSAGE = 'this server has no pgvector',
-            HINT = 'Install pgvector 0.7 or newer on the server (package postgresql-NN-pgvector), or switch it on in your provider''s console.';
+            HINT = 'Install pgvector 0.7 or newer on the server (package postgresql-NN-pgvector), '
+                   'or enable it in your provider''s console.';
     END IF;
     IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'vector') THEN
         BEGIN
             CREATE EXTENSION vector;
         EXCEPTION WHEN insufficient_privilege THEN
-            RAISE EXCEPTION USING ERRCODE = 'PM017', MESSAGE = format('role %I may not create the extension vector', current_user),
+            RAISE EXCEPTION USING ERRCODE = 'PM017',
+                MESSAGE = format('role %I may not create the extension vector', current_user),
                 HINT = format('As a superuser, in database %I: CREATE EXTENSION vector', current_database());
         END;
     END IF;

@@ -5,4 +5,5 @@ SELECT EXISTS (SELECT FROM pgmeaning.inbox AS i WHERE i.collection_id = ANY (%(c
        + (SELECT count(*) FROM pgmeaning.target AS t
           WHERE t.collection_id = ANY (%(collections)s) AND t.model = ANY (%(models)s) AND t.scanning) AS owed,
        (SELECT count(*) FROM pgmeaning.queue AS q
-        WHERE q.collection_id = ANY (%(collections)s) AND q.model = ANY (%(models)s) AND q.failed_at IS NOT NULL) AS failed
+        WHERE q.collection_id = ANY (%(collections)s) AND q.model = ANY (%(models)s)
+          AND q.failed_at IS NOT NULL) AS failed

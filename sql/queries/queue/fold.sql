@@ -1,8 +1,8 @@
--- Moves changes from the inbox into the queue: at most one row a (collection, model, key), with a new generation, so that
--- the result of an embedding that began before the change never wins. One sidecar at a time folds (the try-lock), so nobody
--- waits for another's portion; sorted, so that two upserts never wait for each other.
--- A note starts a scan from the beginning, also where one was under way: what it has passed may have changed since. What is
--- being embedded just then begins anew too: rows that a TRUNCATE took would get their vectors behind the scan's back.
+-- Moves changes from the inbox into the queue: at most one row per (collection, model, key), with a new generation, so
+-- that the result of an embedding that began before the change never wins. One sidecar at a time folds (the try-lock),
+-- so nobody waits for another's portion; sorted, so that two upserts never wait for each other. A note starts a scan
+-- from the beginning, also where one was under way: what it has passed may have changed since. What is being embedded
+-- just then begins anew too: rows that a TRUNCATE took would get their vectors behind the scan's back.
 WITH {portion}, taken AS (
     DELETE FROM pgmeaning.inbox
     WHERE ctid = ANY (ARRAY(SELECT p.id FROM portion AS p))
@@ -19,7 +19,8 @@ WITH {portion}, taken AS (
         SET generation = excluded.generation, visible_at = now(), attempts = 0, priority = 1, claimed_by = NULL,
             failed_at = NULL, last_error = NULL
 ), large AS MATERIALIZED (
-    -- One by one, as in scan_page: the queue's index takes 2,704 bytes, model and all. What it refuses stands there as failed.
+    -- One by one, as in scan_page: the queue's index takes 2,704 bytes, model and all. What it refuses stands there as
+    -- failed.
     SELECT pgmeaning._queue_large(c.collection_id, t.model, c.key, 1, c.since) AS done
     FROM changed AS c JOIN pgmeaning.target AS t USING (collection_id)
     WHERE pg_column_size(c.key) > 2000

@@ -13,5 +13,6 @@ candidate AS MATERIALIZED (
     WHERE q.ctid = ANY (ARRAY(SELECT a.place FROM queued_already AS a)) FOR UPDATE SKIP LOCKED
 ), portion AS (
     SELECT c.id FROM candidate AS c
-    WHERE c.id <> ALL (ARRAY(SELECT a.id FROM queued_already AS a WHERE a.place <> ALL (ARRAY(SELECT f.place FROM free AS f))))
+    WHERE c.id <> ALL (ARRAY(SELECT a.id FROM queued_already AS a
+                             WHERE a.place <> ALL (ARRAY(SELECT f.place FROM free AS f))))
 )

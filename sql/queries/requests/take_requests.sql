@@ -1,8 +1,8 @@
--- Queries to answer: those for a vector, or those for a reranker, which have documents. The advisory lock is held before
--- the claim can be seen, so whoever waits for the reply waits for it.
--- Equal queries for a vector have one more lock together: while one sidecar makes their vector, the others leave them. Its
--- reply is committed before that lock is free, so who gets the lock sees it: such a query is answered already.
--- Step by step: in one condition, the planner would be free to lock requests that it does not take.
+-- Queries to answer: those for a vector, or those for a reranker, which have documents. The advisory lock is held
+-- before the claim can be seen, so whoever waits for the reply waits for it. Equal queries for a vector have one more
+-- lock together: while one sidecar makes their vector, the others leave them. Its reply is committed before that lock
+-- is free, so who gets the lock sees it: such a query is answered already. Step by step: in one condition, the planner
+-- would be free to lock requests that it does not take.
 WITH waiting AS MATERIALIZED (
     SELECT q.id, pgmeaning._lock_number(q.id) AS place,
         CASE WHEN q.documents IS NULL THEN pgmeaning._query_number(q.model, q.as_query, q.input) END AS number
@@ -13,7 +13,8 @@ WITH waiting AS MATERIALIZED (
     ORDER BY q.id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), locked AS MATERIALIZED (
     SELECT w.id, w.number FROM waiting AS w
-    WHERE CASE WHEN w.number IS NOT NULL AND NOT pg_try_advisory_lock(pgmeaning._query_lock_class(), w.number) THEN false
+    WHERE CASE WHEN w.number IS NOT NULL
+                    AND NOT pg_try_advisory_lock(pgmeaning._query_lock_class(), w.number) THEN false
                WHEN pg_try_advisory_lock(pgmeaning._request_lock_class(), w.place) THEN true
                ELSE w.number IS NOT NULL AND NOT pg_advisory_unlock(pgmeaning._query_lock_class(), w.number) END
 )

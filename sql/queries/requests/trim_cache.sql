@@ -1,10 +1,13 @@
 -- The oldest query vectors above the bound, and those that are too old; none that somebody is about to read.
 WITH wanted AS MATERIALIZED (
-    SELECT r.model, r.as_query, pgmeaning._input_hash(r.input) AS input_hash FROM pgmeaning.request AS r WHERE r.documents IS NULL
+    SELECT r.model, r.as_query, pgmeaning._input_hash(r.input) AS input_hash FROM pgmeaning.request AS r
+    WHERE r.documents IS NULL
 ), cached AS (
-    (SELECT q.ctid AS at, q.model, q.as_query, q.input_hash FROM pgmeaning.query_cache AS q ORDER BY q.created_at DESC OFFSET %(rows)s)
+    (SELECT q.ctid AS at, q.model, q.as_query, q.input_hash FROM pgmeaning.query_cache AS q
+     ORDER BY q.created_at DESC OFFSET %(rows)s)
     UNION ALL
-    SELECT q.ctid, q.model, q.as_query, q.input_hash FROM pgmeaning.query_cache AS q WHERE q.created_at < now() - %(age)s::interval
+    SELECT q.ctid, q.model, q.as_query, q.input_hash FROM pgmeaning.query_cache AS q
+    WHERE q.created_at < now() - %(age)s::interval
 )
 DELETE FROM pgmeaning.query_cache WHERE ctid = ANY (ARRAY(
     SELECT c.at FROM cached AS c WHERE NOT EXISTS (

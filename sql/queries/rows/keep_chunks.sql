@@ -1,6 +1,6 @@
--- Brings the chunks of one row to their new numbers, with their vectors, and removes those that are no longer in it. How many were
--- there to be kept. Moved ones are deleted and inserted in one statement (the sort makes sure: all first deleted), since an UPDATE
--- would meet numbers that are still taken.
+-- Brings the chunks of one row to their new numbers, with their vectors, and removes those that are no longer in it.
+-- Returns how many could be kept. Moved ones are deleted and inserted in one statement (the sort makes sure: all first
+-- deleted), since an UPDATE would meet numbers that are still taken.
 WITH kept AS MATERIALIZED (
     SELECT * FROM unnest(%(old)s::int[], %(new)s::int[], %(hashes)s::bytea[]) AS u (old, new, content_hash)
 ), k AS MATERIALIZED (
@@ -18,6 +18,7 @@ WITH kept AS MATERIALIZED (
     FROM removed AS r JOIN kept ON kept.old = r.chunk CROSS JOIN k ORDER BY kept.new
     RETURNING chunk
 ), hashed AS (
-    UPDATE {vectors} AS v SET content_hash = s.content_hash FROM staying AS s WHERE v.ctid = s.at AND v.chunk = 0 AND s.chunk = 0
+    UPDATE {vectors} AS v SET content_hash = s.content_hash FROM staying AS s
+    WHERE v.ctid = s.at AND v.chunk = 0 AND s.chunk = 0
 )
 SELECT (SELECT count(*) FROM staying) + (SELECT count(*) FROM moved)

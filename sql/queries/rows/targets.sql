@@ -1,5 +1,6 @@
 -- Every (collection, model), with the SQL that depends on its key and columns, quoted by the database itself.
-SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions, coalesce(pgmeaning._vector_type(t.vectors), 'vector') AS vector_type, c.state = 'paused' AS paused,
+SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions,
+       coalesce(pgmeaning._vector_type(t.vectors), 'vector') AS vector_type, c.state = 'paused' AS paused,
        coalesce(c.problem, CASE WHEN made.oid IS NULL THEN 'its vector table was dropped' END) AS problem,
        r.oid IS NOT NULL AS source_exists, t.scanning, t.scan_finished_at,
        pgmeaning._template_parts(c.template) AS template_parts, c.columns::text[] AS columns,
@@ -21,7 +22,8 @@ SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions, coale
                                  FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), 'NULL')
                || CASE WHEN c.image IS NULL THEN '' ELSE ', ' || pgmeaning._media_content('s', c.source, c.image) END
                || CASE WHEN c.video IS NULL THEN '' ELSE ', ' || pgmeaning._media_content('s', c.source, c.video) END,
-           'content_bytes', coalesce((SELECT string_agg(format('coalesce(octet_length(s.%%I::text), 0)::bigint', col), ' + ' ORDER BY i)
+           'content_bytes', coalesce((SELECT string_agg(format('coalesce(octet_length(s.%%I::text), 0)::bigint', col),
+                                                        ' + ' ORDER BY i)
                                       FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), '0'),
            'vector_columns', (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
                               FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i))

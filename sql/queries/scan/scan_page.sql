@@ -1,5 +1,6 @@
--- The next page of the source in the order of its key: rows without a vector, or with one of another content, are queued,
--- the first of them as claims of this sidecar already. A row with nothing to embed has a null hash and owes no vector.
+-- The next page of the source in the order of its key: rows without a vector, or with one of another content, are
+-- queued, the first of them as claims of this sidecar already. A row with nothing to embed has a null hash and owes no
+-- vector.
 WITH last_key AS MATERIALIZED (
     SELECT * FROM jsonb_to_record(%(cursor)s::text::jsonb) AS k ({key_record})
 ), page AS MATERIALIZED (
@@ -10,7 +11,8 @@ WITH last_key AS MATERIALIZED (
     SELECT p.key, row_number() OVER (ORDER BY p.place) AS place
     FROM page AS p CROSS JOIN LATERAL jsonb_to_record(p.key) AS k ({key_record})
     -- OFFSET 0 keeps this a look-up by key, however little the planner knows of a table that is being filled.
-    LEFT JOIN LATERAL (SELECT v.content_hash FROM {vectors} AS v WHERE {vector_is_record} AND v.chunk = 0 OFFSET 0) AS known ON true
+    LEFT JOIN LATERAL (SELECT v.content_hash FROM {vectors} AS v
+                       WHERE {vector_is_record} AND v.chunk = 0 OFFSET 0) AS known ON true
     WHERE known.content_hash IS DISTINCT FROM p.content_hash
 ), queued AS (
     INSERT INTO pgmeaning.queue (collection_id, model, key, visible_at, attempts, claimed_by)
@@ -31,6 +33,7 @@ WITH last_key AS MATERIALIZED (
     UPDATE pgmeaning.target AS t SET scan_cursor = coalesce(seen.last, t.scan_cursor), scanned = t.scanned + seen.rows
     FROM seen WHERE t.collection_id = %(collection_id)s AND t.model = %(model)s
 )
-SELECT (SELECT rows FROM seen) AS seen, (SELECT count(*) FROM queued) + (SELECT count(l.done) FROM large AS l) AS queued,
+SELECT (SELECT rows FROM seen) AS seen,
+       (SELECT count(*) FROM queued) + (SELECT count(l.done) FROM large AS l) AS queued,
        ARRAY(SELECT q.key::text FROM queued AS q WHERE q.claimed_by IS NOT NULL ORDER BY q.generation) AS keys,
        ARRAY(SELECT q.generation FROM queued AS q WHERE q.claimed_by IS NOT NULL ORDER BY q.generation) AS generations

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pgmeaning.cli.gpu import print_gpu_advice
 from pgmeaning.cli.output import AsJson, Dsn, connected, print_json, print_rows, shown
 from pgmeaning.errors import ModelNotFound
 
@@ -15,21 +16,22 @@ if TYPE_CHECKING:
     from pgmeaning.embedded_server.server import EmbeddedServer
     from pgmeaning.types import Model
 
-server_app = typer.Typer(
-    no_args_is_help=True, help="The embedded PostgreSQL: one data folder, one server on 127.0.0.1."
-)
-model_app = typer.Typer(no_args_is_help=True, help="The models that this database knows.")
-release_app = typer.Typer(no_args_is_help=True, help="Releases: which models and dimensions belong together.")
+server_app = typer.Typer(no_args_is_help=True, help="Run the embedded PostgreSQL, on 127.0.0.1.")
+model_app = typer.Typer(no_args_is_help=True, help="Manage the models that a database knows.")
+release_app = typer.Typer(no_args_is_help=True, help="Show releases: models and dimensions that belong together.")
 
-# Not a Path, to which an empty name would be the current folder.
+# Not a Path, which takes an empty name for the current folder.
 DataDir = Annotated[
     str | None,
-    typer.Option("--data-dir", metavar="FOLDER", help="The data folder; else one below the user's data folder."),
+    typer.Option(
+        "--data-dir", metavar="FOLDER", help="Data folder; default: pgmeaning/server in the user's data folder."
+    ),
 ]
 Port = Annotated[
-    int | None, typer.Option("--port", min=1, max=65535, help="The port; else the last one, or a free one.")
+    int | None,
+    typer.Option("--port", metavar="PORT", min=1, max=65535, help="Port; default: the last one used, or a free one."),
 ]
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.", show_default=False)]
 
 
 def embedded_server(data_dir: str | None, port: int | None = None) -> EmbeddedServer:
@@ -40,19 +42,24 @@ def embedded_server(data_dir: str | None, port: int | None = None) -> EmbeddedSe
 
 @server_app.command("start")
 def server_start(data_dir: DataDir = None, port: Port = None) -> None:
-    """Start the server, making its data folder if there is none, and print its DSN; one that runs is left running."""
-    typer.echo(embedded_server(data_dir, port).start())
+    """Start the server and print its DSN.
+
+    Creates the data folder if there is none. A server that runs already is left as it is.
+    """
+    dsn = embedded_server(data_dir, port).start()
+    typer.echo(dsn)
+    print_gpu_advice(dsn)
 
 
 @server_app.command("stop")
 def server_stop(data_dir: DataDir = None) -> None:
-    """Stop the server, ending its sessions; no server is no error."""
+    """Stop the server and end its sessions. No error if it is not running."""
     embedded_server(data_dir).stop()
 
 
 @server_app.command("status")
 def server_status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Whether the server runs, and where; exit status 0 also when it does not."""
+    """Show whether the server runs, and where. Exit status 0 in either case."""
     from dataclasses import asdict
 
     status = asdict(embedded_server(data_dir).status())
@@ -61,17 +68,17 @@ def server_status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         return
     for name, value in status.items():
         if value is not None:
-            typer.echo(f"{name:9} {value if name in ('pid', 'port') else shown(value)}")
+            typer.echo(f"{name:9} {shown(value)}")
 
 
 @server_app.command("psql", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def server_psql(
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[PSQL ARGUMENTS]...", help="Handed to psql as they are.")
+        list[str] | None, typer.Argument(metavar="[PSQL ARGUMENTS]...", help="Passed to psql unchanged.")
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Open psql on the running server; further arguments are psql's, such as -c 'SELECT 1'."""
+    """Run psql on the server. Further arguments go to psql, such as -c 'SELECT 1'."""
     server = embedded_server(data_dir)
     environment, command = server.psql_environment(), server.psql_command()
     os.execve(command[0], [*command, *(arguments or [])], environment)
@@ -79,7 +86,7 @@ def server_psql(
 
 @model_app.command("list")
 def model_list(dsn: Dsn = None, as_json: AsJson = False) -> None:
-    """The registry: what each model is, and how many collections bear its vectors."""
+    """List the models, and how many collections use each."""
     with connected(dsn) as client:
         columns = ("name", "kind", "status", "dimensions", "modalities", "collections")
         print_rows(client.models(), columns, as_json=as_json, nothing="no models")
@@ -87,7 +94,7 @@ def model_list(dsn: Dsn = None, as_json: AsJson = False) -> None:
 
 @model_app.command("show")
 def model_show(name: ModelName, dsn: Dsn = None, as_json: AsJson = False) -> None:
-    """All that the registry says of one model."""
+    """Show all that the registry has about a model."""
     with connected(dsn) as client:
         model = _the_model(client.models(), name)
     if as_json:
@@ -108,26 +115,39 @@ def _the_model(models: list[dict[str, Any]], name: str) -> dict[str, Any]:
 def model_add(
     name: ModelName,
     like: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="A model to take all from that is not said here.")
+        str | None, typer.Option(metavar="MODEL", help="Model to copy what is not given here from.")
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="embedder or reranker.")] = None,
-    backend: Annotated[str | None, typer.Option(help="What runs it, such as http or sentence_transformers.")] = None,
-    location: Annotated[str | None, typer.Option(help="A folder, a hub name, or an endpoint's base URL.")] = None,
-    revision: Annotated[str | None, typer.Option(help="A revision of the hub's.")] = None,
-    dimensions: Annotated[int | None, typer.Option(min=1, help="The length of its vectors.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="What is beyond is not read.")] = None,
-    template: Annotated[str | None, typer.Option(help="A named template.")] = None,
-    query_prompt: Annotated[str | None, typer.Option(help="With {text} where the query goes.")] = None,
-    document_prompt: Annotated[str | None, typer.Option(help="With {text} where the document goes.")] = None,
+    kind: Annotated[str | None, typer.Option(metavar="KIND", help="embedder or reranker.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(metavar="BACKEND", help="What runs it, such as http or sentence_transformers.")
+    ] = None,
+    location: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="Folder, hub name, or base URL of an endpoint.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(metavar="REVISION", help="Revision on the hub.")] = None,
+    dimensions: Annotated[int | None, typer.Option(metavar="N", min=1, help="Length of its vectors.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Longest input, in tokens; the rest is cut off.")
+    ] = None,
+    template: Annotated[str | None, typer.Option(metavar="NAME", help="Name of a built-in template.")] = None,
+    query_prompt: Annotated[
+        str | None, typer.Option(metavar="PROMPT", help="Prompt for queries, with {text} where the query goes.")
+    ] = None,
+    document_prompt: Annotated[
+        str | None, typer.Option(metavar="PROMPT", help="Prompt for documents, with {text} where the document goes.")
+    ] = None,
     reranker: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The reranker that `model default` takes along with it.")
+        str | None, typer.Option(metavar="MODEL", help="Reranker that becomes the default along with it.")
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=JSON", help="An option of its backend's; may be repeated.")
+        list[str] | None, typer.Option(metavar="KEY=JSON", help="Option of the backend; may be repeated.")
     ] = None,
     dsn: Dsn = None,
 ) -> None:
-    """Add a model of your own, such as one that an endpoint serves. It stays as it is once a vector bears its name."""
+    """Add a model of your own, such as one behind an endpoint.
+
+    Once vectors are made with it, it cannot be changed.
+    """
     from dataclasses import asdict
 
     given = {
@@ -149,13 +169,13 @@ def _new_model(name: str, fields: dict[str, Any], options: list[str]) -> Model:
     if fields.get("kind") == "embedder" and not fields.get("dimensions"):
         missing.append("dimensions")
     if missing:
-        raise typer.BadParameter(f"say --{' and --'.join(missing)}, or --like a model that has it")
+        raise typer.BadParameter(f"give --{' and --'.join(missing)}, or --like MODEL to copy from")
     said = dict(_option(text) for text in options)
     return Model(**{**fields, "name": name, "status": "supported", "options": {**fields.get("options", {}), **said}})
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """KEY=JSON; what is no JSON is a string."""
+    """KEY=JSON; a value that is not JSON is a string."""
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise typer.BadParameter(f"{text!r} is not KEY=VALUE")
@@ -169,16 +189,19 @@ def _option(text: str) -> tuple[str, Any]:
 def model_default(
     name: ModelName,
     reranker: Annotated[
-        str | None, typer.Option("--reranker", metavar="MODEL", help="The default reranker; else the model's own.")
+        str | None,
+        typer.Option(
+            "--reranker", metavar="MODEL", help="Default reranker; default: the one that goes with the model."
+        ),
     ] = None,
     keep_reranker: Annotated[
-        bool, typer.Option("--keep-reranker", help="Leave the default reranker as it is.")
+        bool, typer.Option("--keep-reranker", help="Leave the default reranker unchanged.")
     ] = False,
     dsn: Dsn = None,
 ) -> None:
-    """Set the default model, and with it the default reranker; a reranker's name sets the reranker only.
+    """Set the default model and the reranker that goes with it.
 
-    attach uses the default model, search --rerank the default reranker. Prints both.
+    attach uses the default model, search --rerank the default reranker. The name of a reranker sets the default reranker only. Prints both defaults.
     """
     if reranker is not None and keep_reranker:
         raise typer.BadParameter("--reranker and --keep-reranker exclude each other")
@@ -196,7 +219,7 @@ def model_default(
 
 @model_app.command("deprecate")
 def model_deprecate(name: ModelName, dsn: Dsn = None) -> None:
-    """Serve a model, but refuse it for new collections."""
+    """Refuse a model for new collections; it is still served."""
     with connected(dsn) as client:
         client.deprecate_model(name)
     typer.echo(f"{name} is deprecated")
@@ -204,7 +227,7 @@ def model_deprecate(name: ModelName, dsn: Dsn = None) -> None:
 
 @release_app.command("list")
 def release_list(dsn: Dsn = None, as_json: AsJson = False) -> None:
-    """The releases, and which one this database follows."""
+    """List the releases, and the one this database follows."""
     with connected(dsn) as client:
         columns = ("name", "embedder", "reranker", "dimensions", "current")
         print_rows(client.releases(), columns, as_json=as_json, nothing="no releases")

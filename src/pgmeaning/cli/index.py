@@ -1,4 +1,4 @@
-"""The command index: what a collection's vectors have, would get and cost; building it."""
+"""The command index: plans, builds and measures a collection's vector index."""
 
 from __future__ import annotations
 
@@ -23,25 +23,27 @@ def index(
     collection: Collection,
     kind: Annotated[
         Literal["auto", "none", "signature", "prefix", "direct"] | None,
-        typer.Option("--kind", help="The kind from now on; else as settled before, or auto."),
+        typer.Option("--kind", help="Kind of index from now on; default: as chosen before, or auto."),
     ] = None,
     dimensions: Annotated[
-        int | None, typer.Option("--dimensions", min=1, help="Of a prefix: how many dimensions it has.")
+        int | None, typer.Option("--dimensions", metavar="N", min=1, help="Length of the prefix, for --kind prefix.")
     ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Build nothing: only measure recall, and how many candidates it takes.")
+        bool, typer.Option("--measure", help="Only measure recall, and how many candidates it takes; build nothing.")
     ] = False,
     goal: Annotated[
         float | None,
-        typer.Option("--goal", min=0.01, max=1, help="The recall to reach; else PGMEANING_RECALL_GOAL."),
+        typer.Option(
+            "--goal", metavar="RECALL", min=0.01, max=1, help="Recall to reach; default: PGMEANING_RECALL_GOAL."
+        ),
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be built, and what it costs.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show what would be built, and what it costs.")] = False,
     dsn: Dsn = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build the index of a collection's vectors now, while rows go on being written; measure it and print the report.
+    """Build and measure the vector index of a collection.
 
-    Where vectors are to have no index, it says why ("no_index" with --json); --kind builds one all the same.
+    Writes go on meanwhile. Prints the report of the index. Where an index would not pay, it says why ("no_index" with --json); --kind builds one anyway.
     """
     with connected(dsn) as client:
         if plan:
@@ -58,7 +60,7 @@ def index(
 
 
 def _bring_about(collection: str, dsn: str, goal: float | None, *, only_measure: bool) -> dict[str, str]:
-    """Build and measure; returns the models whose vectors are to have no index, and why."""
+    """Build and measure; returns the models whose vectors get no index, and why."""
     from pgmeaning.database.values import translated_errors
     from pgmeaning.indexes import build
 
@@ -78,6 +80,6 @@ def _bring_about(collection: str, dsn: str, goal: float | None, *, only_measure:
 
 def _busy(plan: Plan) -> DatabaseError:
     return DatabaseError(
-        f"the index of collection {plan.collection!r} is being built by somebody else",
-        hint="pgmeaning status shows how far it is",
+        f"another process is building the index of collection {plan.collection!r}",
+        hint="pgmeaning status shows its progress",
     )

@@ -1,4 +1,4 @@
-"""The command line, and the composition root: settings in, layers wired together, results out.
+"""The command line: reads settings, connects the layers, prints results.
 
 Results go to stdout (`--json`: one document), logs and errors to stderr; exit status 0, 1 (the work failed), 2 (usage).
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from pgmeaning.cli.gpu import print_gpu_advice
 from pgmeaning.cli.groups import DataDir, Port, model_app, release_app, server_app
 from pgmeaning.cli.index import index
 from pgmeaning.cli.output import (
@@ -22,6 +23,7 @@ from pgmeaning.cli.output import (
     Dsn,
     abandon_output,
     address,
+    as_json_text,
     common,
     configure_logging,
     connected,
@@ -67,7 +69,7 @@ SIDECAR_COLUMNS = ("host", "pid", "alive", "models", "rows_done", "claimed", "pr
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The console entry point: runs a command, and tells an error in one line."""
+    """The console entry point: runs a command, and prints an error as one line."""
     prepare_streams()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="pgmeaning")
@@ -103,9 +105,11 @@ def root(
 def demo(
     data_dir: DataDir = None,
     port: Port = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=50, hidden=True, help="Take so many rows only.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=50, hidden=True, help="Take so many rows only.")
+    ] = None,
 ) -> None:
-    """Show the main job: an embedded server, a small model, real rows."""
+    """Take a tour: embedded PostgreSQL, small model, real rows."""
     configure_logging("text", "error")
     from pgmeaning.demo.tour import run
 
@@ -115,9 +119,11 @@ def demo(
 @app.command()
 def migrate(
     dsn: Dsn = None,
-    check: Annotated[bool, typer.Option("--check", help="Only say whether it is due: then exit status 1.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit status 1 if a migration is due.")
+    ] = False,
 ) -> None:
-    """Bring a database to this package's schema; safe to repeat, and for two at once."""
+    """Install or upgrade the pgmeaning schema. Safe to repeat, and to run from two places at once."""
     from pgmeaning.database import migrate
 
     before = migrate.check(address(dsn)) if check else migrate.upgrade(address(dsn))
@@ -125,55 +131,70 @@ def migrate(
     if not before.due:
         typer.echo(f"up to date: {has}")
     elif check:
-        typer.echo(f"due: the database has {has}, and this package brings {before.head} (run: pgmeaning migrate)")
+        typer.echo(f"migration due: the database has {has}, this package has {before.head} (run: pgmeaning migrate)")
         raise typer.Exit(1)
     else:
-        typer.echo(f"migrated to revision {before.head}; the database had {has}")
+        typer.echo(f"migrated to revision {before.head}; before: {has}")
     if before.loopback_problem:
         typer.echo(
-            f"embed() finds cached queries only, since there is no loopback: {before.loopback_problem}", err=True
+            f"embed() finds cached queries only, because its dblink loopback fails: {before.loopback_problem}", err=True
         )
+    if not check:
+        print_gpu_advice(address(dsn))
 
 
 @app.command()
 def attach(
-    source: Annotated[str, typer.Argument(metavar="TABLE", help="The table, quoted as in SQL.", show_default=False)],
-    column: Annotated[list[str] | None, typer.Option("--column", help="A column to embed; may be repeated.")] = None,
+    source: Annotated[
+        str, typer.Argument(metavar="TABLE", help="Name of the table, quoted as in SQL.", show_default=False)
+    ],
+    column: Annotated[
+        list[str] | None, typer.Option("--column", metavar="COLUMN", help="Column to embed; may be repeated.")
+    ] = None,
     template: Annotated[
-        str | None, typer.Option("--template", help="The text to embed, such as '{title}: {body}'.")
+        str | None, typer.Option("--template", metavar="TEMPLATE", help="Text to embed, such as '{title}: {body}'.")
     ] = None,
     collection: Annotated[
-        str | None, typer.Option("--collection", metavar="NAME", help="The collection's name; else the table's.")
+        str | None, typer.Option("--collection", metavar="NAME", help="Name of the collection; default: the table's.")
     ] = None,
-    image: Annotated[str | None, typer.Option("--image", metavar="COLUMN", help="A column of images.")] = None,
-    video: Annotated[str | None, typer.Option("--video", metavar="COLUMN", help="A column of videos.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="The model; else the database's default.")] = None,
+    image: Annotated[str | None, typer.Option("--image", metavar="COLUMN", help="Column of images.")] = None,
+    video: Annotated[str | None, typer.Option("--video", metavar="COLUMN", help="Column of videos.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="Model to use; default: the database's default model."),
+    ] = None,
     dimensions: Annotated[
-        int | None, typer.Option("--dimensions", min=1, help="Shorter vectors, where the model can.")
+        int | None,
+        typer.Option(
+            "--dimensions", metavar="N", min=1, help="Length of the vectors, if shorter than the model's own."
+        ),
     ] = None,
     chunking: Annotated[
         str | None,
         typer.Option(
             "--chunking",
             metavar="JSON",
-            help='Cut long texts by tokens, sentences, paragraphs or markdown: \'{"method": "tokens", "size": 512}\'.',
+            help='Split long texts by tokens, sentences, paragraphs or markdown, as in {"method": "tokens", "size": 512}.',
         ),
     ] = None,
     grant_to: Annotated[
-        list[str] | None, typer.Option("--grant-to", metavar="ROLE", help="Who may search; may be repeated.")
+        list[str] | None, typer.Option("--grant-to", metavar="ROLE", help="Role that may search; may be repeated.")
     ] = None,
     language: Annotated[
-        str | None, typer.Option("--language", help="Keep the words too, for hybrid search: 'english', 'simple', ...")
+        str | None,
+        typer.Option(
+            "--language",
+            metavar="CONFIG",
+            help="Text search configuration for hybrid search, such as english or simple.",
+        ),
     ] = None,
     vector_type: Annotated[
-        str, typer.Option("--vector-type", help="'vector' takes four bytes a number, 'halfvec' two.")
+        str, typer.Option("--vector-type", metavar="TYPE", help="vector (4 bytes a dimension) or halfvec (2 bytes).")
     ] = "vector",
-    allow_deprecated: Annotated[
-        bool, typer.Option("--allow-deprecated", help="Take a deprecated model all the same.")
-    ] = False,
+    allow_deprecated: Annotated[bool, typer.Option("--allow-deprecated", help="Accept a deprecated model.")] = False,
     dsn: Dsn = None,
 ) -> None:
-    """Embed columns of a table from now on; prints the collection's name. A sidecar embeds the rows there are."""
+    """Start embedding a table; prints the collection's name. A sidecar embeds the rows, and later every change."""
     with connected(dsn) as client:
         attached = client.attach(
             source, column or None, template, collection, image=image, video=video, model=model, dimensions=dimensions,
@@ -184,7 +205,7 @@ def attach(
 
 
 def _chunking(text: str | None) -> dict[str, Any] | None:
-    """What --chunking says; the database knows what may stand in it."""
+    """The object that --chunking gives; the database checks what is in it."""
     try:
         found = None if text is None else json.loads(text)
     except ValueError as error:
@@ -197,9 +218,9 @@ def _chunking(text: str | None) -> dict[str, Any] | None:
 @app.command()
 def detach(
     collection: Collection, dsn: Dsn = None,
-    keep_vectors: Annotated[bool, typer.Option("--keep-vectors", help="Leave the vector table where it is.")] = False,
+    keep_vectors: Annotated[bool, typer.Option("--keep-vectors", help="Keep the vector table.")] = False,
 ) -> None:  # fmt: skip
-    """Stop embedding a table; its vectors and its view are dropped."""
+    """Stop embedding a table, and drop its vectors and view."""
     with connected(dsn) as client:
         client.detach(collection, keep_vectors=keep_vectors)
     typer.echo(f"{collection} is detached")
@@ -207,7 +228,7 @@ def detach(
 
 @app.command()
 def pause(collection: Collection, dsn: Dsn = None) -> None:
-    """Record changes, but embed nothing until resume."""
+    """Stop embedding until resume; changes are still recorded."""
     with connected(dsn) as client:
         client.pause(collection)
     typer.echo(f"{collection} is paused")
@@ -215,42 +236,49 @@ def pause(collection: Collection, dsn: Dsn = None) -> None:
 
 @app.command()
 def resume(collection: Collection, dsn: Dsn = None) -> None:
-    """Go on after pause."""
+    """Continue embedding after pause."""
     with connected(dsn) as client:
         client.resume(collection)
-    typer.echo(f"{collection} goes on")
+    typer.echo(f"{collection} is resumed")
 
 
 @app.command()
 def refresh(collection: Collection, dsn: Dsn = None) -> None:
-    """Ask the sidecar to compare every row with its vector: what is missing, stale or left over is put right."""
+    """Have the sidecar check every row against its vector.
+
+    It embeds rows whose vector is missing or stale, and removes vectors whose row is gone.
+    """
     with connected(dsn) as client:
         client.refresh(collection)
-    typer.echo(f"{collection} will be compared with its vectors")
+    typer.echo(f"{collection} will be checked by the sidecar")
 
 
 @app.command()
 def retry(collection: Collection, dsn: Dsn = None) -> None:
-    """Try the failed rows once more; prints how many."""
+    """Retry the failed rows; prints how many."""
     with connected(dsn) as client:
         count = client.retry(collection)
-    typer.echo(f"{count} {'row' if count == 1 else 'rows'} to be tried again")
+    typer.echo(f"{count} {'row' if count == 1 else 'rows'} will be retried")
 
 
 @app.command()
 def sidecar(
     dsn: Dsn = None,
-    drain: Annotated[bool, typer.Option("--drain", help="End once nothing is owed: 0, or 1 if rows failed.")] = False,
-    model: Annotated[list[str] | None, typer.Option("--model", help="Serve this model only; may be repeated.")] = None,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Exit once every row is embedded: status 0, or 1 if rows failed.")
+    ] = False,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="MODEL", help="Serve this model only; may be repeated.")
+    ] = None,
     log_format: Annotated[
         Literal["text", "json"] | None,
-        typer.Option("--log-format", help="Else text for a terminal, JSON lines otherwise."),
+        typer.Option("--log-format", help="Default: text on a terminal, else JSON lines."),
     ] = None,
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], typer.Option("--log-level", help="The least to log.")
+        Literal["debug", "info", "warning", "error"], typer.Option("--log-level", help="Lowest level to log.")
     ] = "info",
 ) -> None:
-    """Embed what is owed and answer queries, until SIGTERM or Ctrl-C."""
+    """Embed rows and answer queries until SIGTERM or Ctrl-C."""
     chosen = settings()
     if model:
         with connected(dsn) as client:
@@ -264,7 +292,7 @@ def sidecar(
 
 
 def _check_models(client: Client, names: Sequence[str], drain: bool) -> None:
-    """Raise ModelError for a name that the registry does not have: nothing would ever be owed to it."""
+    """Raise ModelError for a name that the registry does not have: no row would ever be owed its vector."""
     kinds = {row["name"]: row["kind"] for row in client.models()}
     unknown = [name for name in names if name not in kinds]
     if unknown:
@@ -274,8 +302,8 @@ def _check_models(client: Client, names: Sequence[str], drain: bool) -> None:
         raise ModelNotFound(f"this database has no model {unknown[0]!r}", hint="; ".join(known))
     if drain and all(kinds[name] == "reranker" for name in names):
         raise ModelError(
-            f"there is nothing to drain: {', '.join(names)} makes no vectors",
-            hint="name an embedder too; without --drain such a sidecar judges what searches find",
+            f"nothing to drain: {', '.join(names)} makes no vectors",
+            hint="name an embedder too, or leave out --drain: such a sidecar answers rerank requests",
         )
 
 
@@ -293,12 +321,12 @@ def _stop_on_signals(process: Sidecar) -> None:
 
 @app.command()
 def status(
-    collection: Annotated[str | None, typer.Argument(metavar="[COLLECTION]", help="Of this one only.")] = None,
+    collection: Annotated[str | None, typer.Argument(metavar="[COLLECTION]", help="Show this collection only.")] = None,
     dsn: Dsn = None,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every second, until Ctrl-C.")] = False,
 ) -> None:
-    """How many rows, vectors, owed and failed, per collection; and the sidecars."""
+    """Show the progress of each collection, and the sidecars."""
     if watch and as_json:
         raise typer.BadParameter("--watch and --json exclude each other")
     with connected(dsn) as client:
@@ -307,7 +335,8 @@ def status(
         elif watch:
             _watch(client, collection)
         else:
-            console().print(_status(client, collection))
+            screen = console()
+            screen.print(_status(client, collection, screen.width), soft_wrap=True)
 
 
 def _watch(client: Client, collection: str | None) -> None:
@@ -317,40 +346,43 @@ def _watch(client: Client, collection: str | None) -> None:
     try:
         if not screen.is_terminal:  # nothing there that could be drawn over
             while True:
-                screen.print(_status(client, collection), "")
+                screen.print(_status(client, collection, screen.width), "", soft_wrap=True)
                 time.sleep(1)
-        with Live(_status(client, collection), console=screen, auto_refresh=False) as live:
+        with Live(_status(client, collection, screen.width), console=screen, auto_refresh=False) as live:
             while True:
                 time.sleep(1)
-                live.update(_status(client, collection), refresh=True)
+                live.update(_status(client, collection, screen.width), refresh=True)
     except KeyboardInterrupt:
         return
 
 
-def _status(client: Client, collection: str | None) -> Group:
+def _status(client: Client, collection: str | None, width: int) -> Group:
     from rich.console import Group
 
     collections, sidecars = client.status(collection), client.sidecars()
     wanted = [name for name in STATUS_COLUMNS if name != "problem" or any(row["problem"] for row in collections)]
     return Group(
-        table(collections, wanted)
+        table(collections, wanted, width)
         if collections
         else "no collections (make one: pgmeaning attach TABLE --column COLUMN)",
         "",
-        table(sidecars, SIDECAR_COLUMNS) if sidecars else "no sidecar runs now (start one: pgmeaning sidecar)",
+        table(sidecars, SIDECAR_COLUMNS, width) if sidecars else "no sidecar is running (start one: pgmeaning sidecar)",
     )
 
 
 @app.command()
 def failures(
-    collection: Annotated[str | None, typer.Argument(metavar="[COLLECTION]", help="Of this one only.")] = None,
+    collection: Annotated[str | None, typer.Argument(metavar="[COLLECTION]", help="Show this collection only.")] = None,
     dsn: Dsn = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rows that could not be embedded, and why."""
+    """List the rows that could not be embedded, and why."""
     with connected(dsn) as client:
         columns = ("collection", "key", "attempts", "will_retry", "error")
-        print_rows(client.failures(collection), columns, as_json=as_json, nothing="no failures")
+        rows = client.failures(collection)
+    if not as_json:
+        rows = [{**row, "key": as_json_text(row["key"])} for row in rows]
+    print_rows(rows, columns, as_json=as_json, nothing="no failures", keys=["key"])
 
 
 app.command()(search)

@@ -1,6 +1,6 @@
 """What all commands share: the database's address, output for people and for programs, errors, logs.
 
-Nothing heavy is imported before a command needs it: `pgmeaning --help` is to answer at once.
+Nothing heavy is imported before a command needs it, so that `pgmeaning --help` answers at once.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import json
 import os
 import re
 import sys
+from collections.abc import Collection as Names
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
@@ -24,6 +26,7 @@ from pgmeaning.json_values import plain
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from pgmeaning.client.client import Client
     from pgmeaning.settings import Settings
@@ -31,14 +34,20 @@ if TYPE_CHECKING:
 Dsn = Annotated[
     str | None,
     typer.Option(
-        "--dsn", metavar="DSN", help="libpq connection string or URI; else PGMEANING_DSN, else libpq's PG* variables."
+        "--dsn",
+        metavar="DSN",
+        help="libpq connection string or URI; default: PGMEANING_DSN, then libpq's PG* variables.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection's name.", show_default=False)]
+Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name of the collection.", show_default=False)]
 
-# Where nobody looks at the width, tables get this one.
+# Where there is no terminal, and COLUMNS does not say how wide its reader's is.
 WIDTH = 120
+# Below this a table would break every value: fields go one a line, as in psql's \x.
+NARROW = 60
+# What a column of text needs beside keys, which are not broken; and what stands between columns.
+TEXT_WIDTH, SEPARATOR = 8, 3
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -66,7 +75,7 @@ def connected(dsn: str | None) -> Client:
 
 
 def settings() -> Settings:
-    """PGMEANING_* as settings; a wrong value is named with its variable."""
+    """Settings from PGMEANING_*; an error names the variable."""
     from pydantic import ValidationError
 
     from pgmeaning.settings import Settings
@@ -76,22 +85,23 @@ def settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = f"PGMEANING_{'_'.join(str(part) for part in first['loc']).upper()}"
-        raise SettingsError(f"{name} is wrong: {first['msg']}", hint=f"it is {first.get('input')!r}") from error
+        raise SettingsError(f"{name} is invalid: {first['msg']}", hint=f"it is {first.get('input')!r}") from error
 
 
 # Output
 
 
 def console() -> Console:
-    """For stdout: the terminal's width, or a fixed one where there is no terminal."""
+    """For stdout: as wide as the terminal, or as COLUMNS says, or a fixed width."""
     from rich.console import Console
 
     stdout = _stdout()
-    return Console(file=stdout, width=None if stdout.isatty() else WIDTH, highlight=False)
+    known = stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    return Console(file=stdout, width=None if known else WIDTH, highlight=False)
 
 
 def print_json(document: object) -> None:
-    """One JSON document: dates in ISO format, whatever JSON has no type for as text."""
+    """One JSON document: dates in ISO format, and whatever else JSON has no type for, as text."""
     stdout = _stdout()
     takes_all = (stdout.encoding or "").lower().replace("-", "").startswith("utf")
     typer.echo(json.dumps(plain(document), ensure_ascii=not takes_all, indent=2), file=stdout)
@@ -105,38 +115,90 @@ def _stdout() -> TextIO:
 
 
 def printable(text: str) -> str:
-    """Text from a table without what a terminal would obey: control characters, but for line ends and tabs."""
+    """Text without the control characters that a terminal would obey; line ends and tabs stay."""
     return CONTROL.sub("", text)
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], *, as_json: bool, nothing: str) -> None:
+def print_rows(
+    rows: Sequence[Mapping[str, Any]], columns: Iterable[str], *, as_json: bool, nothing: str,
+    keys: Names[str] = (), exact: Names[str] = (),
+) -> None:  # fmt: skip
     """Rows as JSON, or some of their columns as a table."""
     if as_json:
         print_json(rows)
     elif rows:
-        console().print(table(rows, columns))
+        screen = console()
+        screen.print(table(rows, columns, screen.width, keys=keys, exact=exact), soft_wrap=True)
     else:
         typer.echo(nothing, file=_stdout())
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> Table:
-    """Some columns of rows, numbers to the right."""
+def table(
+    rows: Sequence[Mapping[str, Any]], columns: Iterable[str], width: int, *,
+    keys: Names[str] = (), exact: Names[str] = (),
+) -> Table | Text:  # fmt: skip
+    """Some columns of rows; one field a line where the width is small, or would break a key.
+
+    `exact` columns are the user's own, shown as SQL takes them back; `keys` can be copied in one piece.
+    """
+    names = list(columns)
+    cells = [[copyable(row[name]) if name in exact else shown(row[name]) for name in names] for row in rows]
+    whole = [name in keys for name in names]
+    if width < NARROW or _needed(names, cells, whole) > width:
+        return _vertical(names, cells, width)
+    return _horizontal(names, cells, whole, [any(_is_number(row[name]) for row in rows) for name in names])
+
+
+def _needed(names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequence[bool]) -> int:
+    """The columns that a table takes at least, with whole keys; the rest can be broken, and without keys anything."""
+    from rich.cells import cell_len
+
+    lengths = [max(map(cell_len, column)) for column in zip(names, *cells, strict=True)]
+    least = [length if key else min(length, TEXT_WIDTH) for key, length in zip(whole, lengths, strict=True)]
+    return sum(least) + SEPARATOR * (len(least) - 1) if any(whole) else 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+
+
+def _horizontal(
+    names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequence[bool], numeric: Sequence[bool]
+) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    names = list(columns)
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in names:
-        numeric = any(isinstance(row[name], int | float) and not isinstance(row[name], bool) for row in rows)
-        drawn.add_column(Text(printable(name)), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(shown(row[name])) for name in names))
+    for name, key, right in zip(names, whole, numeric, strict=True):
+        header = Text(printable(name))
+        drawn.add_column(header, justify="right" if right else "left", overflow="fold", no_wrap=key)
+    for row in cells:
+        drawn.add_row(*map(Text, row))
     return drawn
 
 
+def _vertical(names: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> Text:
+    """One field a line. The terminal breaks long lines: what is copied from it has no line ends in between."""
+    from rich.text import Text
+
+    titles = [printable(name) for name in names]
+    margin = max(map(len, titles))
+    lines = []
+    for number, row in enumerate(cells, 1):
+        lines.append(f"-[ RECORD {number} ]".ljust(width, "-"))
+        for title, cell in zip(titles, row, strict=True):
+            lines += _field(title.ljust(margin), cell)
+    return Text("\n".join(lines))
+
+
+def _field(title: str, cell: str) -> list[str]:
+    first, *more = cell.split("\n")
+    return [f"{title} | {first}".rstrip(), *(f"{' ' * len(title)} | {line}".rstrip() for line in more)]
+
+
 def shown(value: Any) -> str:
-    """A value as people read it."""
+    """A value of ours as people read it: numbers without separators, measures rounded."""
     return printable(_shown(value))
 
 
@@ -147,8 +209,6 @@ def _shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3f}"
-    if isinstance(value, int):
-        return f"{value:,}"
     if isinstance(value, list | tuple):
         return ", ".join(str(item) for item in value)
     if isinstance(value, dict):
@@ -158,11 +218,39 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
+def copyable(value: Any) -> str:
+    """A value of the user's, with all its digits, as PostgreSQL reads it."""
+    return printable(_copyable(value))
+
+
+def _copyable(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"\\x{bytes(value).hex()}"
+    if isinstance(value, dict | list | tuple):
+        return as_json_text(value)
+    if hasattr(value, "isoformat"):
+        return value.isoformat(sep=" ") if hasattr(value, "year") and hasattr(value, "hour") else value.isoformat()  # type: ignore[no-any-return]
+    return str(value)
+
+
+def as_json_text(value: Any) -> str:
+    """A key as the functions of pgmeaning take it, or any other jsonb; numerics with all their digits."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{json.dumps(str(name))}: {as_json_text(item)}' for name, item in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_json_text, value))}]"
+    return str(value) if isinstance(value, Decimal) else json.dumps(plain(value), ensure_ascii=False)
+
+
 # Errors
 
 
 def prepare_streams() -> None:
-    """Have stdout write `?` for a character that its encoding lacks, rather than fail; do without a closed stderr."""
+    """Write `?` for characters that stdout's encoding lacks instead of failing; replace a closed stderr."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     if sys.stderr is None:  # print(file=None) would write logs into the results
@@ -170,14 +258,14 @@ def prepare_streams() -> None:
 
 
 def abandon_output() -> None:
-    """Let go of what stdout could not take: the interpreter would try again at its end, and fail aloud."""
+    """Discard what stdout could not take: the interpreter would try to write it again at exit, and complain."""
     if sys.stdout is not None:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def expected(error: BaseException) -> bool:
-    """Whether it is told in one line: ours, the system's, and the database driver's if that was loaded at all."""
+    """Whether one line is enough: our own errors, the system's, and the database driver's, if that is loaded."""
     driver = sys.modules.get("psycopg")
     ours = isinstance(error, PgmeaningError | OSError | UnicodeEncodeError)
     return ours or (driver is not None and isinstance(error, driver.Error))
@@ -204,7 +292,7 @@ def _told(error: BaseException) -> str:
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Whether there is no connection; it may be ours, made of the driver's."""
+    """Whether the connection failed; the error may be ours, raised from the driver's."""
     cause = error.__cause__ if isinstance(error, PgmeaningError) else error
     return type(cause).__name__ == "OperationalError" and getattr(cause, "sqlstate", None) is None
 
@@ -213,10 +301,10 @@ def _is_lost(error: BaseException) -> bool:
 
 
 class StderrLogger:
-    """Prints lines on what stderr is just then. That nobody reads them any more is no reason to stop working."""
+    """Prints lines on the current stderr. Work goes on when nobody reads them any more."""
 
     def msg(self, line: str) -> None:
-        """Print a line, or do without."""
+        """Print a line, if stderr takes it."""
         with suppress(OSError, ValueError):  # a broken pipe, a full disk; a closed file
             print(line, file=sys.stderr, flush=True)
 
@@ -224,7 +312,7 @@ class StderrLogger:
 
 
 def configure_logging(form: str | None, level: str) -> None:
-    """Structured logs to stderr: key=value for a terminal, JSON lines for anything else, or as asked for."""
+    """Structured logs to stderr: key=value on a terminal, else JSON lines, or as requested."""
     import logging
 
     import structlog

@@ -1,0 +1,1 @@
+"""What applications use: attach, search, rerank; and the models that they load themselves."""

@@ -22,13 +22,13 @@ from pgmeaning.client.arguments import vector as vector_of
 from pgmeaning.client.query_vectors import check_modalities, embed_here, query_document
 from pgmeaning.client.rerank import loaded_reranker, rerank
 from pgmeaning.database import sql_files as sql
+from pgmeaning.database import targets
 from pgmeaning.database.values import register_times, register_vectors, translated_errors
 from pgmeaning.documents.template import render, several
 from pgmeaning.errors import CollectionError, InputError, ModelNotFound, SchemaOutdated
+from pgmeaning.media import fetch_media
 from pgmeaning.models.registry import fingerprint
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar import store
-from pgmeaning.sidecar.fetch import fetch_media
 from pgmeaning.types import Document, Hit, Model, Target
 
 
@@ -181,10 +181,11 @@ class Client:
 
     def model(self, name: str) -> Model:
         """A model as the registry has it; raises ModelNotFound."""
-        rows = self._dicts("client/model", {"name": name})
-        if not rows:
+        with translated_errors():
+            found = targets.model(self.connection, name)
+        if found is None:
             raise ModelNotFound(f"this database has no model {name!r}", hint="see: pgmeaning model list")
-        return Model(**{**rows[0], "modalities": tuple(rows[0]["modalities"])})
+        return found
 
     def set_default_model(self, name: str, *, reranker: str | None = None, keep_reranker: bool = False) -> None:
         """Make an embedder the default of attach(), or a reranker that of search(rerank=...).
@@ -325,10 +326,11 @@ class Client:
         return [replace(hits[result.index], score=result.score) for result in ranked]
 
     def _reranker(self, name: str) -> Model:
-        rows = self._dicts("client/model", {"name": name})
-        if not rows or rows[0]["kind"] != "reranker":
+        with translated_errors():
+            found = targets.model(self.connection, name)
+        if found is None or found.kind != "reranker":
             raise ModelNotFound(f"this database has no reranker {name!r}", hint="pgmeaning model list")
-        return Model(**{**rows[0], "modalities": tuple(rows[0]["modalities"])})
+        return found
 
     def _hits(self, name: str, arguments: Mapping[str, Any], collection: str) -> list[Hit]:
         found = self._execute(name, arguments).fetchall()
@@ -347,7 +349,7 @@ class Client:
 
     def _target(self, collection: str) -> Target:
         with translated_errors():
-            found = store.targets(self.connection, collection)
+            found = targets.targets(self.connection, collection)
         if not found:
             raise CollectionError(f"there is no collection {collection!r}", hint="attach() makes one of a table")
         return found[0]

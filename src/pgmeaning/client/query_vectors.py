@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgmeaning.errors import InputError
+from pgmeaning.media import fetch_media
 from pgmeaning.models.base import LoadedEmbedder, as_document, load_embedder, prefix
 from pgmeaning.models.registry import fingerprint, located
 from pgmeaning.settings import Settings
-from pgmeaning.sidecar.fetch import fetch_media
 from pgmeaning.threads import Shared
 from pgmeaning.types import Document, Model
 

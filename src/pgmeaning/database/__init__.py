@@ -1,0 +1,1 @@
+"""What speaks to PostgreSQL: connections, the SQL files, values, the registry's targets, migrations."""

@@ -19,6 +19,7 @@ from psycopg.rows import dict_row
 from pgmeaning.database import sql_files as sql
 from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.models.registry import builtin_models, fingerprint, releases
+from pgmeaning.version import __version__
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -224,7 +225,7 @@ def _upgrade(alchemy: sqlalchemy.Connection, connection: psycopg.Connection[Any]
     connection.execute(sql.query("register_models"), (_models_json(),))
     connection.execute(sql.query("register_releases"), (_releases_json(),))
     connection.execute(
-        sql.query("migrate/record_installation"), (_contents_hash(), _version(), sql.migrations_hash(_head()))
+        sql.query("migrate/record_installation"), (_contents_hash(), __version__, sql.migrations_hash(_head()))
     )
     connection.execute(sql.query("migrate/hand_over"))
 
@@ -247,12 +248,6 @@ def _models_json() -> str:
 
 def _releases_json() -> str:
     return json.dumps([asdict(release) for release in releases().values()], sort_keys=True)
-
-
-def _version() -> str:
-    from pgmeaning import __version__
-
-    return __version__
 
 
 def _head() -> str:

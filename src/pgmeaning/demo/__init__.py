@@ -1,0 +1,1 @@
+"""The main job, shown on an embedded server with a small model and real rows."""

@@ -1,7 +1,7 @@
-"""`pgmeaning demo`: the main job on the embedded server, a real small model and real rows; its SQL is in sql/demo.
+"""`pgmeaning demo`: a tour on the embedded server, with a real small model and real rows; its SQL is in sql/demo.
 
-Whatever happens, also Ctrl-C at any point, the sidecar and the server that it started are stopped at the end, and what
-was embedded stays for the next time.
+Whatever happens, Ctrl-C included, it stops the sidecar and the server that it started, and keeps what was embedded for
+the next time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 
 EMBEDDER = "all-MiniLM-L6-v2"
-RERANKER = "all-MiniLM-L6-v2-late-interaction"
 QUESTION = "remove a folder and everything in it"
 COLLECTIONS = ("docstrings", "senses")
 WIDTH = 100
@@ -72,7 +71,7 @@ class Interruption:
         raise KeyboardInterrupt
 
     def check(self) -> None:
-        """Between two steps: raise what got lost."""
+        """Between two steps: raise an interruption that got lost."""
         if self.wanted:
             raise KeyboardInterrupt
 
@@ -109,12 +108,11 @@ class Demo:
         dsn = server.start()
         self._say(f"PostgreSQL runs, with its data in {server.data_dir} ({time.monotonic() - started:.1f} s)")
         if migrate.remove_unreleased(dsn, COLLECTIONS):
-            self._say("its schema was of a version of pgmeaning that was never released: it is made anew")
+            self._say("its pgmeaning schema, from an unreleased version, is replaced; the rows are embedded again")
         migrate.upgrade(dsn)
         gc.collect()  # now: in the callbacks of SQLAlchemy's garbage a Ctrl-C would be printed and ignored
         client = cleanup.enter_context(connect(dsn))
-        client.set_default_model(EMBEDDER)
-        client.set_default_model(RERANKER)
+        client.set_default_model(EMBEDDER)  # and its reranker
         running = cleanup.enter_context(_running(dsn))
         tour = Tour(self._console, client, running)
         tour.fill(limit)
@@ -132,7 +130,7 @@ class Demo:
     def _say_how_to_go_on(self, data_dir: Path) -> None:
         option = "" if data_dir == default_data_dir().resolve() else f" --data-dir {data_dir}"
         lines = (
-            "The server and the sidecar stop now; the data stays. To go on:",
+            "The sidecar and the server stop now; the data stays. To continue:",
             "",
             f"  export PGMEANING_DSN=$(pgmeaning server start{option})",
             "  pgmeaning sidecar &",
@@ -163,7 +161,7 @@ class Running:
         """Raise what stopped it, or why its model cannot run."""
         if self.error is not None:
             raise self.error
-        for problem in self.sidecar.shelf.problems.values():
+        for problem in self.sidecar.embedders.problems.values():
             raise ModelUnavailable(problem)
 
 
@@ -188,7 +186,7 @@ class Tour:
 
     def fill(self, limit: int | None) -> None:
         """The table, its rows, the collection, and the backfill."""
-        self._title("Python's own docstrings, a row a function or class")
+        self._title("Python's own docstrings, one row per function or class")
         self._show("01_table")
         rows = docstrings() if limit is None else _some(limit)
         columns = ("modules", "names", "signatures", "docs")
@@ -201,7 +199,7 @@ class Tour:
     def _attach(self, collection: str, step: str) -> None:
         attached = self._client.connection.execute(_text("attached"), {"collection": collection}).fetchone() == (True,)
         if attached:
-            self._say(_text(step) + "\n-- done by an earlier run")
+            self._say(_text(step) + "\n-- attached by an earlier run")
         else:
             self._show(step)
 
@@ -212,10 +210,10 @@ class Tour:
         bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*bar, console=self._console, transient=True, disable=not self._console.is_terminal) as progress:
             task = progress.add_task("loading the model", total=first["source_rows"])
-            while (now := self._status(collection))["state"] != "ready" or not self._running.sidecar.shelf.names:
+            while (now := self._status(collection))["state"] != "ready" or not self._running.sidecar.embedders.names:
                 self._running.check()
                 interruption.check()
-                loaded = bool(self._running.sidecar.shelf.names)
+                loaded = bool(self._running.sidecar.embedders.names)
                 what = "embedding" if loaded else "loading the model"
                 progress.update(task, completed=now["vectors"], description=what)
                 time.sleep(0.1)
@@ -226,13 +224,13 @@ class Tour:
         return self._client.status(collection)[0]
 
     def follow(self) -> None:
-        """Insert, change and delete a row: its vector follows."""
+        """Insert, update and delete a row: its vector follows."""
         self._title("A row is written, and its vector follows")
         for step in ("10_insert", "11_update", "12_delete"):
             self._say(_text(step))
             self._execute(step)
             seconds = _timed(lambda: self._client.wait_for("docstrings", timeout=PATIENCE))
-            self._say(f"-- the vectors have followed after {seconds * 1000:.0f} ms")
+            self._say(f"-- vectors up to date after {seconds * 1000:.0f} ms")
             self._follow_up(step)
 
     def _follow_up(self, step: str) -> None:
@@ -242,13 +240,13 @@ class Tour:
             self._result("follow")
 
     def search(self) -> None:
-        """Whole rows; with a filter, which says 'a while' to a model that hears 'stop' first; in a join; keys alone."""
+        """Whole rows; with a filter, where 'stop' outweighs 'for a while'; in a join; keys alone."""
         self._title("Search by meaning, in plain SQL")
         for step in ("20_search", "21_search_filtered", "22_search_join", "23_search_rows"):
             self._show(step)
 
     def rerank(self) -> None:
-        """The first phase's rows, judged by a second model."""
+        """The rows found, reordered by a second model."""
         self._title("Rerank in Python")
         self._say(f'client.search("docstrings", "{QUESTION}", k=5, rerank=50)\n')
         hits = self._client.search("docstrings", QUESTION, 5, rerank=50, timeout=PATIENCE)
@@ -287,7 +285,7 @@ class Tour:
 
     def _table(self, rows: Sequence[dict[str, Any]]) -> None:
         cut = [{name: _cut(value) for name, value in row.items()} for row in rows]
-        self._console.print(table(cut, cut[0]))
+        self._console.print(table(cut, cut[0], self._console.width))
         self._say("")
 
     def _title(self, text: str) -> None:

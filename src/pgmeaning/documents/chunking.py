@@ -16,9 +16,9 @@ from math import ceil
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from pgmeaning.documents.headings import Headings
-from pgmeaning.errors import InputError
+from pgmeaning.errors import InputError, describe
 from pgmeaning.models.base import Embedder
-from pgmeaning.sidecar import batches
+from pgmeaning.models.batches import token_lengths
 from pgmeaning.types import Chunk, Chunking, Document, Row
 
 # What tokenizers take for words, about; single characters where no spaces are written (Chinese, Japanese, Thai).
@@ -54,7 +54,7 @@ class Tokens:
         self._embedder = embedder
         self._most: int | None = getattr(embedder, "max_tokens", None)
         self._words: dict[str, int] = {}
-        (self.frame,) = batches.lengths(embedder, [Document("")])
+        (self.frame,) = token_lengths(embedder, [Document("")])
 
     def room(self, size: int) -> int:
         """How many tokens a chunk may have: `size`, unless the model reads less. A count at its limit may mean more."""
@@ -62,7 +62,7 @@ class Tokens:
 
     def exactly(self, texts: Sequence[str]) -> list[int]:
         """By the model's tokenizer, which counts no further than the model reads."""
-        return [count - self.frame for count in batches.lengths(self._embedder, [Document(text) for text in texts])]
+        return [count - self.frame for count in token_lengths(self._embedder, [Document(text) for text in texts])]
 
     def by_words(self, text: str) -> int:
         """The sum over the words."""
@@ -108,7 +108,7 @@ class Cutter:
             try:
                 done.append(self._cut(row) if id(row) in long else row)
             except Exception as error:  # whatever a tokenizer raises for a text must stay its row's
-                errors.append((row, batches.describe(error)))
+                errors.append((row, describe(error)))
         return done, errors
 
     def _long(self, rows: Sequence[Row]) -> set[int]:
@@ -180,6 +180,20 @@ class Cutter:
         while lines and self._tokens.by_words("\n".join(lines)) > reserve:
             lines = lines[1:]
         return "\n".join(lines) + "\n\n" if lines else ""
+
+
+class Cutters:
+    """The cutters of one process, kept since each remembers the tokens of words."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._cutters: dict[tuple[str, Chunking], Cutter] = {}
+
+    def cutter(self, model: str, chunking: Chunking, embedder: Embedder) -> Cutter:
+        """The one for a model and a way to cut."""
+        if (model, chunking) not in self._cutters:
+            self._cutters[model, chunking] = Cutter(embedder, chunking, self._limits)
+        return self._cutters[model, chunking]
 
 
 MASKS: dict[str, dict[int, int]] = {

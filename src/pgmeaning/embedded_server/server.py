@@ -82,7 +82,7 @@ class EmbeddedServer:
         if port is not None and not 0 < port < 65536:
             raise ServerError(f"{port} is not a port", hint="ports go from 1 to 65535")
         if data_dir == "":  # a shell's variable that is not set; as a path it would be the current folder
-            raise ServerError("the data folder's name is empty", hint="name a folder, or leave it out")
+            raise ServerError("the name of the data folder is empty", hint="name a folder, or leave out the option")
         self.data_dir = Path(data_dir or default_data_dir()).expanduser().resolve()
         self._folder = DataFolder(self.data_dir)
         self._folder.refuse_file()
@@ -129,9 +129,9 @@ class EmbeddedServer:
         self._started_here = False
 
     def status(self) -> ServerStatus:
-        """What runs, without changing anything."""
+        """What is running; changes nothing."""
         version = find_install().version()
-        with self._explaining("look at"):
+        with self._explaining("inspect"):
             if server := self._folder.server():
                 return ServerStatus(True, server.pid, server.port, self.data_dir, self._dsn(server), version)
             return ServerStatus(False, None, None, self.data_dir, None, version)
@@ -141,7 +141,7 @@ class EmbeddedServer:
         packaged = find_install().program("psql")
         psql = str(packaged) if packaged.is_file() else shutil.which("psql")
         if psql is None:
-            raise ServerError("there is no psql", hint="install PostgreSQL's client programs")
+            raise ServerError("psql was not found", hint="install PostgreSQL's client programs")
         return [psql]
 
     def psql_environment(self) -> dict[str, str]:
@@ -160,14 +160,14 @@ class EmbeddedServer:
         if server is None or server.ready:
             return server
         if not wait_for(lambda: self._settled(server.pid), self._timeout):
-            raise self._failure("is starting or stopping, and takes too long")
+            raise self._failure(f"has been starting or stopping for {self._timeout:g} s")
         return self._folder.server()
 
     def _running_or_refuse(self) -> Postmaster:
-        with self._explaining("look at"):
+        with self._explaining("inspect"):
             if server := self._running():
                 return server
-        raise ServerError(f"the server of {self.data_dir} is not running", hint="pgmeaning server start")
+        raise ServerError(f"the server of {self.data_dir} is not running", hint="run: pgmeaning server start")
 
     def _settled(self, pid: int) -> bool:
         """Whether this process accepts connections, or has ended."""
@@ -177,8 +177,8 @@ class EmbeddedServer:
     def _check_port(self, postmaster: Postmaster) -> None:
         if self._port not in (None, postmaster.port):
             raise ServerError(
-                f"the server of {self.data_dir} already runs, on port {postmaster.port}",
-                hint="stop it first, or leave the port out",
+                f"the server of {self.data_dir} is already running on port {postmaster.port}",
+                hint="stop it first, or leave out the port",
             )
 
     def _launch(self, install: Install, account: Account | None) -> Postmaster:
@@ -202,7 +202,7 @@ class EmbeddedServer:
             command = [program, "-D", str(self.data_dir), *self._options(self._choose_port(), sockets)]
             if postmaster := self._launch_once(command, account, log):
                 return postmaster
-            if not self._may_heal(self.log.read_bytes()[seen:]) or time.monotonic() > deadline:
+            if not self._may_heal(self._folder.log_text(seen)) or time.monotonic() > deadline:
                 raise self._failure("did not start")
             time.sleep(0.05)
 
@@ -232,17 +232,17 @@ class EmbeddedServer:
             wishes = (self._folder.last_port(), FIRST_PORT)
             return next((port for port in wishes if port and is_free(port)), None) or any_free_port()
         if not is_free(self._port):
-            raise ServerError(f"port {self._port} is taken", hint="choose another port, or leave it out")
+            raise ServerError(f"port {self._port} is in use", hint="choose another port, or leave out the port")
         return self._port
 
     @staticmethod
-    def _may_heal(log: bytes) -> bool:
-        return b"Address already in use" in log or b"pre-existing shared memory block" in log
+    def _may_heal(log: str) -> bool:
+        return "Address already in use" in log or "pre-existing shared memory block" in log
 
     def _failure(self, what: str) -> ServerError:
         """An error that quotes the end of the log."""
-        log = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return ServerError(f"the server of {self.data_dir} {what}:\n{last_lines(log)}", hint=f"its log is {self.log}")
+        log = last_lines(self._folder.log_text())
+        return ServerError(f"the server of {self.data_dir} {what}:\n{log}", hint=f"its log is {self.log}")
 
     def _stop(self) -> None:
         server = self._folder.server()

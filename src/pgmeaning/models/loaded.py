@@ -21,16 +21,16 @@ DOWN_SECONDS = 5.0
 RETRY_SECONDS = 60.0
 
 
-class Shelf(Generic[M]):
-    """Models by name, loaded on first use; shelves that share a turn run one model at a time between them."""
+class LoadedModels(Generic[M]):
+    """Models by name, loaded on first use; those that share a priority lock run one at a time between them."""
 
-    def __init__(self, load: Callable[[str], M], turn: Turn | None = None) -> None:
+    def __init__(self, load: Callable[[str], M], priority_lock: PriorityLock | None = None) -> None:
         self._load = load
         self._loaded: dict[str, M] = {}
         self._failed: dict[str, tuple[float, ModelError]] = {}
         self._changing = threading.Lock()
         self._loading = threading.Lock()  # one at a time: libraries patch themselves while they load
-        self.turn = turn or Turn()
+        self.priority_lock = priority_lock or PriorityLock()
 
     def get(self, name: str) -> M:
         """The model of that name; raises ModelError where it cannot run here, at once if that is known."""
@@ -52,13 +52,13 @@ class Shelf(Generic[M]):
             return self._loaded[name]
 
     def suspend(self, name: str, error: ModelError) -> None:
-        """Let a loaded model be for a while: its endpoint is down."""
+        """Leave a loaded model alone for a while: its endpoint is down."""
         with self._changing:
             self._failed[name] = (time.monotonic() + DOWN_SECONDS, error)
         log.warning("model suspended", model=name, seconds=DOWN_SECONDS, error=str(error))
 
     def is_suspended(self, name: str) -> bool:
-        """Whether it is to be let be for now."""
+        """Whether it is to be left alone for now."""
         with self._changing:
             return self._rests(name)
 
@@ -94,7 +94,7 @@ class Shelf(Generic[M]):
         return {name: str(error) for name, (_, error) in self._failed.items()}
 
 
-class Turn:
+class PriorityLock:
     """Who may use the processor: bulk work only while no query waits, so that a query waits for one batch at most."""
 
     def __init__(self) -> None:

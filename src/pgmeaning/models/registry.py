@@ -67,8 +67,8 @@ def fingerprint(model: Model) -> str:
     matter. In it: location, revision, dimensions, max_tokens, pooling, normalize, both prompts, the template's own text
     (not its name), the modalities as a set, the options, and the backend's family: all that run one checkpoint as it
     was published are one family, any other backend is its own. Left out, since they change no vector: name, kind,
-    status, min_dimensions, reranker and how an endpoint is spoken to (SERVING_OPTIONS; but where its URL is the location, the
-    name that is asked for there counts). For vectors shorter than the model's own:
+    status, min_dimensions, reranker and how an endpoint is spoken to (SERVING_OPTIONS; but where its URL is the
+    location, the name that is asked for there counts). For vectors shorter than the model's own:
     `fingerprint(replace(model, dimensions=...))`.
     Raises ValueError or TypeError for options that JSON cannot hold.
     """

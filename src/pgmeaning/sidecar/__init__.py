@@ -1,0 +1,1 @@
+"""The process beside the database; a row's way through it is claim -> read -> fetch -> embed -> write."""

@@ -1,23 +1,15 @@
-"""Batches for the model: by token budget, not by row count; similar lengths together, equal inputs once."""
+"""One batch through the model: what cannot be embedded is narrowed down to the document that is to blame."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pgmeaning.errors import EndpointDown, InputError, ModelError
-from pgmeaning.models.base import Embedder, Vectors, check_vectors, unit_length
+from pgmeaning.errors import EndpointDown, describe
+from pgmeaning.models.base import Embedder, Vectors, check_vectors, prefix
 from pgmeaning.types import Document
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Places of documents that go through the model together, and the tokens that costs, padding included."""
-
-    places: tuple[int, ...]
-    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,49 +19,6 @@ class Embedded:
     places: tuple[int, ...]
     vectors: Vectors  # float32 [len(places), d]
     errors: dict[int, str]
-
-
-def batches(lengths: Sequence[int], budget: int, rows: int) -> Iterator[Batch]:
-    """Cut documents of these lengths (in tokens) into batches, the longest first: padded, none exceeds the budget."""
-    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
-    start = 0
-    while start < len(order):
-        # Every document of a batch is padded to the longest, which comes first.
-        longest = max(lengths[order[start]], 1)
-        size = max(1, min(rows, budget // longest))
-        places = tuple(order[start : start + size])
-        yield Batch(places, longest * len(places))
-        start += size
-
-
-def unique(documents: Sequence[Document]) -> tuple[list[Document], list[int]]:
-    """The distinct documents, and for each document its place among them."""
-    seen: dict[object, int] = {}
-    distinct: list[Document] = []
-    places: list[int] = []
-    for document in documents:
-        media = _identity(document.images), _identity(document.videos)
-        place = seen.setdefault((document.text, document.instruction, media), len(distinct))
-        if place == len(distinct):
-            distinct.append(document)
-        places.append(place)
-    return distinct, places
-
-
-def _identity(value: object) -> object:
-    """Equal for equal bytes and names, and for lists of such; else each object is its own."""
-    if isinstance(value, tuple | list):
-        return tuple(map(_identity, value))
-    return value if isinstance(value, bytes | str) else id(value)
-
-
-def lengths(embedder: Embedder, documents: Sequence[Document]) -> list[int]:
-    """Tokens of each document; a rough guess where the model cannot count them: embedding shows which is to blame."""
-    try:
-        counted = embedder.count_tokens(documents)
-    except Exception:
-        counted = []
-    return counted if len(counted) == len(documents) else [1 + len(document.text or "") // 4 for document in documents]
 
 
 def embed(embedder: Embedder, documents: Sequence[Document], dimensions: int) -> Embedded:
@@ -110,15 +59,3 @@ def _vectors(embedder: Embedder, documents: Sequence[Document], dimensions: int)
         if dimensions == embedder.dimensions
         else check_vectors(prefix(vectors, dimensions), len(documents), dimensions)
     )
-
-
-def prefix(vectors: Vectors, dimensions: int) -> Vectors:
-    """The Matryoshka prefix of that length, unit length again."""
-    return unit_length(vectors[:, :dimensions])
-
-
-def describe(error: BaseException) -> str:
-    """What a failed row keeps as its error."""
-    if isinstance(error, InputError | ModelError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Channel(Generic[T]):
+class BoundedQueue(Generic[T]):
     """First in, first out. `put` waits while it is full, `get` while it is empty; ending it wakes them all."""
 
     def __init__(self, size: int) -> None:
@@ -19,7 +19,7 @@ class Channel(Generic[T]):
         self._ended = False
 
     def put(self, item: T) -> bool:
-        """Returns False where the channel has ended: nobody will take the item."""
+        """Returns False where the queue has ended: nobody will take the item."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or len(self._items) < self._size)
             if not self._ended:
@@ -28,7 +28,7 @@ class Channel(Generic[T]):
             return not self._ended
 
     def get(self) -> T | None:
-        """The next item; None once the channel has ended and is empty."""
+        """The next item; None once the queue has ended and is empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or self._items)
             return self._pop()

@@ -1,33 +1,52 @@
 """Between reading rows and embedding them: what they name as images and videos becomes checked bytes.
 
-No transaction is open meanwhile, however long a URL takes; what is no image fails its own row. The bytes stay
-encoded, so that rows that wait for the model take little memory: the model decodes a batch when its turn has come.
+No transaction is open meanwhile, however long a URL takes; what is no image fails its own row. The bytes stay encoded,
+so that rows that wait for the model take little memory: the model decodes a batch when its turn has come.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from pgmeaning.errors import InputError, describe
-from pgmeaning.media import Policy, fetch_image, fetch_video
-from pgmeaning.sidecar.store import needs_vector
+import structlog
+
+from pgmeaning.errors import describe
+from pgmeaning.media import fetch_media
+from pgmeaning.sidecar.bounded_queue import BoundedQueue
+from pgmeaning.sidecar.run import Run
+from pgmeaning.sidecar.work import Output, Work, without_vectors
 from pgmeaning.threads import each
-from pgmeaning.types import Document, Row
+from pgmeaning.types import Row
 
-# Of one row. A model reads a few at full size; more than this is a mistake, or somebody's malice.
-MEDIA_PER_ROW = 32
+log = structlog.get_logger()
 
 
 class Fetcher:
     """Fetches what rows name, several rows at once."""
 
-    def __init__(self, policy: Policy, threads: int, stopping: threading.Event) -> None:
-        self._policy = policy
-        self._threads = threads
-        self._stopping = stopping
+    def __init__(
+        self, run: Run, fetchable: BoundedQueue[Work], work: BoundedQueue[Work], outputs: BoundedQueue[Output]
+    ) -> None:
+        self._policy = run.settings.media
+        self._threads = run.settings.media_threads
+        self._stopping = run.stopping
+        self._fetchable = fetchable
+        self._work = work
+        self._outputs = outputs
+
+    def run(self) -> None:
+        """Until the queue has ended."""
+        while (work := self._fetchable.get()) is not None:
+            try:
+                rows, errors = self.fetch(work.rows)
+            except Exception as error:
+                log.exception("unexpected error", thread="fetch")
+                rows, errors = [], [(row, describe(error)) for row in work.rows]
+            if errors:
+                self._outputs.put(without_vectors(work.target, errors=errors))
+            if rows:
+                self._work.put(replace(work, rows=tuple(rows)))
 
     def fetch(self, rows: Sequence[Row]) -> tuple[list[Row], list[tuple[Row, str]]]:
         """The rows with bytes in their documents, and those that cannot have them, with why; not all once stopped."""
@@ -38,19 +57,9 @@ class Fetcher:
         )
 
     def _fetched(self, row: Row) -> Row | tuple[Row, str]:
-        if row.document is None or not needs_vector(row):
+        if row.document is None or not row.needs_vector:
             return row
         try:
             return replace(row, document=fetch_media(row.document, self._policy))
         except Exception as error:  # whatever a decoder raises must stay this row's
             return row, describe(error)
-
-
-def fetch_media(document: Document, policy: Policy) -> Document:
-    """The document with the bytes of its images and videos; raises InputError."""
-    count = len(document.images) + len(document.videos)
-    if count > MEDIA_PER_ROW:
-        raise InputError(f"the row has {count} images and videos, more than the {MEDIA_PER_ROW} allowed")
-    images: tuple[Any, ...] = tuple(fetch_image(image, policy) for image in document.images)
-    videos: tuple[Any, ...] = tuple(fetch_video(video, policy) for video in document.videos)
-    return replace(document, images=images, videos=videos)

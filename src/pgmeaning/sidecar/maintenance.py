@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import structlog
@@ -17,23 +18,34 @@ from pgmeaning.database import migrate
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection, check_direct, connect
 from pgmeaning.errors import DatabaseError, SchemaOutdated
-from pgmeaning.sidecar import store
+from pgmeaning.indexes.build import Indexer
+from pgmeaning.models.base import Embedder, Reranker
+from pgmeaning.models.loaded import LoadedModels
+from pgmeaning.sidecar.in_flight import InFlight
 from pgmeaning.sidecar.queue import Queue
-
-if TYPE_CHECKING:
-    from pgmeaning.sidecar.process import Sidecar
+from pgmeaning.sidecar.requests import trim_cache
+from pgmeaning.sidecar.run import Run
+from pgmeaning.version import __version__
 
 log = structlog.get_logger()
 
 HOUSEKEEPING_SECONDS = 60.0
 
 
-class Upkeep:
+class Maintenance:
     """Runs every settings.upkeep seconds."""
 
-    def __init__(self, sidecar: Sidecar) -> None:
-        self._sidecar = sidecar
-        self._settings = sidecar.settings
+    def __init__(
+        self, run: Run, in_flight: InFlight, embedders: LoadedModels[Embedder], rerankers: LoadedModels[Reranker],
+        indexer: Indexer,
+    ) -> None:  # fmt: skip
+        self.looked_at_sources = threading.Event()  # once: what was mended before we came is not broken
+        self._run = run
+        self._settings = run.settings
+        self._in_flight = in_flight
+        self._embedders = embedders
+        self._rerankers = rerankers
+        self._indexer = indexer
         self._extended = time.monotonic()
         self._cleaned = 0.0
         self._trimmed = 0.0
@@ -42,8 +54,8 @@ class Upkeep:
 
     def start_up(self) -> None:
         """Before any work: a direct connection, this package's schema, and a loopback that leads to this database."""
-        check_direct(self._sidecar.dsn)
-        with connect(self._sidecar.dsn, "sidecar") as connection:
+        check_direct(self._run.dsn)
+        with connect(self._run.dsn, "sidecar") as connection:
             state = migrate.state(connection)
             if state.revision != state.head:
                 raise SchemaOutdated(
@@ -65,37 +77,35 @@ class Upkeep:
 
     def run(self, connection: Connection) -> None:
         """Until the sidecar stops."""
-        queue = Queue(connection, self._sidecar.id, self._settings)
+        queue = Queue(connection, self._run.id, self._settings)
         while True:
             self._heartbeat(connection)
             self._extend(queue)
-            self._sidecar.indexer.give_way(connection)
+            self._indexer.give_way(connection)
             self._look_at_sources(connection)
-            self._sidecar.looked_at_sources.set()
+            self.looked_at_sources.set()
             self._fail_crashed(queue)
             self._clean(connection)
-            if self._sidecar.stopping.wait(min(self._settings.upkeep, self._settings.lease / 4)):
+            if self._run.stopping.wait(min(self._settings.upkeep, self._settings.lease / 4)):
                 return
 
     def _heartbeat(self, connection: Connection) -> None:
-        from pgmeaning import __version__
-
         arguments = {
-            "id": self._sidecar.id, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__,
-            "models": self._sidecar.shelf.names + self._sidecar.judges.names,
-            "problems": Jsonb(self._sidecar.shelf.problems | self._sidecar.judges.problems),
-            "rows_done": self._sidecar.rows_done,
+            "id": self._run.id, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__,
+            "models": self._embedders.names + self._rerankers.names,
+            "problems": Jsonb(self._embedders.problems | self._rerankers.problems),
+            "rows_done": self._in_flight.rows_done,
         }  # fmt: skip
         connection.execute(sql.query("maintenance/heartbeat"), arguments)
 
     def _extend(self, queue: Queue) -> None:
         if time.monotonic() - self._extended > self._settings.lease / 3:
-            queue.extend(self._sidecar.held.all())
+            queue.extend(self._in_flight.all())
             self._extended = time.monotonic()
 
     def _fail_crashed(self, queue: Queue) -> None:
         """Walks the whole queue, so not while there is other work, or now and then."""
-        if not self._sidecar.held or time.monotonic() - self._failed_crashed > HOUSEKEEPING_SECONDS:
+        if not self._in_flight or time.monotonic() - self._failed_crashed > HOUSEKEEPING_SECONDS:
             queue.fail_crashed()
             self._failed_crashed = time.monotonic()
 
@@ -105,7 +115,7 @@ class Upkeep:
             connection.execute(sql.query("scan/overdue_scans"), {"period": timedelta(seconds=self._settings.reconcile)})
             self._cleaned = time.monotonic()
         if time.monotonic() - self._trimmed > min(HOUSEKEEPING_SECONDS, self._settings.cache_seconds):
-            store.trim_cache(connection, self._settings.cache_rows, self._settings.cache_seconds)
+            trim_cache(connection, self._settings.cache_rows, self._settings.cache_seconds)
             self._trimmed = time.monotonic()
 
     def _look_at_sources(self, connection: Connection) -> None:

@@ -7,8 +7,8 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import NamedTuple
-from uuid import UUID
 
 import numpy as np
 import structlog
@@ -18,9 +18,8 @@ from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection
 from pgmeaning.errors import ModelError, TimedOut, describe
 from pgmeaning.models.base import Embedder, Reranker, Vectors, check_vectors
-from pgmeaning.models.loaded import Shelf
-from pgmeaning.settings import Settings
-from pgmeaning.sidecar import store
+from pgmeaning.models.loaded import LoadedModels
+from pgmeaning.sidecar.run import STOP_POLL, Run
 from pgmeaning.types import Document
 
 log = structlog.get_logger()
@@ -28,6 +27,7 @@ log = structlog.get_logger()
 REQUESTS_AT_ONCE = 128
 # A query for a vector waits for so many at most.
 DOCUMENTS_AT_ONCE = 16
+REST_SECONDS = 0.5
 
 
 class Request(NamedTuple):
@@ -43,18 +43,30 @@ class Request(NamedTuple):
     answered: bool  # as an equal query that came before
 
 
-class Lane:
+class Requests:
     """Takes requests, answers each or says why not, and never lets one wait in vain."""
 
-    def __init__(self, connection: Connection, sidecar: UUID, models: Sequence[str] | None) -> None:
+    def __init__(self, run: Run, connection: Connection) -> None:
+        self._run = run
         self._connection = connection
-        self._sidecar = sidecar
-        self._models = list(models) if models is not None else None
         connection.execute(sql.query("requests/listen_requests"))
 
     def wait(self, seconds: float) -> bool:
         """Sleep until a request is announced or time is up; returns whether one was."""
         return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
+
+    def run(self) -> None:
+        """Until the sidecar stops."""
+        while not self._run.stopping.is_set():
+            if not self.answer():
+                self._rest()
+
+    def _rest(self) -> None:
+        """Until a request is announced or put off no longer, or for so long at most: an announcement can get lost."""
+        end = time.monotonic() + min(self._run.settings.poll, REST_SECONDS)
+        while time.monotonic() < end and not self._run.stopping.is_set():
+            if self.wait(STOP_POLL) or self.is_ready():
+                return
 
     def answer(self) -> int:
         """Answer what waits; returns how many."""
@@ -65,10 +77,10 @@ class Lane:
         return False
 
     def _take(self, limit: int, *, rerank: bool) -> list[Request]:
-        arguments = {"sidecar": self._sidecar, "models": self._models, "limit": limit, "rerank": rerank}
-        return [
-            Request(*row) for row in self._connection.execute(sql.query("requests/take_requests"), arguments).fetchall()
-        ]
+        models = None if self._run.models is None else list(self._run.models)
+        arguments = {"sidecar": self._run.id, "models": models, "limit": limit, "rerank": rerank}
+        rows = self._connection.execute(sql.query("requests/take_requests"), arguments).fetchall()
+        return [Request(*row) for row in rows]
 
     def _refuse(self, request: Request, error: str) -> None:
         log.warning("query refused", model=request.model, error=error)
@@ -82,23 +94,19 @@ class Lane:
         self._connection.execute(sql.query("requests/let_go_requests"), arguments)
 
 
-class QueryLane(Lane):
+class QueryRequests(Requests):
     """Makes vectors of queries: those that wait at the same time go through the model together, equal ones as one."""
 
-    def __init__(
-        self, connection: Connection, sidecar: UUID, shelf: Shelf[Embedder], models: Sequence[str] | None,
-        settings: Settings,
-    ) -> None:  # fmt: skip
-        super().__init__(connection, sidecar, models)
-        self._shelf = shelf
-        self._settings = settings
+    def __init__(self, run: Run, connection: Connection, embedders: LoadedModels[Embedder]) -> None:
+        super().__init__(run, connection)
+        self._embedders = embedders
         self._answered = 0  # since the cache was trimmed
         self._put_off: list[Request] = []  # until their model is loaded, which holds up no query for another
         self._loaders: dict[str, threading.Thread] = {}
 
     def is_ready(self) -> bool:
         """Whether something that was put off can be answered now."""
-        return any(self._shelf.is_at_hand(request.model) for request in self._put_off)
+        return any(self._embedders.is_at_hand(request.model) for request in self._put_off)
 
     def answer(self) -> int:
         """Answer what waits; returns how many."""
@@ -116,7 +124,7 @@ class QueryLane(Lane):
 
     def _answerable(self, requests: Sequence[Request]) -> list[Request]:
         """Those whose model is loaded, or known not to run; the others are put off."""
-        at_hand = {name: self._shelf.is_at_hand(name) for name in {request.model for request in requests}}
+        at_hand = {name: self._embedders.is_at_hand(name) for name in {request.model for request in requests}}
         for name in (name for name, there in at_hand.items() if not there):
             if name not in self._loaders or not self._loaders[name].is_alive():
                 self._loaders[name] = threading.Thread(target=self._load, args=(name,), daemon=True)
@@ -125,8 +133,8 @@ class QueryLane(Lane):
         return [request for request in requests if at_hand[request.model]]
 
     def _load(self, name: str) -> None:
-        with suppress(ModelError):  # the shelf has logged it, and says it to who asks again
-            self._shelf.get(name)
+        with suppress(ModelError):  # it is logged already, and said to who asks again
+            self._embedders.get(name)
 
     def _answer_group(self, model: str, as_query: bool, group: Mapping[str, Sequence[Request]]) -> None:
         """Answer who asks for each of several texts."""
@@ -149,26 +157,25 @@ class QueryLane(Lane):
 
     def _trim(self) -> None:
         """Now and then, so that a burst of queries does not go far above the bound."""
-        if self._answered > self._settings.cache_rows / 10:
-            store.trim_cache(self._connection, self._settings.cache_rows, self._settings.cache_seconds)
+        settings = self._run.settings
+        if self._answered > settings.cache_rows / 10:
+            trim_cache(self._connection, settings.cache_rows, settings.cache_seconds)
             self._answered = 0
 
     def _embed(self, model: str, as_query: bool, inputs: Sequence[str]) -> Vectors:
-        embedder = self._shelf.get(model)
+        embedder = self._embedders.get(model)
         documents = [Document(text=text) for text in inputs]
-        with self._shelf.turn.query():
+        with self._embedders.priority_lock.query():
             vectors = embedder.embed_queries(documents) if as_query else embedder.embed_documents(documents)
         return check_vectors(np.asarray(vectors, np.float32), len(inputs), embedder.dimensions)
 
 
-class RerankLane(Lane):
+class RerankRequests(Requests):
     """Judges documents, one question at a time; queries for vectors go through between its batches."""
 
-    def __init__(
-        self, connection: Connection, sidecar: UUID, shelf: Shelf[Reranker], models: Sequence[str] | None
-    ) -> None:
-        super().__init__(connection, sidecar, models)
-        self._shelf = shelf
+    def __init__(self, run: Run, connection: Connection, rerankers: LoadedModels[Reranker]) -> None:
+        super().__init__(run, connection)
+        self._rerankers = rerankers
 
     def answer(self) -> int:
         """Answer the question that waits longest, if one does; returns how many."""
@@ -187,13 +194,18 @@ class RerankLane(Lane):
 
     def _score(self, request: Request) -> list[float]:
         deadline = time.monotonic() + request.seconds
-        judge, query = self._shelf.get(request.model), Document(text=request.input)
+        reranker, query = self._rerankers.get(request.model), Document(text=request.input)
         documents = [Document(text=text) for text in request.documents or ()]
         scores: list[float] = []
         for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
             if time.monotonic() > deadline:
                 raise TimedOut(f"{len(scores)} of {len(documents)} documents were judged in time")
-            with self._shelf.turn.query():
-                judged = judge.score(query, documents[start : start + DOCUMENTS_AT_ONCE], None)
+            with self._rerankers.priority_lock.query():
+                judged = reranker.score(query, documents[start : start + DOCUMENTS_AT_ONCE], None)
             scores += np.asarray(judged, np.float64).tolist()
         return scores
+
+
+def trim_cache(connection: Connection, rows: int, seconds: float) -> None:
+    """Hold the cache of query vectors to its bound and its age."""
+    connection.execute(sql.query("requests/trim_cache"), {"rows": rows, "age": timedelta(seconds=seconds)})

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgmeaning.models.base import Vectors
-from pgmeaning.sidecar import store
-from pgmeaning.sidecar.batches import Embedded, unique
+from pgmeaning.sidecar.batches import Embedded
 from pgmeaning.types import Document, Row
 
 
@@ -30,7 +29,7 @@ class Finished:
     errors: tuple[tuple[Row, str], ...]
 
 
-class Assembly:
+class RowVectors:
     """The texts of some rows, each once, and the rows that wait for them."""
 
     def __init__(self, rows: Sequence[Row], dimensions: int) -> None:
@@ -40,7 +39,7 @@ class Assembly:
         pieces: list[tuple[int, int]] = []
         texts: list[Document] = []
         for place, row in self._waiting.items():
-            own = store.documents(row)
+            own = row.documents
             if len(own) > 1:
                 self._partial[place] = _Partial(np.empty((len(own), dimensions), np.float32), len(own))
             pieces += [(place, piece) for piece in range(len(own))]
@@ -100,3 +99,24 @@ class Assembly:
         partial.vectors[piece] = vector
         partial.missing -= 1
         return self._partial.pop(row).vectors if not partial.missing else None
+
+
+def unique(documents: Sequence[Document]) -> tuple[list[Document], list[int]]:
+    """The distinct documents, and for each document its place among them."""
+    seen: dict[object, int] = {}
+    distinct: list[Document] = []
+    places: list[int] = []
+    for document in documents:
+        media = _media_identity(document.images), _media_identity(document.videos)
+        place = seen.setdefault((document.text, document.instruction, media), len(distinct))
+        if place == len(distinct):
+            distinct.append(document)
+        places.append(place)
+    return distinct, places
+
+
+def _media_identity(value: object) -> object:
+    """Equal for equal bytes and names, and for lists of such; else each object is its own."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_media_identity, value))
+    return value if isinstance(value, bytes | str) else id(value)

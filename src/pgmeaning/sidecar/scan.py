@@ -9,12 +9,22 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
+import psycopg
+import structlog
+
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection, retrying
+from pgmeaning.sidecar.in_flight import InFlight
+from pgmeaning.sidecar.run import Run
+from pgmeaning.sidecar.session import Session
 from pgmeaning.types import Claim, Target
+
+log = structlog.get_logger()
 
 ORPHANS = 10_000
 PAGE_MAX = 16_384
+# After a page with a row that cannot be hashed, how long until the next try: all other collections go on.
+UNREADABLE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +70,34 @@ def _end(connection: Connection, target: Target, arguments: dict[str, object]) -
     if removed < ORPHANS:
         connection.execute(sql.query("scan/end_scan"), arguments)
     return removed < ORPHANS
+
+
+class Scans:
+    """The scans under way, each at its own pace: pages grow while nothing in them is owed."""
+
+    def __init__(self, run: Run, session: Session, in_flight: InFlight) -> None:
+        self._run = run
+        self._session = session
+        self._in_flight = in_flight
+        self._rows: dict[tuple[int, str], int] = {}  # of a target's next page
+
+    def next_page(self, target: Target, limit: int) -> Page | None:
+        """Scan on, claiming up to `limit` rows; None: there is nothing to do here just now."""
+        place = target.collection_id, target.model
+        rows = max(self._rows.get(place, limit), limit)
+        try:
+            page = scan_page(
+                self._session.connection, target, rows=rows, claims=limit,
+                sidecar=self._run.id, lease=self._run.settings.lease,
+            )  # fmt: skip
+        except psycopg.Error as error:
+            if not self._session.errors.is_of_collection(target, error):
+                log.error("cannot scan", collection=target.collection, error=str(error).strip())
+                self._in_flight.postpone(target, seconds=UNREADABLE_SECONDS)
+            return None
+        if page is not None:
+            self._rows[place] = limit if page.queued * 4 > page.seen else min(rows * 2, PAGE_MAX)
+            if page.ended:
+                self._rows.pop(place, None)
+                log.info("scan ended", collection=target.collection, model=target.model)
+        return page

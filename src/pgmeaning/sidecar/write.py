@@ -1,25 +1,25 @@
-"""The last steps of the sidecar's pipeline: write vectors and finish their claims, or record why there are none."""
+"""The last step: write vectors and end their claims in one transaction, or record why there are none."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import accumulate
 
 import numpy as np
 import psycopg
 import structlog
 
-from pgmeaning.database.connection import Connection, is_passing
+from pgmeaning.database import sql_files as sql
+from pgmeaning.database.connection import Connection, is_passing, retrying
 from pgmeaning.models.base import Vectors
-from pgmeaning.sidecar import store
-from pgmeaning.sidecar.bounded_queue import Channel
+from pgmeaning.sidecar.bounded_queue import BoundedQueue
+from pgmeaning.sidecar.copy_binary import copy_payload
+from pgmeaning.sidecar.in_flight import InFlight
 from pgmeaning.sidecar.queue import Queue
-from pgmeaning.types import Claim, Row, Target
-
-if TYPE_CHECKING:
-    from pgmeaning.sidecar.process import Sidecar
+from pgmeaning.sidecar.run import Run
+from pgmeaning.sidecar.work import Output
+from pgmeaning.types import Row, Target
 
 log = structlog.get_logger()
 
@@ -27,38 +27,29 @@ log = structlog.get_logger()
 WRITE_ROWS = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """Rows whose fate is known: vectors (float32 [n, d]) of those that need one, in order; errors; or none yet."""
+class Vanished(Exception):
+    """A chunk whose vector a row was to keep is no longer there, as when somebody emptied the table meanwhile."""
 
-    target: Target
-    rows: tuple[Row, ...]
-    vectors: Vectors
-    errors: tuple[tuple[Claim, str], ...] = ()
-    tokens: int = 0
-    seconds: float = 0.0
-    handed_back: tuple[Claim, ...] = ()  # untried: nothing is wrong with these rows
-
-    @property
-    def claims(self) -> list[Claim]:
-        """All claims whose fate this is."""
-        return [row.claim for row in self.rows] + [claim for claim, _ in self.errors] + list(self.handed_back)
+    def __init__(self, row: Row) -> None:
+        super().__init__(row.claim.key)
+        self.row = row
 
 
 class Writer:
-    """One of the threads that write. What it took from the channel it keeps until it is written or given up."""
+    """One of the threads that write. What it took from the queue it keeps until it is written or given up."""
 
-    def __init__(self, sidecar: Sidecar, outputs: Channel[Output]) -> None:
-        self._sidecar = sidecar
+    def __init__(self, run: Run, in_flight: InFlight, outputs: BoundedQueue[Output]) -> None:
+        self._run = run
+        self._in_flight = in_flight
         self._outputs = outputs
         self._pending: list[Output] = []
 
     def run(self, connection: Connection) -> None:
-        """Until the channel has ended; after a lost connection once more, over a new one, with what is pending.
+        """Until the queue has ended; after a lost connection once more, over a new one, with what is pending.
 
         Written twice it is not: claims that ended already are no longer there to end again.
         """
-        queue = Queue(connection, self._sidecar.id, self._sidecar.settings)
+        queue = Queue(connection, self._run.id, self._run.settings)
         while self._pending or self._take():
             for group in _by_target(self._pending):
                 self._write(connection, queue, group)
@@ -79,7 +70,7 @@ class Writer:
             self._end(connection, queue, outputs)
         except psycopg.errors.LockNotAvailable:
             # Somebody's open transaction holds the vectors or the queue's rows: others go on, these after the lease.
-            self._sidecar.postpone(outputs[0].target)
+            self._in_flight.postpone(outputs[0].target)
         except Exception as error:
             if connection.closed or (isinstance(error, psycopg.Error) and is_passing(error)):
                 raise
@@ -87,7 +78,7 @@ class Writer:
             claims = [claim for output in outputs for claim in output.claims]
             queue.fail(claims, [f"the vector cannot be written: {error}"] * len(claims))
         for output in outputs:
-            self._sidecar.held.drop(output.claims)
+            self._in_flight.drop(output.claims)
 
     def _end(self, connection: Connection, queue: Queue, outputs: Sequence[Output]) -> None:
         target = outputs[0].target
@@ -103,7 +94,7 @@ class Writer:
                 "rows failed", collection=target.collection, model=target.model, rows=len(errors), error=errors[0][1]
             )
         queue.release([claim for output in outputs for claim in output.handed_back])
-        self._sidecar.count_rows(written)
+        self._in_flight.count_rows(written)
         log.info(
             "batch", collection=target.collection, model=target.model, rows=len(rows), written=written,
             tokens=sum(output.tokens for output in outputs),
@@ -115,7 +106,7 @@ class Writer:
 def _write_rows(connection: Connection, queue: Queue, target: Target, rows: Sequence[Row], vectors: Vectors) -> int:
     """Write, halving what the database refuses until the refused row stands alone."""
     try:
-        return store.write(connection, queue, target, rows, vectors) if rows else 0
+        return write(connection, queue, target, rows, vectors) if rows else 0
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
         # Of a detached collection no claim is left to fail; any other must not be embedded over and over.
         log.info(
@@ -130,7 +121,7 @@ def _write_rows(connection: Connection, queue: Queue, target: Target, rows: Sequ
             queue.fail([rows[0].claim], [f"the vector cannot be written: {error}"])
             return 0
     middle = len(rows) // 2
-    split = sum(map(store.vector_count, rows[:middle]))
+    split = sum(row.vector_count for row in rows[:middle])
     first = _write_rows(connection, queue, target, rows[:middle], vectors[:split])
     return first + _write_rows(connection, queue, target, rows[middle:], vectors[split:])
 
@@ -140,3 +131,54 @@ def _by_target(outputs: Sequence[Output]) -> list[list[Output]]:
     for output in outputs:
         groups.setdefault((output.target.collection_id, output.target.model), []).append(output)
     return list(groups.values())
+
+
+def write(connection: Connection, queue: Queue, target: Target, rows: Sequence[Row], vectors: Vectors) -> int:
+    """Write the vectors of the rows whose claim still stands and end those claims, in one transaction: how many.
+
+    `vectors` is float32 [n, dimensions]: those of the rows' `documents`, in their order.
+    """
+    try:
+        return retrying(lambda: _write(connection, queue, target, rows, vectors))
+    except Vanished as gone:
+        queue.release([gone.row.claim])  # to be read anew
+        place = next(place for place, row in enumerate(rows) if row is gone.row)
+        start, end = _starts(rows)[place : place + 2]
+        rest = [*rows[:place], *rows[place + 1 :]]
+        return write(connection, queue, target, rest, np.delete(vectors, slice(start, end), axis=0)) if rest else 0
+
+
+def _write(connection: Connection, queue: Queue, target: Target, rows: Sequence[Row], vectors: Vectors) -> int:
+    starts = _starts(rows)
+    with connection.transaction():
+        places = queue.finish([row.claim for row in rows])
+        standing = [rows[place] for place in places]
+        changed = [row.claim.key for row in standing if not row.unchanged and not row.keeps_vectors]
+        if changed:
+            connection.execute(sql.composed("rows/remove_vectors", target.parts), {"keys": changed})
+        for row in standing:
+            if row.keeps_vectors:
+                _keep_chunks(connection, target, row)
+        new = [row for row in standing if row.vector_count]
+        if new:
+            if len(standing) < len(rows):
+                vectors = vectors[[index for place in places for index in range(starts[place], starts[place + 1])]]
+            payload = copy_payload(target, new, vectors)
+            with connection.cursor().copy(sql.composed("rows/copy_vectors", target.parts, parameters=False)) as copy:
+                copy.write(payload)
+    return len(standing)
+
+
+def _starts(rows: Sequence[Row]) -> list[int]:
+    """Where each row's vectors begin, and where the last one's end."""
+    return [0, *accumulate(row.vector_count for row in rows)]
+
+
+def _keep_chunks(connection: Connection, target: Target, row: Row) -> None:
+    kept = [(chunk.kept, number) for number, chunk in enumerate(row.chunks) if chunk.kept is not None]
+    arguments = {
+        "key": row.claim.key, "old": [old for old, _ in kept], "new": [number for _, number in kept],
+        "hashes": [row.chunk_hash(number) for _, number in kept],
+    }  # fmt: skip
+    if connection.execute(sql.composed("rows/keep_chunks", target.parts), arguments).fetchone() != (len(kept),):
+        raise Vanished(row)

@@ -1,0 +1,25 @@
+"""What a document names as images and videos becomes checked bytes, still encoded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pgmeaning.errors import InputError
+from pgmeaning.media.images import fetch_image
+from pgmeaning.media.policy import Policy
+from pgmeaning.media.videos import fetch_video
+from pgmeaning.types import Document
+
+# Of one row. A model reads a few at full size; more than this is a mistake, or somebody's malice.
+MEDIA_PER_ROW = 32
+
+
+def fetch_media(document: Document, policy: Policy) -> Document:
+    """The document with the bytes of its images and videos; raises InputError."""
+    count = len(document.images) + len(document.videos)
+    if count > MEDIA_PER_ROW:
+        raise InputError(f"the row has {count} images and videos, more than the {MEDIA_PER_ROW} allowed")
+    images: tuple[Any, ...] = tuple(fetch_image(image, policy) for image in document.images)
+    videos: tuple[Any, ...] = tuple(fetch_video(video, policy) for video in document.videos)
+    return replace(document, images=images, videos=videos)

@@ -1,0 +1,46 @@
+"""Errors of reading a source that are the whole collection's, and what becomes of it."""
+
+from __future__ import annotations
+
+import psycopg
+import structlog
+
+from pgmeaning.database import sql_files as sql
+from pgmeaning.database.connection import Connection, is_passing
+from pgmeaning.database.targets import Registry
+from pgmeaning.sidecar.in_flight import InFlight
+from pgmeaning.types import Target
+
+log = structlog.get_logger()
+
+# The source no longer has the shape, or grants the rights, that attach() found.
+BROKEN = (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege)
+
+
+class SourceErrors:
+    """Tells an error of one row from one of the whole collection, and lets the collection wait then."""
+
+    def __init__(self, connection: Connection, registry: Registry, in_flight: InFlight) -> None:
+        self._connection = connection
+        self._registry = registry
+        self._in_flight = in_flight
+
+    def is_of_collection(self, target: Target, error: psycopg.Error) -> bool:
+        """Whether the collection waits now; False: the error is one row's. Raises it where it is the connection's."""
+        if isinstance(error, BROKEN):
+            self._mark_broken(target, error)
+        elif isinstance(error, psycopg.errors.LockNotAvailable):
+            self._in_flight.postpone(target)
+        elif self._connection.closed or is_passing(error):
+            raise error
+        else:
+            return False
+        return True
+
+    def _mark_broken(self, target: Target, error: psycopg.Error) -> None:
+        """The collection waits until maintenance finds it whole again."""
+        problem = error.diag.message_primary or str(error)
+        log.warning("collection is broken", collection=target.collection, problem=problem)
+        arguments = {"collection_id": target.collection_id, "problem": problem}
+        self._connection.execute(sql.query("maintenance/set_problem"), arguments)
+        self._registry.refresh(self._connection, now=True)

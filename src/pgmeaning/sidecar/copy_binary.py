@@ -1,0 +1,51 @@
+"""Vectors as PostgreSQL's COPY BINARY takes them, a whole batch at a time."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pgmeaning.models.base import Vectors
+from pgmeaning.types import Row, Target
+
+COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
+COPY_TRAILER = struct.pack("!h", -1)
+NULL = struct.pack("!i", -1)
+# As pgvector keeps them, big-endian.
+NUMBERS = {"vector": ">f4", "halfvec": ">f2"}
+CHUNK_ZERO = struct.pack("!ii", 4, 0)
+
+
+def copy_payload(target: Target, rows: Sequence[Row], vectors: Vectors) -> bytes:
+    """A whole COPY BINARY stream: key columns, chunk, chunk_text, model, embedding, content_hash."""
+    numbers = np.dtype(NUMBERS[target.vector_type])
+    big_endian = np.ascontiguousarray(vectors, dtype=numbers).view(np.uint8).reshape(-1).data
+    width = vectors.shape[1] * numbers.itemsize
+    model = target.model.encode()
+    fields = struct.pack("!h", target.key_width + 5)
+    # pgvector's binary form: the number of dimensions, a reserved zero, the elements.
+    between = struct.pack("!i", len(model)) + model + struct.pack("!ihh", width + 4, vectors.shape[1], 0)
+    stream: list[bytes | memoryview] = [COPY_HEADER]
+    place = 0
+    for row in rows:
+        keys = b"".join(_field(value) for value in row.key_bytes)
+        for chunk, content_hash in _chunk_fields(row):
+            vector = big_endian[place * width : (place + 1) * width]
+            stream += (fields, keys, chunk, between, vector, _field(content_hash))
+            place += 1
+    stream.append(COPY_TRAILER)
+    return b"".join(stream)
+
+
+def _chunk_fields(row: Row) -> Iterator[tuple[bytes, bytes | None]]:
+    """(number and text, hash) of each chunk that is written; a row that is one chunk does not repeat its text."""
+    if not row.chunks:
+        yield CHUNK_ZERO + NULL, row.content_hash
+    for number, chunk in row.new_chunks:
+        yield struct.pack("!ii", 4, number) + _field(chunk.text.encode()), row.chunk_hash(number)
+
+
+def _field(value: bytes | None) -> bytes:
+    return NULL if value is None else struct.pack("!i", len(value)) + value

@@ -1,0 +1,213 @@
+"""From claims to work: the rows as they are now, long texts cut into chunks; what cannot be read fails alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+import structlog
+
+from pgmeaning.database import sql_files as sql
+from pgmeaning.database.connection import Connection, is_passing
+from pgmeaning.documents.chunking import Cutter, Cutters, with_known
+from pgmeaning.documents.template import document, several
+from pgmeaning.models.base import Embedder
+from pgmeaning.sidecar.in_flight import InFlight
+from pgmeaning.sidecar.run import Run
+from pgmeaning.sidecar.session import Session
+from pgmeaning.sidecar.work import Claimed, Work
+from pgmeaning.types import Claim, Row, Target
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+BYTEA = 17  # its type's oid
+# Rows that will be cut are read and embedded together up to so many bytes of text and so many chunks, or one alone.
+BYTES_TOGETHER = 1 << 20
+CHUNKS_TOGETHER = 4096
+
+
+class Reader:
+    """Reads claimed rows, over the connection that claimed them."""
+
+    def __init__(self, run: Run, session: Session, in_flight: InFlight, cutters: Cutters) -> None:
+        self._settings = run.settings
+        self._session = session
+        self._in_flight = in_flight
+        self._cutters = cutters
+
+    def work(self, claimed: Claimed) -> Iterator[Work]:
+        """The rows to embed, as many together as should be; claims whose rows cannot be read are ended here."""
+        left = list(claimed.claims)
+        try:
+            for claims, rows in self._portions(claimed):
+                for some in _by_chunks(rows) if claimed.target.chunking else [rows]:
+                    if some:
+                        yield Work(claimed.target, tuple(some), claimed.embedder)
+                left = left[len(claims) :]
+        except BaseException:
+            self._in_flight.drop(left)  # so that they count as lost, and are handed back over the next connection
+            raise
+
+    def _portions(self, claimed: Claimed) -> Iterator[tuple[Sequence[Claim], list[Row]]]:
+        """(claims, their rows): all at once, or as many as are read together where texts are cut into chunks."""
+        target, embedder = claimed.target, claimed.embedder
+        if target.chunking is None:
+            yield claimed.claims, self._read(target, claimed.claims, characters_for(embedder))
+            return
+        cutter = self._cutters.cutter(target.model, target.chunking, embedder)
+        for claims in together(claimed.claims, self._sizes(target, claimed.claims), BYTES_TOGETHER):
+            yield claims, self._cut(target, self._read(target, claims, self._settings.document_characters + 1), cutter)
+
+    def _sizes(self, target: Target, claims: Sequence[Claim]) -> list[int]:
+        """The bytes of each row; where one cannot be told, each is read alone."""
+        try:
+            return sizes(self._session.connection, target, claims)
+        except psycopg.Error as error:
+            if self._session.connection.closed or is_passing(error):
+                raise
+            return [BYTES_TOGETHER] * len(claims)
+
+    def _read(self, target: Target, claims: Sequence[Claim], characters: int) -> list[Row]:
+        """Halve what cannot be read, until the row that is to blame stands alone."""
+        try:
+            return read_rows(self._session.connection, target, claims, characters, self._settings.media_max_bytes)
+        except psycopg.Error as error:
+            if self._session.errors.is_of_collection(target, error):
+                self._session.queue.release(claims)
+                self._in_flight.drop(claims)
+                return []
+            if len(claims) == 1:
+                self._fail(claims, [f"the row cannot be read: {error}"])
+                return []
+        middle = len(claims) // 2
+        return [row for half in (claims[:middle], claims[middle:]) for row in self._read(target, half, characters)]
+
+    def _cut(self, target: Target, rows: Sequence[Row], cutter: Cutter) -> list[Row]:
+        """The rows with their chunks, and with what those may keep; what cannot be cut fails."""
+        cut, errors = cutter.cut(rows)
+        if errors:
+            log.warning("rows failed", collection=target.collection, rows=len(errors), error=errors[0][1])
+            self._fail([row.claim for row, _ in errors], [error for _, error in errors])
+        known = known_chunks(self._session.connection, target, cut)
+        return with_known(cut, known, first_too=not target.has_media)
+
+    def _fail(self, claims: Sequence[Claim], errors: Sequence[str]) -> None:
+        self._session.queue.fail(claims, errors)
+        self._in_flight.drop(claims)
+
+
+def _by_chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    return together(rows, [len(row.chunks) or 1 for row in rows], CHUNKS_TOGETHER)
+
+
+def together(items: Sequence[T], sizes: Sequence[int], most: int) -> Iterator[Sequence[T]]:
+    """The items in their order, as many together as are no larger than that; a larger one alone."""
+    start = total = 0
+    for place, size in enumerate(sizes):
+        if place > start and total + size > most:
+            yield items[start:place]
+            start, total = place, 0
+        total += size
+    if items:
+        yield items[start:]
+
+
+def characters_for(embedder: Embedder) -> int:
+    """How much of a column can matter to the model: far more than its longest input, in characters."""
+    tokens = getattr(embedder, "max_tokens", None) or 8192
+    return min(131_072, max(8192, 32 * int(tokens)))
+
+
+def read_rows(
+    connection: Connection, target: Target, claims: Sequence[Claim], characters: int, media_bytes: int = 1 << 26
+) -> list[Row]:
+    """The claimed rows as they are now, in the claims' order; a row that is gone has no document.
+
+    `characters` bounds each column, so that a text of a megabyte costs no more than the model can take; `media_bytes`
+    bounds an image or video likewise, and one that is longer is read to just beyond.
+    """
+    statement = sql.composed("rows/read_rows", target.parts)
+    with connection.cursor(binary=True) as cursor:
+        bounds = {"characters": characters, **_media_bounds(media_bytes)}
+        cursor.execute(statement, {"keys": [claim.key for claim in claims], **bounds})
+        fields = [[_value(cursor, i, j) for j in range(cursor.pgresult.nfields)] for i in range(cursor.rowcount)]  # type: ignore[union-attr]
+        media = _media_readers(target, cursor)
+    found = {int.from_bytes(row[0] or b""): row for row in fields}
+    return [_row(target, claim, found.get(place), media) for place, claim in enumerate(claims, start=1)]
+
+
+def _value(cursor: Any, row: int, column: int) -> bytes | None:
+    value: bytes | None = cursor.pgresult.get_value(row, column)
+    return value
+
+
+def _media_bounds(media_bytes: int) -> dict[str, int]:
+    """The bytes of bytea, and the characters of a data URI that holds as many."""
+    return {
+        "media_bytes": min(media_bytes + 1, 0x7FFFFFFF),
+        "media_characters": min(media_bytes // 3 * 4 + 1024, 0x7FFFFFFF),
+    }
+
+
+def _media_readers(target: Target, cursor: Any) -> list[Callable[[bytes], Any]]:
+    """What makes a value of the columns of images and of videos, which come last: bytes, or what jsonb holds."""
+    columns = (target.image is not None) + (target.video is not None)
+    types = [cursor.pgresult.ftype(cursor.pgresult.nfields - columns + place) for place in range(columns)]
+    return [_as_bytes if oid == BYTEA else _from_jsonb for oid in types]
+
+
+def _as_bytes(value: bytes) -> Any:
+    return value
+
+
+def _from_jsonb(value: bytes) -> Any:
+    return json.loads(value[1:])  # after the version of the format
+
+
+def _row(
+    target: Target, claim: Claim, fields: Sequence[bytes | None] | None, media: Sequence[Callable[[bytes], Any]]
+) -> Row:
+    if fields is None:
+        return Row(claim)
+    content_hash, known_hash = fields[1], fields[2]
+    key_bytes, contents = tuple(fields[3 : 3 + target.key_width]), fields[3 + target.key_width :]
+    texts = [
+        None if content is None else content.decode(errors="replace") for content in contents[: len(target.columns)]
+    ]
+    unchanged = content_hash is not None and content_hash == known_hash
+    return Row(claim, document(target, texts, *_media(target, contents, media)), key_bytes, content_hash, unchanged)
+
+
+def _media(
+    target: Target, contents: Sequence[bytes | None], readers: Sequence[Callable[[bytes], Any]]
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The images and the videos of a row, as it names them."""
+    values = contents[len(contents) - len(readers) :]
+    found = [() if value is None else several(read(value)) for value, read in zip(values, readers, strict=True)]
+    images = found.pop(0) if target.image is not None else ()
+    return images, found.pop(0) if target.video is not None else ()
+
+
+def sizes(connection: Connection, target: Target, claims: Sequence[Claim]) -> list[int]:
+    """The bytes of text that each of the claimed rows has."""
+    statement = sql.composed("rows/row_sizes", target.parts)
+    found = dict(connection.execute(statement, {"keys": [claim.key for claim in claims]}).fetchall())
+    return [found.get(place, 0) for place in range(1, len(claims) + 1)]
+
+
+def known_chunks(
+    connection: Connection, target: Target, rows: Sequence[Row]
+) -> dict[int, dict[bytes, list[int]]]:  # fmt: skip
+    """Of the rows of several chunks, by their place: the numbers of the stored chunks, by the hash of their text."""
+    places = [place for place, row in enumerate(rows) if row.chunks]
+    if not places:
+        return {}
+    statement = sql.composed("rows/known_chunks", target.parts)
+    found: dict[int, dict[bytes, list[int]]] = {}
+    keys = [rows[place].claim.key for place in places]
+    for place, number, content in connection.execute(statement, {"keys": keys}).fetchall():
+        found.setdefault(places[place - 1], {}).setdefault(content, []).append(number)
+    return found

@@ -1,0 +1,61 @@
+"""When a sidecar is awake and when it sleeps: triggers send a NOTIFY only while nobody is awake."""
+
+from __future__ import annotations
+
+import time
+
+from pgmeaning.database import sql_files as sql
+from pgmeaning.database.connection import Connection
+from pgmeaning.sidecar.queue import Queue
+from pgmeaning.sidecar.run import STOP_POLL, Run
+
+# An awake sidecar looks this often; after so long without work it sleeps until it is woken.
+AWAKE_POLL = 0.005
+AWAKE_FOR = 0.05
+# How often it looks where triggers send no NOTIFY, and while draining.
+SHORT_POLL = 0.1
+WAKE_OTHERS_SECONDS = 1.0
+
+
+class Wakefulness:
+    """Holds the lock that tells triggers to send no NOTIFY, over one connection."""
+
+    def __init__(self, run: Run, connection: Connection, queue: Queue, *, drain: bool) -> None:
+        self._run = run
+        self._queue = queue
+        self._woke_others = 0.0
+        self._poll = SHORT_POLL if drain or _uses_prepared_transactions(connection) else run.settings.poll
+        self.awake = False
+        connection.execute(sql.query("listen"))
+
+    def stay_awake(self) -> None:
+        """Take the lock, unless another sidecar has it."""
+        if not self.awake:
+            self.awake = self._queue.stay_awake()
+
+    def fall_asleep(self) -> None:
+        """Let the lock go. A trigger may have seen it held just before: look once more, then sleep."""
+        self._queue.fall_asleep()
+        self.awake = False
+
+    def wake_others(self) -> None:
+        """There is work for more than one; told at most once a second."""
+        if self.awake and time.monotonic() - self._woke_others > WAKE_OTHERS_SECONDS:
+            self._woke_others = time.monotonic()
+            self._queue.wake_others()
+
+    def pause(self) -> None:
+        """Wait a moment, awake."""
+        self._run.stopping.wait(AWAKE_POLL)
+
+    def sleep(self) -> None:
+        """Until woken, stopped, or time is up."""
+        end = time.monotonic() + self._poll
+        while not self._run.stopping.is_set() and (left := end - time.monotonic()) > 0:
+            if self._queue.wait(min(left, STOP_POLL)):
+                return
+
+
+def _uses_prepared_transactions(connection: Connection) -> bool:
+    """Then triggers send no NOTIFY, and a sleeping sidecar has to look more often."""
+    return connection.execute(sql.query("prepared_transactions")).fetchone() != ("0",)
