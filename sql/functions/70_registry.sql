@@ -46,7 +46,7 @@ AS $$
         options = excluded.options, reranker = excluded.reranker, fingerprint = excluded.fingerprint
     WHERE m.fingerprint <> excluded.fingerprint
       AND NOT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = m.name);
-    -- Changes no vector, so also where vectors bear the model's name.
+    -- Changes no vector, so also where there are vectors of the model.
     UPDATE pgmeaning.model AS m SET reranker = r.reranker
     FROM jsonb_populate_recordset(NULL::pgmeaning.model, models) AS r
     WHERE m.name = r.name AND m.fingerprint = r.fingerprint AND m.reranker IS DISTINCT FROM r.reranker

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from psycopg import sql
 
 from pgmeaning.sidecar.process import Sidecar
-from tests.types import Connection
+from tests.types import Connection, Drain
 
-Drain = Callable[..., int]
 # What a body might stand between; each with code behind it that would run as whoever attaches.
 TAGS = ["$policy$", "$$", "$function$", "$body$", "$make$", "$bind$", "'"]
 CODE = "; CREATE TABLE public.ran (); --"

@@ -98,12 +98,18 @@ def test_a_plan_for_halves_takes_hnsw_up_to_4000_dimensions(db: Connection) -> N
     db.execute(plan[1].encode())
 
 
-@pytest.mark.parametrize("wrong", ["float16", "", None])
-def test_an_unknown_vector_type_is_refused(db: Connection, wrong: str | None) -> None:
+@pytest.mark.parametrize("wrong", ["float16", ""])
+def test_an_unknown_vector_type_is_refused(db: Connection, wrong: str) -> None:
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
     with pytest.raises(psycopg.Error, match="there is no vector type") as caught:
         db.execute("SELECT pgmeaning.attach('docs', '{body}', vector_type => %s)", (wrong,))
     assert caught.value.sqlstate == "PM014"
+
+
+def test_no_vector_type_means_vector(db: Connection) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('docs', '{body}', vector_type => NULL)")
+    assert db.execute("SELECT vector_type FROM pgmeaning.index_report").fetchone() == ("vector",)
 
 
 def test_the_client_attaches_in_half_precision(db: Connection, dsn: str) -> None:
