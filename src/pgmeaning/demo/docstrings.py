@@ -114,6 +114,9 @@ def _inspected(thing: object) -> str:
 
 
 def _row(module: str, name: str, signature: str, docstring: str | None) -> Iterator[Docstring]:
-    doc = " ".join((docstring or "").strip().split("\n\n")[0].split())
+    first, _, rest = (docstring or "").strip().partition("\n\n")
+    if rest and re.fullmatch(r"[\w.]+\(.*\)( ->.*)?", first):  # "removedirs(name)", an empty line, and then the text
+        first = rest.strip().partition("\n\n")[0]
+    doc = " ".join(first.split())
     if doc:
         yield Docstring(module, name, signature, doc)

@@ -21,7 +21,7 @@ from psycopg.rows import dict_row
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pgmeaning.cli.output import table
+from pgmeaning.cli.output import as_json_text, table
 from pgmeaning.client.client import Client, connect
 from pgmeaning.database import migrate
 from pgmeaning.database import sql_files as sql
@@ -235,6 +235,7 @@ class Tour:
 
     def _follow_up(self, step: str) -> None:
         if step == "10_insert":
+            self._say("")
             self._show("follow")
         else:
             self._result("follow")
@@ -315,4 +316,6 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _cut(value: Any) -> Any:
+    if isinstance(value, dict):  # a key, as psql shows it
+        return as_json_text(value)
     return value[:57] + "…" if isinstance(value, str) and len(value) > 58 else value
