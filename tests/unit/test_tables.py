@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from rich.console import Console
 
-from pgmeaning.cli.output import as_json_text, copyable, table
+from pgmeaning.tables import as_json_text, copyable, table
 
 Rows = Sequence[Mapping[str, Any]]
 UUID_KEY = UUID("0b1d5f0e-7c1f-4a52-9a3e-2f6f6a4f5c11")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgmeaning.cli.gpu import print_gpu_advice
-from pgmeaning.cli.output import AsJson, Dsn, connected, print_json, print_rows, shown
+from pgmeaning.cli.output import AsJson, Dsn, connected, print_json, print_rows
 from pgmeaning.errors import ModelNotFound
+from pgmeaning.tables import shown
 
 if TYPE_CHECKING:
     from pgmeaning.embedded_server.server import EmbeddedServer

@@ -23,7 +23,6 @@ from pgmeaning.cli.output import (
     Dsn,
     abandon_output,
     address,
-    as_json_text,
     common,
     configure_logging,
     connected,
@@ -34,10 +33,10 @@ from pgmeaning.cli.output import (
     print_json,
     print_rows,
     settings,
-    table,
 )
 from pgmeaning.cli.search import search
 from pgmeaning.errors import ModelError, ModelNotFound
+from pgmeaning.tables import as_json_text, table
 
 if TYPE_CHECKING:
     from rich.console import Group

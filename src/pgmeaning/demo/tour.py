@@ -21,7 +21,6 @@ from psycopg.rows import dict_row
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pgmeaning.cli.output import as_json_text, table
 from pgmeaning.client.client import Client, connect
 from pgmeaning.database import migrate
 from pgmeaning.database import sql_files as sql
@@ -30,6 +29,7 @@ from pgmeaning.embedded_server.server import EmbeddedServer, default_data_dir
 from pgmeaning.errors import ModelUnavailable
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
+from pgmeaning.tables import as_json_text, table
 
 EMBEDDER = "all-MiniLM-L6-v2"
 QUESTION = "remove a folder and everything in it"
