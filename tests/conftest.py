@@ -161,7 +161,7 @@ def drain(dsn: str) -> Drain:
 @pytest.fixture
 def sidecar(dsn: str) -> Iterator[Sidecar]:
     """A running sidecar in this process, awake once the test begins; stopped at the end."""
-    with running(Sidecar(dsn, Settings(upkeep=0.1))) as started:
+    with running(Sidecar(dsn, Settings(maintenance=0.1))) as started:
         yield started
 
 

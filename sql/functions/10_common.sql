@@ -6,12 +6,12 @@
 --   1 awake: held by a sidecar while it is awake, so that triggers send no NOTIFY
 --   2 fold: one sidecar at a time moves changes from the inbox into the queue
 --   3 migration: one at a time; it runs before these functions exist, so the number is in sql/queries/calls.sql
---   4 upkeep: one sidecar at a time looks after the sources
+--   4 maintenance: one sidecar at a time looks after the sources
 --   5 loopback: one session at a time makes or alters it
 CREATE OR REPLACE FUNCTION pgmeaning._lock_class() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826405 $$;
 CREATE OR REPLACE FUNCTION pgmeaning._awake_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1 $$;
 CREATE OR REPLACE FUNCTION pgmeaning._fold_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 2 $$;
-CREATE OR REPLACE FUNCTION pgmeaning._upkeep_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 4 $$;
+CREATE OR REPLACE FUNCTION pgmeaning._maintenance_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 4 $$;
 CREATE OR REPLACE FUNCTION pgmeaning._loopback_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 5 $$;
 
 -- Of these there is one for each request that is being answered, each vector table whose index is being built, and each

@@ -142,9 +142,9 @@ SELECT pg_try_advisory_lock(pgmeaning._lock_class(), pgmeaning._awake_lock())
 -- name: drop_drain_lock
 SELECT pg_advisory_unlock(pgmeaning._lock_class(), pgmeaning._awake_lock())
 
--- name: try_upkeep
+-- name: try_maintenance
 -- One sidecar at a time looks after the sources, for one transaction.
-SELECT pg_try_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._upkeep_lock())
+SELECT pg_try_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._maintenance_lock())
 
 -- name: try_index_lock
 -- Held by whoever builds an index of this vector table.

@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     poll: float = Field(
         default=1, gt=0, le=60, description="how often an idle sidecar looks for work without being woken"
     )
-    upkeep: float = Field(
+    maintenance: float = Field(
         default=2, gt=0, description="how often it looks for new partitions, dropped tables and mended collections"
     )
     reconcile: float = Field(default=3600, gt=0, description="how often every row is compared with its vector's hash")

@@ -51,7 +51,7 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def sidecar(database: str) -> Iterator[Sidecar]:
     """A sidecar of the page's own, so that pages need not start one."""
-    with running(Sidecar(database, Settings(upkeep=0.1))) as started:
+    with running(Sidecar(database, Settings(maintenance=0.1))) as started:
         yield started
 
 

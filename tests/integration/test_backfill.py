@@ -186,7 +186,7 @@ def test_the_periodic_reconcile_finds_them_without_being_asked(
 ) -> None:
     monkeypatch.setattr("pgmeaning.sidecar.maintenance.HOUSEKEEPING_SECONDS", 0)
     attach(db)
-    with running(Sidecar(dsn, Settings(reconcile=0.2, upkeep=0.1, poll=0.1))):
+    with running(Sidecar(dsn, Settings(reconcile=0.2, maintenance=0.1, poll=0.1))):
         wait_until(lambda: db.execute("SELECT 1 FROM pgmeaning.status WHERE state = 'ready'").fetchone())
         unseen(db, "INSERT INTO docs VALUES (1, 'un', 'seen')")
         wait_until(lambda: embedded(db) == [1])

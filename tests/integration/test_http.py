@@ -123,7 +123,7 @@ def test_rows_are_embedded_once_an_endpoint_is_up_again(
 
 def test_a_status_tells_why_a_model_is_not_served(served: str, engine: Engine, db: Connection, dsn: str) -> None:
     engine.script += [Answer(401)] * 1000
-    with running(Sidecar(dsn, Settings(upkeep=0.05))):
+    with running(Sidecar(dsn, Settings(maintenance=0.05))):
         wait_until(
             lambda: "does not let us in" in str(db.execute("SELECT problems FROM pgmeaning.sidecars").fetchall())
         )

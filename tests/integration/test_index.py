@@ -329,7 +329,7 @@ def test_what_a_broken_build_left_is_found_and_built_anew(db: Connection, dsn: s
 
 
 def test_a_sidecar_builds_the_index_once_the_backfill_is_over(db: Connection, dsn: str) -> None:
-    settings = Settings(upkeep=0.05, index_rows=200)
+    settings = Settings(maintenance=0.05, index_rows=200)
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
     db.execute("INSERT INTO docs SELECT i, 'body ' || i FROM generate_series(1, 300) AS i")
     db.execute("SELECT pgmeaning.attach('docs', '{body}')")
@@ -363,7 +363,7 @@ def test_a_collection_that_cannot_have_what_was_settled_keeps_no_other_from_its_
     db.execute(
         "INSERT INTO pgmeaning.vector_index (collection_id, model, wanted) VALUES (2, 'synthetic-4096', 'direct')"
     )
-    with running(Sidecar(dsn, Settings(upkeep=0.02, index_rows=20))):
+    with running(Sidecar(dsn, Settings(maintenance=0.02, index_rows=20))):
         wait_until(lambda: ("direct", True) in kinds(db))
         wait_until(
             lambda: one(db, "SELECT problem FROM pgmeaning.index_report WHERE collection = 'others'") is not None
@@ -386,7 +386,7 @@ def test_a_build_shows_in_status_and_gives_way_to_a_detach(db: Connection, dsn: 
     fill(db, dsn)
     holder = connect(autocommit=False)
     holder.execute(f"LOCK TABLE {VECTORS} IN ROW EXCLUSIVE MODE".encode())
-    with running(Sidecar(dsn, Settings(upkeep=0.05, index_rows=200))):
+    with running(Sidecar(dsn, Settings(maintenance=0.05, index_rows=200))):
         wait_until(lambda: one(db, "SELECT index FROM pgmeaning.status") == "building direct")
         assert one(db, "SELECT index_progress BETWEEN 0 AND 1 FROM pgmeaning.status")
         detacher = connect()

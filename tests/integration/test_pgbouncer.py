@@ -32,7 +32,7 @@ DOCS = Docs(
 
 @pytest.fixture
 def answering(docs: None, dsn: str) -> Iterator[Sidecar]:
-    with running(Sidecar(dsn, Settings(upkeep=0.1), load_reranker=Judge().load)) as sidecar:
+    with running(Sidecar(dsn, Settings(maintenance=0.1), load_reranker=Judge().load)) as sidecar:
         yield sidecar
 
 

@@ -237,7 +237,7 @@ def never() -> Any:
 
 
 def test_a_vector_older_than_its_age_goes(db: Connection, dsn: str) -> None:
-    with running(Sidecar(dsn, Settings(cache_seconds=0.1, upkeep=0.05))):
+    with running(Sidecar(dsn, Settings(cache_seconds=0.1, maintenance=0.05))):
         assert embed(db, "soon gone") is not None
         wait_until(lambda: count(db, "pgmeaning.query_cache") == 0)
         assert embed(db, "soon gone") is not None
@@ -255,7 +255,7 @@ def test_the_age_is_the_settings(db: Connection, dsn: str) -> None:
 def test_without_a_cache_all_that_wait_still_get_their_vectors(dsn: str, connect: Connect, ask: Ask) -> None:
     model = Counting()
     connections = [connect() for _ in range(8)]
-    with running(Sidecar(dsn, Settings(cache_rows=0, cache_seconds=0.001, upkeep=0.01), load=lambda _: model)):
+    with running(Sidecar(dsn, Settings(cache_rows=0, cache_seconds=0.001, maintenance=0.01), load=lambda _: model)):
         for _ in range(5):
             asked = [ask(f"question {number % 4}", connection) for number, connection in enumerate(connections)]
             assert len(answers(asked)) == 4

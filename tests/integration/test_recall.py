@@ -161,7 +161,7 @@ def test_too_few_rows_are_not_measured(db: Connection, dsn: str) -> None:
 
 def test_a_sidecar_tests_what_it_built_and_what_it_is_asked_to(db: Connection, dsn: str) -> None:
     fill(db, dsn)
-    with running(Sidecar(dsn, Settings(upkeep=0.02, index_rows=200, recall_sample=20))):
+    with running(Sidecar(dsn, Settings(maintenance=0.02, index_rows=200, recall_sample=20))):
         wait_until(lambda: db.execute("SELECT 1 FROM pgmeaning.index_report WHERE reached").fetchall())
         assert one(db, "SELECT measured FROM pgmeaning.index_report") == "direct"
         db.execute("UPDATE pgmeaning.vector_index SET recall = 0, measured_at = NULL")
@@ -181,7 +181,7 @@ def test_a_table_that_has_grown_fourfold_is_measured_again(db: Connection, dsn: 
 def test_a_test_that_fails_leaves_its_reason_in_the_report(db: Connection, dsn: str) -> None:
     fill(db, dsn, 5)
     db.execute("SELECT pgmeaning.measure_index('docs')")
-    with running(Sidecar(dsn, Settings(upkeep=0.02))):
+    with running(Sidecar(dsn, Settings(maintenance=0.02))):
         wait_until(lambda: one(db, "SELECT problem FROM pgmeaning.index_report") is not None)
     assert "too few" in one(db, "SELECT problem FROM pgmeaning.index_report")
 

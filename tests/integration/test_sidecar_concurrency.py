@@ -11,7 +11,7 @@ from tests.conftest import running, wait_until
 from tests.integration.embedders import Gate, Watched
 from tests.types import Connect, Connection
 
-QUICK = Settings(upkeep=0.1, poll=0.1)
+QUICK = Settings(maintenance=0.1, poll=0.1)
 
 
 def make(db: Connection, table: str = "docs", rows: int = 3) -> None:

@@ -64,7 +64,7 @@ def test_a_row_that_kills_its_process_each_time_ends_as_failed_and_the_others_su
     db.execute("UPDATE docs SET body = 'poison' WHERE id = 7")
     statuses: list[int] = []
     while not statuses or statuses[-1] == -signal.SIGKILL:
-        with process(dsn, "poison", lease=1.1, attempts=4, batch_rows=4, upkeep=0.2) as started:
+        with process(dsn, "poison", lease=1.1, attempts=4, batch_rows=4, maintenance=0.2) as started:
             statuses.append(started.wait(60))
     assert statuses == [-signal.SIGKILL] * 4 + [1]
     assert db.execute("SELECT key, error FROM pgmeaning.failures WHERE NOT will_retry").fetchall() == [

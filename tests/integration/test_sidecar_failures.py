@@ -25,7 +25,7 @@ from tests.conftest import running, wait_until
 from tests.integration.embedders import Gate, Watched, raising, returning
 from tests.types import Connection, Drain
 
-QUICK = Settings(upkeep=0.1, poll=0.1, attempts=3, backoff=0.01)
+QUICK = Settings(maintenance=0.1, poll=0.1, attempts=3, backoff=0.01)
 
 
 def make(db: Connection, table: str = "docs", rows: int = 3, model: str = "synthetic-384") -> None:

@@ -209,7 +209,7 @@ def test_a_new_partition_that_we_may_not_watch_is_told_and_watched_once_we_may(d
         connection.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
     db_of.execute("CREATE TABLE february PARTITION OF docs FOR VALUES IN (2)")
     role = owner_of(owner)
-    with running(Sidecar(owner, Settings(upkeep=0.1))):
+    with running(Sidecar(owner, Settings(maintenance=0.1))):
         wait_until(lambda: "may not create a trigger on public.february" in problem(db_of))
         db_of.execute(f"GRANT TRIGGER ON february TO {role}".encode())
         wait_until(lambda: problem(db_of) == "")
@@ -225,7 +225,7 @@ def test_rows_that_policies_hide_from_the_sidecar_keep_their_vectors_and_are_tol
     role = owner_of(owner)
     with psycopg.connect(owner, autocommit=True) as connection:
         connection.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
-    with running(Sidecar(owner, Settings(upkeep=0.1))):
+    with running(Sidecar(owner, Settings(maintenance=0.1))):
         wait_until(lambda: db_of.execute("SELECT FROM docs_embedding").rowcount == 1)
         db_of.execute("ALTER TABLE docs ENABLE ROW LEVEL SECURITY")
         wait_until(lambda: "row-level security hides rows" in problem(db_of))
@@ -241,7 +241,7 @@ def test_a_source_that_is_no_longer_readable_stays_broken(db_of: Connection, own
     with psycopg.connect(owner, autocommit=True) as connection:
         connection.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
     db_of.execute(f"REVOKE SELECT ON docs FROM {role}".encode())
-    with running(Sidecar(owner, Settings(upkeep=0.1))):
+    with running(Sidecar(owner, Settings(maintenance=0.1))):
         wait_until(lambda: "may not read column" in problem(db_of))
 
 

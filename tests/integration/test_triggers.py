@@ -254,7 +254,7 @@ def test_a_renamed_or_dropped_column_lets_writes_pass_and_marks_the_collection_b
         "UPDATE docs SET other = 5; DELETE FROM docs WHERE other = 6; INSERT INTO docs (other) SELECT 1 WHERE false; TRUNCATE docs"
     )
     drain()
-    with running(Sidecar(dsn, Settings(upkeep=0.1))):
+    with running(Sidecar(dsn, Settings(maintenance=0.1))):
         wait_until(
             lambda: (
                 docs.execute(

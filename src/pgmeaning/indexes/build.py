@@ -29,7 +29,7 @@ log = structlog.get_logger()
 AS_ANYBODY = {"enable_hashjoin": "on", "enable_mergejoin": "on", "enable_seqscan": "on", "lock_timeout": "0"}
 # Rows that may be owed while an index is built: a table that is always written to always owes some.
 MAY_BE_OWED = 1000
-# One look is a count of every small vector table: so not at each upkeep.
+# One look is a count of every small vector table: so not at each round of maintenance.
 LOOK_EVERY = 5
 # After a build that failed or gave way, how long until the next try.
 RETRY_SECONDS = 60.0
@@ -167,7 +167,7 @@ class Indexer:
     def run(self, connection: Connection) -> None:
         """Until the sidecar stops."""
         self._connection = connection
-        while not self._stopping.wait(self._settings.upkeep * LOOK_EVERY):
+        while not self._stopping.wait(self._settings.maintenance * LOOK_EVERY):
             for plan in plans(connection, self._settings):
                 if plan.settled and not self._is_postponed(plan) and not self._stopping.is_set():
                     self._attend(connection, plan)

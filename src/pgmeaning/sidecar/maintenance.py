@@ -33,7 +33,7 @@ HOUSEKEEPING_SECONDS = 60.0
 
 
 class Maintenance:
-    """Runs every settings.upkeep seconds."""
+    """Runs every settings.maintenance seconds."""
 
     def __init__(
         self, run: Run, in_flight: InFlight, embedders: LoadedModels[Embedder], rerankers: LoadedModels[Reranker],
@@ -86,7 +86,7 @@ class Maintenance:
             self.looked_at_sources.set()
             self._fail_crashed(queue)
             self._clean(connection)
-            if self._run.stopping.wait(min(self._settings.upkeep, self._settings.lease / 4)):
+            if self._run.stopping.wait(min(self._settings.maintenance, self._settings.lease / 4)):
                 return
 
     def _heartbeat(self, connection: Connection) -> None:
@@ -125,7 +125,7 @@ class Maintenance:
         for source in sources:
             try:
                 with connection.transaction():
-                    row = connection.execute(sql.query("try_upkeep")).fetchone()
+                    row = connection.execute(sql.query("try_maintenance")).fetchone()
                     if row == (True,):
                         self._look_at(connection, source)
             except psycopg.Error as error:
