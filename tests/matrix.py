@@ -139,15 +139,17 @@ def started(tree: Path) -> Iterator[str]:
 
 
 def result(server: Server, python: str, arguments: Sequence[str]) -> str:
-    """pytest's last line, or why it did not come to that; its output goes to stdout."""
+    """pytest's last line; all of them go to stdout."""
     with started(unpacked(server)) as dsn:
         environment = {name: value for name, value in os.environ.items() if name != "CI"}
         environment |= {"PGMEANING_TEST_DSN": dsn, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
         command = [python, "-m", "pytest", "-q", *arguments]
-        output = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True).stdout
-    print(output, flush=True)
-    last = output.strip().splitlines()[-1:] or ["no output"]
-    return re.sub(r"^=+ | =+$", "", last[0])
+        last = "no output"
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as tests:
+            for line in tests.stdout or ():
+                print(line, end="", flush=True)
+                last = line.strip() or last
+    return re.sub(r"^=+ | =+$", "", last)
 
 
 def main() -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+
+from typer.testing import CliRunner
+
+from pgmeaning.cli.main import app
 
 HEAD = """# The command line
 
@@ -31,10 +32,8 @@ def _sections(command: tuple[str, ...]) -> list[str]:
 
 
 def _help_of(command: tuple[str, ...]) -> str:
-    environment = os.environ | {"COLUMNS": "110", "NO_COLOR": "1"}
-    arguments = [sys.executable, "-m", "pgmeaning", *command, "--help"]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment)
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+    done = CliRunner().invoke(app, [*command, "--help"], prog_name="pgmeaning", terminal_width=78)
+    return "\n".join(line.rstrip() for line in done.output.strip().splitlines())
 
 
 def _commands_in(text: str) -> list[str]:

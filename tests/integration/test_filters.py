@@ -288,7 +288,7 @@ def test_a_filter_that_shuts_out_the_neighbours_still_fills_the_answer(many: Non
 def test_few_matching_rows_are_scanned_and_many_are_fetched_beyond(many: None, db: Connection) -> None:
     db.execute("ANALYZE docs")
     db.execute('ANALYZE pgmeaning_data."docs__synthetic-384"')
-    to_fetch = (
+    to_fetch = (  # asked directly: what a scan compares exactly, no count of PostgreSQL's shows
         "SELECT pgmeaning._rows_to_fetch(c, t, 100, %s) FROM pgmeaning.collection AS c "
         "JOIN pgmeaning.target AS t ON t.collection_id = c.id"
     )

@@ -375,7 +375,9 @@ def test_searching_by_a_video(client: Client, db: Connection, drain: Drain) -> N
     assert client.search("products", video=animation([RED, BLUE]), k=1)[0].key == {"id": 2}
 
 
-def test_a_collection_with_shorter_vectors_is_searched_with_such(client: Client, db: Connection, drain: Drain) -> None:
+def test_a_collection_of_shortened_vectors_is_searched_with_shortened_queries(
+    client: Client, db: Connection, drain: Drain
+) -> None:
     db.execute("CREATE TABLE products (id int PRIMARY KEY, photo bytea)")
     client.attach("products", image="photo", dimensions=64)
     db.execute("INSERT INTO products VALUES (1, %s), (2, %s)", (encoded(plain_image(RED)), encoded(plain_image(BLUE))))

@@ -198,7 +198,7 @@ def test_a_reader_without_rights_may_rerank(db: Connection, connect: Connect, ju
 # Search
 
 
-def test_a_search_finds_so_many_and_the_reranker_orders_them(
+def test_a_search_finds_the_candidates_and_the_reranker_orders_them(
     docs: None, db: Connection, judging: Sidecar, judge: Judge
 ) -> None:
     nearest = ids(db, "SELECT (key->>'id')::int FROM pgmeaning.search('docs', 'x', 12)")
@@ -217,7 +217,7 @@ def test_the_score_is_the_rerankers_and_the_rank_is_the_searchs(docs: None, db: 
     assert distance > 0.1
 
 
-def test_fewer_to_judge_than_to_return_judges_all(docs: None, db: Connection, judging: Sidecar) -> None:
+def test_asking_to_rerank_fewer_than_are_returned_reranks_all(docs: None, db: Connection, judging: Sidecar) -> None:
     assert len(ids(db, "SELECT 1 FROM pgmeaning.search('docs', 'x', 8, rerank => 2)")) == 8
 
 

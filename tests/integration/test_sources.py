@@ -224,7 +224,7 @@ def test_rows_that_policies_hide_from_the_sidecar_keep_their_vectors_and_are_tol
         wait_until(lambda: problem(db_of) == "")
 
 
-def test_a_source_that_may_no_longer_be_read_stays_broken(db_of: Connection, owner: str) -> None:
+def test_a_source_that_is_no_longer_readable_stays_broken(db_of: Connection, owner: str) -> None:
     role = owner_of(owner)
     with psycopg.connect(owner, autocommit=True) as connection:
         connection.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
@@ -288,7 +288,7 @@ def test_every_row_is_scanned_in_the_order_of_a_key_that_an_extension_sorts(db: 
     assert db.execute("SELECT FROM docs_embedding").rowcount == 300
 
 
-def test_a_text_too_long_for_jsonb_has_a_hash_so_that_it_holds_up_no_scan(db: Connection) -> None:
+def test_a_text_too_long_for_jsonb_still_has_a_hash(db: Connection) -> None:
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text); INSERT INTO docs VALUES (1, repeat('x', 268435456))")
     db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
     # Asked directly: to embed 256 MB takes minutes.

@@ -104,7 +104,8 @@ def test_the_sentence_judge_is_the_models_own_cosine() -> None:
 
 
 def test_special_tokens_do_not_match_each_other() -> None:
-    # With them every document would have two perfect matches.
+    # With them every document would have two perfect matches. Asked directly, since a score does not say which tokens
+    # it comes from.
     judge = LateInteractionReranker(encoder(), builtin_model(NAME))
     features = encoder().forward(["rice"])
     assert judge._words(features).tolist() == [[False, True, False]]

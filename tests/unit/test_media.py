@@ -291,7 +291,7 @@ def test_a_link_that_leads_out_is_refused_and_one_within_is_followed(folder: Pat
     assert corner("within.png", policy) == GREEN
 
 
-def test_a_link_put_in_the_way_after_the_look_leads_nowhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_put_there_after_the_check_is_not_followed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = Policy(folders=(folder,))
     (folder / "late.png").symlink_to(folder.parent / "secret.png")
     monkeypatch.setattr(os.path, "realpath", lambda path: str(path))

@@ -130,7 +130,7 @@ NEVER = ["169.254.169.254", "fe80::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1", 
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_private_addresses_are_asked_only_where_that_is_allowed(address: str) -> None:
+def test_private_addresses_are_fetched_only_where_allowed(address: str) -> None:
     assert not may_be_asked(address, private=False)
     assert may_be_asked(address, private=True)
 

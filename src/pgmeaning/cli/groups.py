@@ -115,7 +115,7 @@ def _the_model(models: list[dict[str, Any]], name: str) -> dict[str, Any]:
 def model_add(
     name: ModelName,
     like: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Model to copy what is not given here from.")
+        str | None, typer.Option(metavar="MODEL", help="Model to start from; the other options replace its values.")
     ] = None,
     kind: Annotated[str | None, typer.Option(metavar="KIND", help="embedder or reranker.")] = None,
     backend: Annotated[
@@ -191,7 +191,7 @@ def model_default(
     reranker: Annotated[
         str | None,
         typer.Option(
-            "--reranker", metavar="MODEL", help="Default reranker; default: the one that goes with the model."
+            "--reranker", metavar="MODEL", help="Reranker to make the default instead of the one that goes with it."
         ),
     ] = None,
     keep_reranker: Annotated[
@@ -201,7 +201,8 @@ def model_default(
 ) -> None:
     """Set the default model and the reranker that goes with it.
 
-    attach uses the default model, search --rerank the default reranker. The name of a reranker sets the default reranker only. Prints both defaults.
+    attach uses the default model, search --rerank the default reranker. The name of a reranker sets the default
+    reranker only. Prints both defaults.
     """
     if reranker is not None and keep_reranker:
         raise typer.BadParameter("--reranker and --keep-reranker exclude each other")

@@ -43,7 +43,8 @@ def index(
 ) -> None:
     """Build and measure the vector index of a collection.
 
-    Writes go on meanwhile. Prints the report of the index. Where an index would not pay, it says why ("no_index" with --json); --kind builds one anyway.
+    Writes go on meanwhile. Prints the report of the index. Where an index would not pay, it says why ("no_index" with
+    --json); --kind builds one anyway.
     """
     with connected(dsn) as client:
         if plan:

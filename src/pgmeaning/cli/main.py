@@ -174,7 +174,7 @@ def attach(
         typer.Option(
             "--chunking",
             metavar="JSON",
-            help='Split long texts by tokens, sentences, paragraphs or markdown, as in {"method": "tokens", "size": 512}.',
+            help='Split long texts by tokens, sentences, paragraphs or markdown: {"method": "tokens", "size": 512}.',
         ),
     ] = None,
     grant_to: Annotated[

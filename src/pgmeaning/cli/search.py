@@ -27,7 +27,8 @@ def search(
     video: Annotated[str | None, typer.Option("--video", metavar="FILE", help="Video to search for.")] = None,
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="Number of rows to return.")] = 10,
     rerank: Annotated[
-        int | None, typer.Option("--rerank", metavar="N", min=1, help="Find N rows, and return the best by a reranker.")
+        int | None,
+        typer.Option("--rerank", metavar="N", min=1, help="Find N rows, and let a reranker choose the best k."),
     ] = None,
     reranker: Annotated[
         str | None,
@@ -48,7 +49,7 @@ def search(
 ) -> None:
     """Find the rows nearest in meaning, best first.
 
-    Search for a text, for images or a video, or for both; a text alone needs a running sidecar.
+    Search for a text, images or a video, or a text with them; a text alone needs a running sidecar.
 
     The table shows score and distance, then the row; columns of the row with these names are shown as row.score and
     row.distance. With --json the row's columns are below "row".
