@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgmeaning.database import migrate
+from pgmeaning.database import connection, migrate
 from pgmeaning.embedded_server.install import find_install
 from pgmeaning.embedded_server.server import EmbeddedServer
 from pgmeaning.models.base import Vectors
@@ -158,6 +158,12 @@ def test_prepared_transactions_and_publications_of_all_tables_go_on_working(repl
             db.execute("DELETE FROM docs WHERE id = 1")
             wait_until(lambda: db.execute("SELECT FROM docs_embedding").rowcount == 1)
             wait_until(lambda: db.execute("SELECT FROM pgmeaning.inbox").rowcount == 0)
+
+
+def test_the_sidecars_statements_are_not_compiled_whatever_the_database_says(db: Connection, dsn: str) -> None:
+    db.execute(f'ALTER DATABASE "{db.info.dbname}" SET jit = on')
+    with connection.connect(dsn, "sidecar") as opened:
+        assert opened.execute("SHOW jit").fetchone() == ("off",)
 
 
 def test_a_restored_dump_goes_on_where_it_was(docs: Connection, dsn: str, empty_dsn: str, drain: Drain) -> None:

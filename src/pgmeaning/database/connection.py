@@ -27,6 +27,7 @@ OPTIONS = " ".join(
         "enable_hashjoin": "off",
         "enable_mergejoin": "off",
         "enable_seqscan": "off",
+        "jit": "off",  # before 18 a plan that is switched off counts as so costly that each statement would be compiled
         "plan_cache_mode": "force_custom_plan",
         "default_transaction_isolation": r"read\ committed",
         "default_transaction_read_only": "off",
