@@ -11,7 +11,8 @@ from transformers import AutoModel
 from pgmeaning.errors import ModelUnavailable
 from pgmeaning.models.base import Vectors, unit_length
 from pgmeaning.models.batches import batches
-from pgmeaning.models.qwen3_vl.network import Network, Prompt, load_network
+from pgmeaning.models.qwen3_vl.network import Network, load_network
+from pgmeaning.models.qwen3_vl.packing import Prompt
 from pgmeaning.models.qwen3_vl.prompt import Piece
 from pgmeaning.models.qwen3_vl.vision import Visual
 from pgmeaning.models.text import instruction

@@ -12,7 +12,8 @@ from transformers import AutoModelForImageTextToText
 from pgmeaning.errors import ModelUnavailable
 from pgmeaning.models.base import Vectors
 from pgmeaning.models.batches import batches
-from pgmeaning.models.qwen3_vl.network import Network, Prompt, load_network
+from pgmeaning.models.qwen3_vl.network import Network, load_network
+from pgmeaning.models.qwen3_vl.packing import Prompt
 from pgmeaning.models.qwen3_vl.prompt import Piece
 from pgmeaning.models.qwen3_vl.vision import Visual
 from pgmeaning.types import Document, Model
