@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import structlog
@@ -126,7 +126,7 @@ def _by_sequence(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longes
 def _runs(ends: list[int]) -> Iterator[tuple[int, int, int]]:
     """(start, sequences, length of each) of neighbours of one length."""
     start = 0
-    for length, group in groupby(end - begin for begin, end in zip(ends, ends[1:], strict=False)):
+    for length, group in groupby(end - begin for begin, end in pairwise(ends)):
         number = len(list(group))
         if length:
             yield start, number, length

@@ -66,10 +66,9 @@ class Graphs:
         return tokens, ends, last
 
 
-def fill(
-    packed: Packed | None, size: int, end: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """Tokens [4, size], ends [PROMPTS + 2] and last places [PROMPTS]: behind the prompts one of end tokens, and empties."""
+def fill(packed: Packed | None, size: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    """Tokens [4, size], ends [PROMPTS + 2] and last places [PROMPTS]; behind the prompts one of end tokens, then empty
+    ones."""
     tokens = np.empty((4, size), np.int64)
     tokens[0], tokens[1:] = end, np.arange(size)
     ends, last = np.full(PROMPTS + 2, size, np.int32), np.zeros(PROMPTS, np.int64)

@@ -15,9 +15,11 @@ from torch.nn.functional import cosine_similarity
 from transformers import AutoProcessor, AutoTokenizer
 
 from pgmeaning.errors import ModelUnavailable
+from pgmeaning.models.base import Vectors
 from pgmeaning.models.checkpoints import dtype_of, loaded, tokens_at_once
+from pgmeaning.models.pipeline import Budget, Checkpoint
 from pgmeaning.models.qwen3_vl import layers
-from pgmeaning.models.qwen3_vl.packed import Checkpoint, PackedModel
+from pgmeaning.models.qwen3_vl.packed import PackedModel
 from pgmeaning.models.qwen3_vl.packing import Prompt
 from pgmeaning.models.qwen3_vl.prompt import PromptTokenizer
 from pgmeaning.models.qwen3_vl.vision import Vision
@@ -26,6 +28,8 @@ from pgmeaning.types import Model
 
 log = structlog.get_logger()
 
+# Rows of one call, and calls of one claim.
+ROWS_ON_CPU, ROWS_ELSEWHERE, CALLS_CLAIMED = 128, 1024, 4
 # The least cosine between states of the packed and of the library's own forward pass, as a check at load.
 ALIKE, ALIKE_IN_16_BITS = 0.9999, 0.98
 
@@ -98,6 +102,12 @@ class Network:
             self._shrink(body, weights)
         if self._packed and (on_cuda or compiled):
             self._packed.warm_up()
+
+    @property
+    def budget(self) -> Budget:
+        """What one call should hold: one forward pass, and rows enough to fill it with short ones."""
+        rows = ROWS_ON_CPU if self.device.type == "cpu" else ROWS_ELSEWHERE
+        return Budget(self.batch_tokens, rows, CALLS_CLAIMED * rows, padded=not self.packs)
 
     @property
     def packs(self) -> bool:
@@ -174,6 +184,22 @@ class Padded:
         positions, _ = self._body.get_rope_index(ids, mm_token_type_ids=kinds, attention_mask=mask, **grids)
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **visuals}
         return {name: value.to(self._body.device) for name, value in inputs.items()}
+
+
+def copied_back(states: Tensor) -> Callable[[], Vectors]:
+    """Begin to copy float32 states to the host; what is returned waits for them."""
+    if states.device.type != "cuda":
+        return lambda: states.cpu().numpy()
+    there = torch.empty(states.shape, dtype=states.dtype, pin_memory=True)
+    there.copy_(states, non_blocking=True)
+    copied = torch.cuda.Event(blocking=True)
+    copied.record()
+
+    def wait() -> Vectors:
+        copied.synchronize()
+        return there.numpy()
+
+    return wait
 
 
 def _visuals(prompts: Sequence[Prompt]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from pgmeaning.models.pipeline import Checkpoint
 from pgmeaning.models.qwen3_vl import attention, layers
 from pgmeaning.models.qwen3_vl.graphs import Graphs
 from pgmeaning.models.qwen3_vl.packing import Packed, Prompt, pack, round_up
@@ -22,8 +23,6 @@ log = structlog.get_logger()
 # How many layers the host may be ahead of the device while others can be let in. One keeps the device busy; each costs
 # who is let in a layer's time, 10 ms for 16,384 tokens of the 8B on an H100.
 LAYERS_AHEAD = 2
-
-Checkpoint = Callable[[], None]
 
 
 class PackedModel:
@@ -56,11 +55,11 @@ class PackedModel:
 
     def warm_up(self) -> None:
         """Compile and choose kernels for a few and for many tokens, and record the graphs, before anybody waits."""
-        short = [self._end] * 30
+        short, pad = [self._end] * 30, self._pads[0]
         self([Prompt(short)])
         self([Prompt(short * 10), *[Prompt(short)] * 3])
-        self([Prompt([self._pads[0]] * 2 + short, (_blank(32, 64),)), Prompt(short)])
-        self([Prompt([self._pads[0]] * 4 + short, (_blank(64, 64),)), Prompt([self._pads[0]] + short, (_blank(32, 32),))])
+        self([Prompt([pad, pad, *short], (_blank(32, 64),)), Prompt(short)])
+        self([Prompt([*[pad] * 4, *short], (_blank(64, 64),)), Prompt([pad, *short], (_blank(32, 32),))])
         if self.device.type == "cuda" and not attention.on_host(self.way):
             self._graphs = Graphs(self._states, self.device, self._end)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +88,7 @@ def _runs(numbers: Numbers) -> Iterator[tuple[int, int]]:
     """(start, end) of runs of equal numbers."""
     edges = np.flatnonzero(np.diff(numbers)) + 1
     places = [0, *edges.tolist(), len(numbers)]
-    return zip(places, places[1:], strict=False)
+    return pairwise(places)
 
 
 def _have_media(prompts: Sequence[Prompt]) -> bool:
