@@ -63,7 +63,7 @@ def _is_there(way: str) -> bool:
 
 def _is_right(way: str, device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, size: int) -> bool:
     """A new version that reads its arguments otherwise, or cannot group heads, is found out here, not in vectors."""
-    ends = torch.tensor([0, 7, 7, 40], dtype=torch.int32)
+    ends = torch.tensor([0, 7, 40], dtype=torch.int32)
     generator = torch.Generator(device).manual_seed(0)
     query, key, value = (
         torch.randn(40, number, size, device=device, dtype=dtype, generator=generator)

@@ -101,7 +101,7 @@ class Network:
         if weights is not None:
             self._shrink(body, weights)
         if self._packed and (on_cuda or compiled):
-            self._packed.warm_up()
+            self._packed.warm_up(batch_tokens)
 
     @property
     def budget(self) -> Budget:

@@ -9,7 +9,8 @@ from typing import Any
 import structlog
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
+from torch._dynamo.exc import TorchDynamoException
+from torch.nn.functional import cosine_similarity, embedding
 
 from pgmeaning.models.pipeline import Checkpoint
 from pgmeaning.models.qwen3_vl import attention, layers
@@ -23,6 +24,8 @@ log = structlog.get_logger()
 # How many layers the host may be ahead of the device while others can be let in. One keeps the device busy; each costs
 # who is let in a layer's time, 10 ms for 16,384 tokens of the 8B on an H100.
 LAYERS_AHEAD = 2
+# The least cosine of states from a graph to the same ones without: kernels for other sizes round otherwise.
+ALIKE = 0.98
 
 
 class PackedModel:
@@ -53,15 +56,30 @@ class PackedModel:
                 return self._graphs.run(packed)
             return self._forward(packed, prompts, checkpoint)
 
-    def warm_up(self) -> None:
-        """Compile and choose kernels for a few and for many tokens, and record the graphs, before anybody waits."""
+    def warm_up(self, tokens: int) -> None:
+        """Compile and choose kernels for few and for so many tokens, and record the graphs, before anybody waits."""
         short, pad = [self._end] * 30, self._pads[0]
         self([Prompt(short)])
         self([Prompt(short * 10), *[Prompt(short)] * 3])
         self([Prompt([pad, pad, *short], (_blank(32, 64),)), Prompt(short)])
         self([Prompt([*[pad] * 4, *short], (_blank(64, 64),)), Prompt([pad, *short], (_blank(32, 32),))])
         if self.device.type == "cuda" and not attention.on_host(self.way):
-            self._graphs = Graphs(self._states, self.device, self._end)
+            self([Prompt(short * 10)] * (tokens // len(short * 10)))
+            self._graphs = self._recorded([Prompt(short), Prompt(short[:20])])
+
+    def _recorded(self, prompts: Sequence[Prompt]) -> Graphs | None:
+        """Graphs for few tokens; None, with one line in the log, where recording fails or gives other numbers."""
+        expected = self(prompts)
+        try:
+            with torch.inference_mode():
+                found = Graphs(self._states, self.device, self._end)
+                near = cosine_similarity(found.run(pack(prompts, *self._pads)), expected).min().item()
+            if near < ALIKE:
+                raise RuntimeError(f"its states have cosine {near:.4f} to those without a graph")
+        except RuntimeError as error:
+            log.warning("queries run without a graph", reason=str(error).strip().split("\n")[0][:200])
+            return None
+        return found
 
     def put_in_8_bits(self, modules: Sequence[Any]) -> None:
         """All layers' matrices in 8 bits; the library's modules lose theirs."""
@@ -130,11 +148,11 @@ class Compiled:
 
     def __call__(self, *arguments: Any) -> Tensor:
         """What the function gives."""
-        if self._works:
-            return self._run(*arguments)
         try:
             found = self._run(*arguments)
         except Exception as error:
+            if self._works and not isinstance(error, TorchDynamoException):
+                raise
             found = self._plain(*arguments)  # it raises what is the arguments' fault
             log.warning("layers run uncompiled", error=str(error).strip().split("\n")[0][:200])
             self._run = self._plain

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any
 
@@ -173,9 +173,9 @@ def on_device(tensor: Tensor, device: Any) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def cut_up(pixels: Tensor, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:
+def cut_up(pixels: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
     """float32 patches of an image uint8 [3, height, width], in the processor's order; its one frame counts twice."""
-    center, spread = (pixels.new_tensor(part, dtype=torch.float32)[:, None, None] for part in (mean, deviation))
+    center, spread = (_by_channel(part, pixels.device) for part in (mean, deviation))
     channels, height, width = pixels.shape
     side = PATCH * MERGED
     squares = ((pixels.float() - center) / spread).reshape(
@@ -183,6 +183,12 @@ def cut_up(pixels: Tensor, mean: Sequence[float], deviation: Sequence[float]) ->
     )
     ordered = squares.permute(1, 4, 2, 5, 0, 3, 6)[..., None, :, :]
     return ordered.expand(-1, -1, -1, -1, -1, 2, -1, -1).reshape(-1, channels * 2 * PATCH**2)
+
+
+@lru_cache(maxsize=16)
+def _by_channel(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """Kept on the device: to copy a number there is to wait for all that runs."""
+    return torch.tensor(numbers, dtype=torch.float32, device=device)[:, None, None]
 
 
 def _timed(grid: Sequence[int], timestamps: Sequence[float]) -> str:
