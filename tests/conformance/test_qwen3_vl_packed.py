@@ -29,7 +29,7 @@ from tests.conformance import tiny_qwen  # noqa: E402
 
 EMBEDDER = replace(builtin_model("Qwen3-VL-Embedding-2B"), dimensions=tiny_qwen.HIDDEN)
 RERANKER = builtin_model("Qwen3-VL-Reranker-2B")
-ON_CPU = {"device": "cpu", "dtype": "float32"}
+ON_CPU: dict[str, Any] = {"device": "cpu", "dtype": "float32"}
 
 
 def image(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
@@ -170,7 +170,12 @@ def test_an_image_that_was_prepared_ahead_is_not_read_twice(
     expected = packed.embed_documents(documents)
     vision, seen = network(packed).vision, []
     read = vision.image
-    monkeypatch.setattr(vision, "image", lambda source: seen.append(source) or read(source))
+
+    def counting(source: Any) -> Any:
+        seen.append(source)
+        return read(source)
+
+    monkeypatch.setattr(vision, "image", counting)
     packed.prepare(documents)
     packed.prepare(documents)
     np.testing.assert_allclose(packed.embed_documents(documents), expected, atol=1e-6)
@@ -190,8 +195,13 @@ def test_a_text_that_was_counted_is_not_tokenised_again(
 ) -> None:
     tokenizer, seen = network(packed).tokenizer, []
     encode = tokenizer.encode
-    monkeypatch.setattr(tokenizer, "encode", lambda prompts: seen.extend(prompts) or encode(prompts))
-    texts = ["counted once", {"text": "with an image", "image": image()}]
+
+    def counting(prompts: Any) -> Any:
+        seen.extend(prompts)
+        return encode(prompts)
+
+    monkeypatch.setattr(tokenizer, "encode", counting)
+    texts: list[Any] = ["counted once", {"text": "with an image", "image": image()}]
     packed.count_tokens(texts)
     packed.embed_documents(texts)
     assert len(seen) == 2

@@ -25,7 +25,7 @@ FLASH, VARLEN, REPEATED, SDPA = "flash_attn", "varlen", "varlen with heads repea
 TOLERANCE = 0.05
 
 
-@torch.library.custom_op("pgmeaning::attend", mutates_args=())
+@torch.library.custom_op("pgmeaning::attend", mutates_args=())  # type: ignore[untyped-decorator]
 def attend(
     query: Tensor, key: Tensor, value: Tensor, cumulative: Tensor, longest: int, causal: bool, way: str
 ) -> Tensor:
@@ -33,10 +33,10 @@ def attend(
 
     `cumulative`: int32 [n + 1], where each sequence begins, and the end. `longest`: at least the longest one's tokens.
     """
-    return _WAYS[way](query, key, value, cumulative, longest, causal)
+    return _WAYS[way](query, key, value, cumulative, longest, causal).contiguous()
 
 
-@attend.register_fake
+@attend.register_fake  # type: ignore[untyped-decorator]
 def _(query: Tensor, key: Tensor, value: Tensor, cumulative: Tensor, longest: int, causal: bool, way: str) -> Tensor:
     return torch.empty(query.shape, dtype=query.dtype, device=query.device)
 
@@ -117,8 +117,11 @@ def _by_sequence(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longes
     found = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     for start, number, length in _runs(ends.tolist()):
         place = slice(start, start + number * length)
-        parts = [part[place].unflatten(0, (number, length)).transpose(1, 2) for part in (query, key, value)]
-        attended = scaled_dot_product_attention(*parts, is_causal=causal, enable_gqa=query.shape[1] != key.shape[1])
+        asked, keys, values = (
+            part[place].unflatten(0, (number, length)).transpose(1, 2) for part in (query, key, value)
+        )
+        grouped = query.shape[1] != key.shape[1]
+        attended = scaled_dot_product_attention(asked, keys, values, is_causal=causal, enable_gqa=grouped)
         found[place] = attended.transpose(1, 2).flatten(0, 1)
     return found
 

@@ -49,8 +49,8 @@ class Inputs:
         new = [place for place, ids in enumerate(found) if ids is None]
         media = START + IMAGE + END
         pieces = [self.pieces(documents[place], default, [media] * self._marked(documents[place])) for place in new]
-        for place, ids in zip(new, self._tokenizer.encode(pieces), strict=True):
-            found[place] = np.array(ids, np.int32)
+        for place, numbers in zip(new, self._tokenizer.encode(pieces), strict=True):
+            found[place] = np.array(numbers, np.int32)
         self._kept.put([(keys[place], ids) for place in new if (ids := found[place]) is not None])
         return [ids for ids in found if ids is not None]
 

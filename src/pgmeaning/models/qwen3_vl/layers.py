@@ -133,7 +133,7 @@ def in_8_bits(layer: Layer) -> Layer:
 
 def has_8_bits(device: torch.device) -> bool:
     """Whether the device multiplies them with a scale for each row: Hopper and newer."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    return device.type == "cuda" and bool(torch.cuda.get_device_capability(device) >= (9, 0))
 
 
 def _small(matrix: Matrix) -> Matrix:

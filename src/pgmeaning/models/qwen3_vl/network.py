@@ -197,7 +197,8 @@ def copied_back(states: Tensor) -> Callable[[], Vectors]:
 
     def wait() -> Vectors:
         copied.synchronize()
-        return there.numpy()
+        found: Vectors = there.numpy()
+        return found
 
     return wait
 

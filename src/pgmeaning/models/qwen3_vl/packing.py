@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ Numbers = NDArray[np.int64]
 class Prompt:
     """What the network reads for one input."""
 
-    ids: Sequence[int] | Numbers
+    ids: Sequence[int] | NDArray[np.integer[Any]]
     images: tuple[Visual, ...] = ()
     videos: tuple[Visual, ...] = ()
 
