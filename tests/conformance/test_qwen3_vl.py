@@ -95,8 +95,7 @@ def reranker(reranking_folder: str) -> LoadedReranker:
 def prompt_of(loaded: LoadedEmbedder, item: Any) -> list[int]:
     inner = loaded._embedder
     assert isinstance(inner, Qwen3VLEmbedder)
-    document, default = as_document(item), inner._model.document_prompt or ""
-    return inner._prompt(document, default, inner._texts([document], default)[0]).ids
+    return [int(number) for number in inner._inputs.prompt(as_document(item), inner._model.document_prompt or "").ids]
 
 
 def pair_prompt(loaded: LoadedReranker, query: Any, item: Any) -> list[int]:
@@ -104,7 +103,7 @@ def pair_prompt(loaded: LoadedReranker, query: Any, item: Any) -> list[int]:
     assert isinstance(inner, Qwen3VLReranker)
     asked, judged, task = as_document(query), as_document(item), RERANKER.query_prompt or ""
     (text,) = inner._network.tokenizer.encode([inner._pieces(asked, judged, task, (), ())])
-    return inner._prompt(asked, judged, task, text).ids
+    return [int(number) for number in inner._prompt(asked, judged, task, text).ids]
 
 
 def runs(ids: Sequence[int]) -> list[int | list[int]]:
@@ -413,11 +412,11 @@ def test_images_are_counted_at_their_real_token_number(embedder: LoadedEmbedder)
     assert embedder.count_tokens(documents) == [len(prompt_of(embedder, document)) for document in documents]
 
 
-def test_a_batch_is_cut_by_its_tokens(embedding_folder: str) -> None:
-    small = load_embedder(EMBEDDER, location=embedding_folder, device="cpu", batch_tokens=200)
+def test_a_padded_batch_is_cut_by_its_tokens(embedding_folder: str) -> None:
+    small = load_embedder(EMBEDDER, location=embedding_folder, device="cpu", batch_tokens=200, packed=False)
     seen: list[tuple[int, ...]] = []
     network = small._embedder._network  # type: ignore[attr-defined]
-    network._body.register_forward_pre_hook(
+    network._padded._body.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     small.embed_documents([{"text": "word " * times} for times in (1, 150, 2, 30, 3, 90)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgmeaning.errors import BadVector, InputError, ModelUnavailable
+from pgmeaning.models.pipeline import Budget, Checkpoint, begin, budget_of, let_in, prepare
 from pgmeaning.models.registry import builtin_model
 from pgmeaning.types import Document, Model
 
@@ -69,6 +70,29 @@ class LoadedEmbedder:
     def count_tokens(self, documents: Sequence[Input]) -> list[int]:
         """Tokens that each document costs the model."""
         return self._embedder.count_tokens(as_documents(documents))
+
+    @property
+    def budget(self) -> Budget | None:
+        """What one call should hold on the device; None where any will do."""
+        return budget_of(self._embedder)
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """What is called now and then during bulk work, where the backend can: see `models.pipeline`."""
+        return getattr(self._embedder, "checkpoint", None)
+
+    @checkpoint.setter
+    def checkpoint(self, checkpoint: Checkpoint | None) -> None:
+        let_in(self._embedder, checkpoint)
+
+    def prepare(self, documents: Sequence[Input]) -> None:
+        """Let it begin with documents that come next; returns at once."""
+        prepare(self._embedder, as_documents(documents))
+
+    def begin_documents(self, documents: Sequence[Input]) -> Callable[[], Vectors]:
+        """Launch `embed_documents`, where the backend can; what is returned waits for the vectors."""
+        finish = begin(self._embedder, as_documents(documents))
+        return lambda: self._checked(finish(), len(documents))
 
     def _checked(self, vectors: Vectors, count: int) -> Vectors:
         return check_vectors(np.asarray(vectors, np.float32), count, self.dimensions)

@@ -17,18 +17,35 @@ class Batch:
     tokens: int
 
 
-def batches(lengths: Sequence[int], budget: int, rows: int | None = None) -> Iterator[Batch]:
-    """Cut documents of these lengths (in tokens) into batches, the longest first: padded, none exceeds the budget.
+def batches(lengths: Sequence[int], budget: int, rows: int | None = None, *, padded: bool = True) -> Iterator[Batch]:
+    """Cut documents of these lengths (in tokens) into batches, the longest first, none of which exceeds the budget.
 
-    A document that is longer than the budget is alone. `rows`: the most documents of a batch.
+    A document that is longer than the budget is alone. `rows`: the most documents of a batch. `padded`: whether each
+    costs as much as the longest of its batch.
     """
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    if not padded:
+        yield from _packed(order, lengths, budget, rows or len(order))
+        return
     while order:
         # Every document of a batch is padded to the longest, which comes first.
         longest = max(lengths[order[0]], 1)
         size = max(1, min(rows or len(order), budget // longest))
         yield Batch(order[:size], longest * len(order[:size]))
         order = order[size:]
+
+
+def _packed(order: Sequence[int], lengths: Sequence[int], budget: int, rows: int) -> Iterator[Batch]:
+    places: list[int] = []
+    tokens = 0
+    for place in order:
+        if places and (tokens + lengths[place] > budget or len(places) == rows):
+            yield Batch(places, tokens)
+            places, tokens = [], 0
+        places.append(place)
+        tokens += lengths[place]
+    if places:
+        yield Batch(places, tokens)
 
 
 def token_lengths(embedder: Embedder, documents: Sequence[Document]) -> list[int]:

@@ -100,6 +100,7 @@ class PriorityLock:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._busy = False
+        self._in_bulk = False
         self._waiting_queries = 0
 
     @contextmanager
@@ -109,7 +110,7 @@ class PriorityLock:
             self._waiting_queries += 1
             self._condition.wait_for(lambda: not self._busy)
             self._waiting_queries -= 1
-            self._busy = True
+            self._busy, self._in_bulk = True, False
         try:
             yield
         finally:
@@ -119,12 +120,25 @@ class PriorityLock:
     def bulk(self) -> Iterator[None]:
         """When no query waits."""
         with self._condition:
-            self._condition.wait_for(lambda: not self._busy and not self._waiting_queries)
-            self._busy = True
+            self._take_for_bulk()
         try:
             yield
         finally:
             self._release()
+
+    def give_way(self) -> None:
+        """Within bulk work: let queries that wait go first, then go on. A query's own work goes on at once."""
+        if not self._waiting_queries:  # nearly always; who comes just now is seen between the next two layers
+            return
+        with self._condition:
+            if self._in_bulk and self._waiting_queries:
+                self._busy = self._in_bulk = False
+                self._condition.notify_all()
+                self._take_for_bulk()
+
+    def _take_for_bulk(self) -> None:
+        self._condition.wait_for(lambda: not self._busy and not self._waiting_queries)
+        self._busy = self._in_bulk = True
 
     def _release(self) -> None:
         with self._condition:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,9 @@ from transformers import AutoModel
 from pgmeaning.errors import ModelUnavailable
 from pgmeaning.models.base import Vectors, unit_length
 from pgmeaning.models.batches import batches
-from pgmeaning.models.qwen3_vl.network import Network, Prompt, load_network
-from pgmeaning.models.qwen3_vl.prompt import Piece
-from pgmeaning.models.qwen3_vl.vision import Visual
-from pgmeaning.models.text import instruction
+from pgmeaning.models.pipeline import Budget, Checkpoint
+from pgmeaning.models.qwen3_vl.inputs import Inputs
+from pgmeaning.models.qwen3_vl.network import Network, copied_back, load_network
 from pgmeaning.types import Document, Model
 
 
@@ -37,12 +36,19 @@ def load(model: Model, dimensions: int, **options: Any) -> Qwen3VLEmbedder:
 
 
 class Qwen3VLEmbedder:
-    """An `Embedder` over Qwen3-VL-Embedding."""
+    """An `Embedder` over Qwen3-VL-Embedding, which offers all that `models.pipeline` asks for."""
 
     def __init__(self, network: Network, model: Model, dimensions: int) -> None:
         self.dimensions = dimensions
+        self.checkpoint: Checkpoint | None = None
         self._network = network
         self._model = model
+        self._inputs = Inputs(network.tokenizer, network.vision)
+
+    @property
+    def budget(self) -> Budget:
+        """What one call should hold."""
+        return self._network.budget
 
     def embed_documents(self, documents: Sequence[Document]) -> Vectors:
         """float32 [n, dimensions], unit length; raises InputError for an image or video that cannot be read.
@@ -50,48 +56,41 @@ class Qwen3VLEmbedder:
         A missing text without an image is read as `NULL`, an empty one as an empty turn. What is too long is cut on
         the right; its last token stays.
         """
-        return self._embed(documents, self._model.document_prompt or "")
+        return self.begin_documents(documents)()
+
+    def begin_documents(self, documents: Sequence[Document]) -> Callable[[], Vectors]:
+        """Launch the same, and return what waits for its vectors. `checkpoint` is called between layers."""
+        return self._begin(documents, self._model.document_prompt or "", self.checkpoint)
 
     def embed_queries(self, queries: Sequence[Document]) -> Vectors:
         """The same with the model's query instruction, unless a query brings its own."""
-        return self._embed(queries, self._model.query_prompt or self._model.document_prompt or "")
+        return self._begin(queries, self._model.query_prompt or self._model.document_prompt or "", None)()
+
+    def prepare(self, documents: Sequence[Document]) -> None:
+        """Begin to read and resize the images and videos of documents that will be embedded next."""
+        self._inputs.prepare(documents)
 
     def count_tokens(self, documents: Sequence[Document]) -> list[int]:
         """Exact for text and images, the most there can be for a video; at most the model's limit."""
-        return self._lengths(documents, self._texts(documents, self._model.document_prompt or ""))
+        return self._inputs.lengths(documents, self._model.document_prompt or "")
 
-    def _texts(self, documents: Sequence[Document], default: str) -> list[list[int]]:
-        """The ids of the prompts without their images."""
-        return self._network.tokenizer.encode([self._pieces(document, default, ()) for document in documents])
+    def _begin(
+        self, documents: Sequence[Document], default: str, checkpoint: Checkpoint | None
+    ) -> Callable[[], Vectors]:
+        lengths = self._inputs.lengths(documents, default)
+        cut = list(batches(lengths, self._network.batch_tokens, padded=not self._network.packs))
+        launched: list[tuple[list[int], Callable[[], Vectors]]] = []
+        for batch, following in zip(cut, [*cut[1:], None], strict=True):
+            for ahead in (batch, following):
+                self.prepare([documents[place] for place in ahead.places] if ahead else [])
+            prompts = [self._inputs.prompt(documents[place], default) for place in batch.places]
+            states = self._network.last_hidden(prompts, checkpoint)[:, : self.dimensions]
+            launched.append((batch.places, copied_back(states)))
 
-    def _lengths(self, documents: Sequence[Document], texts: Sequence[list[int]]) -> list[int]:
-        vision, limit = self._network.vision, self._network.tokenizer.max_tokens
-        return [
-            min(len(ids) + vision.media_tokens(document), limit) for ids, document in zip(texts, documents, strict=True)
-        ]
+        def finish() -> Vectors:
+            vectors = np.empty((len(documents), self.dimensions), np.float32)
+            for places, states in launched:
+                vectors[places] = states()
+            return unit_length(vectors)
 
-    def _embed(self, documents: Sequence[Document], default: str) -> Vectors:
-        vectors = np.empty((len(documents), self.dimensions), np.float32)
-        texts = self._texts(documents, default)
-        for batch in batches(self._lengths(documents, texts), self._network.batch_tokens):
-            prompts = [self._prompt(documents[place], default, texts[place]) for place in batch.places]
-            states = self._network.last_hidden(prompts)
-            vectors[batch.places] = states[:, : self.dimensions].cpu().numpy()
-        return unit_length(vectors)
-
-    def _prompt(self, document: Document, default: str, text: list[int]) -> Prompt:
-        tokenizer, vision = self._network.tokenizer, self._network.vision
-        if not document.images and not document.videos:
-            return Prompt(tokenizer.cut_right(text))
-        videos = tuple(vision.video(video) for video in document.videos)
-        images = tuple(vision.image(image) for image in document.images)
-        (ids,) = tokenizer.encode([self._pieces(document, default, (*videos, *images))])
-        return Prompt(tokenizer.cut_right(ids), images, videos)
-
-    def _pieces(self, document: Document, default: str, visuals: Sequence[Visual]) -> list[Piece]:
-        tokenizer = self._network.tokenizer
-        task = tokenizer.text(instruction(document.instruction, default))
-        content = list(
-            tokenizer.content(document, [visual.placeholder for visual in visuals], textless=document.text is None)
-        )
-        return tokenizer.fill({"instruction": [task], "content": content})
+        return finish

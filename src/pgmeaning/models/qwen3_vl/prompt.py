@@ -11,6 +11,9 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pgmeaning.errors import InputError, ModelUnavailable
 from pgmeaning.models.text import checked_text, shortened
 from pgmeaning.types import Document
@@ -21,6 +24,7 @@ IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 ABSENT = "NULL"
 FIELD = re.compile(r"\{(\w+)\}")
 
+Ids = NDArray[np.int32]
 # A piece of a prompt: text that somebody wrote, or token ids.
 Piece = str | tuple[int, ...]
 
@@ -103,15 +107,15 @@ class PromptTokenizer:
             )["input_ids"]
         return encoded
 
-    def cut_right(self, ids: list[int]) -> list[int]:
+    def cut_right(self, ids: Ids) -> Ids:
         """At most `max_tokens`, the last one kept; raises InputError where an image would be cut."""
         if len(ids) <= self.max_tokens:
             return ids
-        media = [place for place, number in enumerate(ids) if number in (self.image_pad, self.video_pad)]
+        media = np.flatnonzero(np.isin(ids, (self.image_pad, self.video_pad)))
         # The vision end marker belongs to its image.
-        if media and media[-1] + 2 > self.max_tokens - 1:
-            raise self._too_much_media(media[-1] + 1)
-        return [*ids[: self.max_tokens - 1], ids[-1]]
+        if len(media) and media[-1] + 2 > self.max_tokens - 1:
+            raise self._too_much_media(int(media[-1]) + 1)
+        return np.append(ids[: self.max_tokens - 1], ids[-1:])
 
     def cut_text(self, ids: list[int], kept_last: int) -> list[int]:
         """At most `max_tokens` before the last ones: every control token, and of the others the first."""

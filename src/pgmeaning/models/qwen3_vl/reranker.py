@@ -12,7 +12,9 @@ from transformers import AutoModelForImageTextToText
 from pgmeaning.errors import ModelUnavailable
 from pgmeaning.models.base import Vectors
 from pgmeaning.models.batches import batches
-from pgmeaning.models.qwen3_vl.network import Network, Prompt, load_network
+from pgmeaning.models.pipeline import Checkpoint
+from pgmeaning.models.qwen3_vl.network import Network, copied_back, load_network
+from pgmeaning.models.qwen3_vl.packing import Prompt
 from pgmeaning.models.qwen3_vl.prompt import Piece
 from pgmeaning.models.qwen3_vl.vision import Visual
 from pgmeaning.types import Document, Model
@@ -27,6 +29,7 @@ class Qwen3VLReranker:
     """A `Reranker` over Qwen3-VL-Reranker: how sure the model is that its answer is yes."""
 
     def __init__(self, network: Network, model: Model) -> None:
+        self.checkpoint: Checkpoint | None = None
         self._network = network
         self._model = model
         options = model.options
@@ -43,15 +46,20 @@ class Qwen3VLReranker:
     def score(self, query: Document, documents: Sequence[Document], instruction: str | None = None) -> Vectors:
         """float32 [n], 0..1; raises InputError for an image or video that cannot be read.
 
-        An empty or missing side is read as `NULL`. Of what is too long the first tokens are read.
+        A side without text, image and video is read as `NULL`, an empty text as an empty side. Of what is too long the
+        first tokens are read.
         """
         task = (instruction or query.instruction or "").strip() or self._model.query_prompt or ""
         scores = np.empty(len(documents), np.float32)
         texts = self._network.tokenizer.encode([self._pieces(query, each, task, (), ()) for each in documents])
-        for batch in batches(self._lengths(query, documents, texts), self._network.batch_tokens):
+        lengths = self._lengths(query, documents, texts)
+        launched = []
+        for batch in batches(lengths, self._network.batch_tokens, padded=not self._network.packs):
             prompts = [self._prompt(query, documents[place], task, texts[place]) for place in batch.places]
-            states = self._network.last_hidden(prompts)
-            scores[batch.places] = torch.sigmoid(states @ self._direction).cpu().numpy()
+            states = self._network.last_hidden(prompts, self.checkpoint)
+            launched.append((batch.places, copied_back(torch.sigmoid(states @ self._direction))))
+        for places, judged in launched:
+            scores[places] = judged()
         return scores
 
     def _lengths(self, query: Document, documents: Sequence[Document], texts: Sequence[list[int]]) -> list[int]:
@@ -79,8 +87,8 @@ class Qwen3VLReranker:
         return tokenizer.fill(
             {
                 "instruction": [tokenizer.text(task)],
-                "query": list(tokenizer.content(query, _placeholders(asked), textless=not query.text)),
-                "document": list(tokenizer.content(document, _placeholders(judged), textless=not document.text)),
+                "query": list(tokenizer.content(query, _placeholders(asked), textless=query.text is None)),
+                "document": list(tokenizer.content(document, _placeholders(judged), textless=document.text is None)),
             }
         )
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, lru_cache
+from math import prod
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pgmeaning import media
 from pgmeaning.errors import InputError, ModelUnavailable
 from pgmeaning.types import Document
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # Both sides of a patch, and how many patches of each side are merged into one token.
 PATCH, MERGED = 16, 2
@@ -22,11 +24,27 @@ START, END, IMAGE, VIDEO = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
 
 @dataclass(frozen=True, slots=True)
 class Visual:
-    """One image or video: patches float32 [n, channels * 2 * 16 * 16], grid int64 [1, 3], and what the text says."""
+    """One image or video as the network takes it, and what the text says where it stands.
 
-    patches: Tensor
-    grid: Tensor
+    `pixels`: of an image uint8 [3, height, width], which the device cuts up; else patches float32 [n, 3 * 2 * 16 * 16].
+    `grid`: pairs of frames, rows and columns of patches.
+    """
+
+    pixels: Tensor
+    grid: tuple[int, int, int]
     placeholder: str
+    scale: tuple[tuple[float, ...], tuple[float, ...]] = (), ()  # what to subtract from, and divide, each channel by
+
+    @property
+    def tokens(self) -> int:
+        """How many it takes in the prompt."""
+        return prod(self.grid) // MERGED**2
+
+    def patches(self, device: Any) -> Tensor:
+        """float32 [n, 3 * 2 * 16 * 16] on the device: those of a token's square together."""
+        if self.pixels.ndim == 2:
+            return on_device(self.pixels, device)
+        return cut_up(on_device(self.pixels, device), *self.scale)
 
 
 class Vision:
@@ -34,6 +52,7 @@ class Vision:
 
     def __init__(self, load_processor: Callable[[], Any], options: Any) -> None:
         self._load_processor = load_processor
+        self._loading = threading.Lock()
         self._loaded: Any = None
         self._pixels = {key: int(options[key]) for key in ("min_pixels", "max_pixels") if key in options}
         self._total_pixels = int(options.get("video_total_pixels", 7_864_320))
@@ -42,11 +61,10 @@ class Vision:
 
     def image(self, source: Any) -> Visual:
         """Raises InputError for what is no image."""
-        processor = self._processor
         image = self._resized(media.read_image(source))
-        found = processor.image_processor(images=[image], do_resize=False, return_tensors="pt")
-        tokens = int(found["image_grid_thw"].prod()) // MERGED**2
-        return Visual(found["pixel_values"], found["image_grid_thw"], START + IMAGE * tokens + END)
+        rows, columns = image.height // PATCH, image.width // PATCH
+        pixels = _stacked([image])[0]
+        return Visual(pixels, (1, rows, columns), START + IMAGE * (rows * columns // MERGED**2) + END, self._scale)
 
     def video(self, source: Any) -> Visual:
         """Raises InputError for what is no video."""
@@ -60,8 +78,9 @@ class Vision:
             videos=[frames], do_resize=False, do_sample_frames=False, cap_pixels_per_frame=True, return_metadata=False,
             return_tensors="pt",
         )  # fmt: skip
-        grid = found["video_grid_thw"]
-        return Visual(found["pixel_values_videos"], grid, _timed(grid[0].tolist(), video.timestamps))
+        pairs, height, width = found["video_grid_thw"][0].tolist()
+        grid = pairs, height, width
+        return Visual(found["pixel_values_videos"], grid, _timed(grid, video.timestamps))
 
     def media_tokens(self, document: Document) -> int:
         """The tokens of a document's images, and the most that its videos can have."""
@@ -108,10 +127,24 @@ class Vision:
 
     @property
     def _processor(self) -> Any:
-        if self._loaded is None:
-            _reference()
-            self._loaded = self._load_processor()
-        return self._loaded
+        with self._loading:
+            if self._loaded is None:
+                _reference()
+                self._loaded = self._load_processor()
+            return self._loaded
+
+    @cached_property
+    def _scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The checkpoint's mean and deviation of each channel, for numbers 0 to 255; raises ModelUnavailable."""
+        settings = self._processor.image_processor
+        shape = settings.patch_size, settings.temporal_patch_size, settings.merge_size
+        if shape != (PATCH, 2, MERGED) or not (settings.do_rescale and settings.do_normalize):
+            raise ModelUnavailable(
+                "its image processor is not Qwen3-VL's: patches of 16 x 16 x 2, merged 2 x 2, rescaled and normalised",
+                hint="fetch the checkpoint anew",
+            )
+        whole = 1 / settings.rescale_factor
+        return tuple(part * whole for part in settings.image_mean), tuple(part * whole for part in settings.image_std)
 
 
 def _reference() -> Any:
@@ -130,9 +163,32 @@ def _wrong_shape(width: int, height: int, error: ValueError) -> InputError:
 
 
 def _stacked(frames: Sequence[Any]) -> Tensor:
-    import torch
-
     return torch.stack([torch.from_numpy(np.array(frame).transpose(2, 0, 1)) for frame in frames])
+
+
+def on_device(tensor: Tensor, device: Any) -> Tensor:
+    """The tensor there; to a GPU from pinned memory, so that nobody waits for the copy."""
+    if getattr(device, "type", device) != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def cut_up(pixels: Tensor, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Tensor:
+    """float32 patches of an image uint8 [3, height, width], in the processor's order; its one frame counts twice."""
+    center, spread = (_by_channel(part, pixels.device) for part in (mean, deviation))
+    channels, height, width = pixels.shape
+    side = PATCH * MERGED
+    squares = ((pixels.float() - center) / spread).reshape(
+        channels, height // side, MERGED, PATCH, width // side, MERGED, PATCH
+    )
+    ordered = squares.permute(1, 4, 2, 5, 0, 3, 6)[..., None, :, :]
+    return ordered.expand(-1, -1, -1, -1, -1, 2, -1, -1).reshape(-1, channels * 2 * PATCH**2)
+
+
+@lru_cache(maxsize=16)
+def _by_channel(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """Kept on the device: to copy a number there is to wait for all that runs."""
+    return torch.tensor(numbers, dtype=torch.float32, device=device)[:, None, None]
 
 
 def _timed(grid: Sequence[int], timestamps: Sequence[float]) -> str:

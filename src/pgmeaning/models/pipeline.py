@@ -1,0 +1,70 @@
+"""What an embedder may offer beside its protocol, so that bulk work and queries share a device well.
+
+A backend needs none of it: without, a call is one piece of work that begins and ends when it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+from pgmeaning.types import Document
+
+if TYPE_CHECKING:
+    from pgmeaning.models.base import Embedder, Vectors
+
+Checkpoint = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much fits the device: tokens and rows of one call, and rows to claim ahead of it."""
+
+    tokens: int
+    rows: int
+    claim_rows: int
+    padded: bool  # whether every row of a call costs as much as its longest
+
+
+class Pipelined(Protocol):
+    """All of it. `checkpoint`, where it is set, is called every few milliseconds of bulk work, by the thread that asked
+    for it; while it does not return, another thread may embed queries."""
+
+    checkpoint: Checkpoint | None
+
+    @property
+    def budget(self) -> Budget:
+        """What one call should hold on the device."""
+
+    def prepare(self, documents: Sequence[Document]) -> None:
+        """Begin what can be done for documents that come next (reading images); returns at once."""
+
+    def begin_documents(self, documents: Sequence[Document]) -> Callable[[], Vectors]:
+        """Launch `embed_documents`; what is returned waits for the vectors. Raises InputError as that does."""
+
+
+def budget_of(embedder: object) -> Budget | None:
+    """What one call should hold; None where any will do."""
+    found = getattr(embedder, "budget", None)
+    return found if isinstance(found, Budget) else None
+
+
+def prepare(embedder: object, documents: Sequence[Document]) -> None:
+    """Let it begin with documents that come next."""
+    if hasattr(embedder, "prepare"):
+        cast(Pipelined, embedder).prepare(documents)
+
+
+def begin(embedder: Embedder, documents: Sequence[Document]) -> Callable[[], Vectors]:
+    """Launch `embed_documents`, or run it where it cannot be launched; what is returned waits for the vectors."""
+    if hasattr(embedder, "begin_documents"):
+        return cast(Pipelined, embedder).begin_documents(documents)
+    vectors = embedder.embed_documents(documents)
+    return lambda: vectors
+
+
+def let_in(embedder: object, checkpoint: Checkpoint | None) -> None:
+    """Have `checkpoint` called now and then during `embed_documents`, where the backend can."""
+    if hasattr(embedder, "checkpoint"):
+        cast(Pipelined, embedder).checkpoint = checkpoint
