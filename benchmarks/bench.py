@@ -19,7 +19,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from pgmeaning.database import migrate
-from pgmeaning.models.base import Embedder, Vectors, load_embedder, unit_length
+from pgmeaning.models.base import Embedder, load_embedder
+from pgmeaning.models.vectors import Vectors, unit_length
 from pgmeaning.sidecar.copy_binary import COPY_HEADER, COPY_TRAILER
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document

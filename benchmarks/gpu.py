@@ -34,12 +34,13 @@ from torch._dynamo.utils import counters
 
 from benchmarks.true_shape import CUDA, DEVICE, build, pictures, texts
 from pgmeaning.models import loaded, pipeline
-from pgmeaning.models.base import LoadedEmbedder, Vectors
+from pgmeaning.models.base import LoadedEmbedder
 from pgmeaning.models.qwen3_vl import Qwen3VLEmbedder, layers
 from pgmeaning.models.qwen3_vl.network import Network
 from pgmeaning.models.qwen3_vl.prompt import PromptTokenizer
 from pgmeaning.models.qwen3_vl.vision import Vision
 from pgmeaning.models.registry import builtin_model, templates
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Document
 
 MODEL = "Qwen3-VL-Embedding-8B"
@@ -189,7 +190,7 @@ class Bench:
 
     def queries(self) -> None:
         """One query every quarter of a second while there is bulk work, in three ways."""
-        lock = getattr(loaded, "PriorityLock", None) or loaded.Turn
+        lock = getattr(loaded, "PriorityLock", None) or loaded.PriorityLock
         stream = torch.cuda.Stream(priority=-1) if CUDA else None
         for way, guard, checkpoint in (
             ("waiting for a whole batch", lock(), False), ("let in between layers", lock(), True),

@@ -16,7 +16,7 @@ from functools import partial
 import psycopg
 
 from benchmarks import bench
-from pgmeaning.models.base import Vectors
+from pgmeaning.models.vectors import Vectors
 
 MODEL = "synthetic-4096"
 

@@ -31,7 +31,7 @@ from benchmarks import bench
 from pgmeaning import load_embedder
 from pgmeaning.indexes import build as indexing
 from pgmeaning.indexes import recall
-from pgmeaning.models.base import Vectors, unit_length
+from pgmeaning.models.vectors import Vectors, unit_length
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.copy_binary import COPY_HEADER, COPY_TRAILER, NUMBERS
 from pgmeaning.types import Document

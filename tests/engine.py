@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from pgmeaning.models.base import Vectors
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Document
 
 

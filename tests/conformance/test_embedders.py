@@ -10,8 +10,9 @@ import pytest
 
 from pgmeaning.errors import InputError
 from pgmeaning.models import conformance
-from pgmeaning.models.base import Embedder, Vectors, load_embedder
+from pgmeaning.models.base import Embedder, load_embedder
 from pgmeaning.models.conformance import EMBEDDER_CHECKS, check_embedder
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Document
 
 EMBEDDERS = [

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from pgmeaning.errors import InputError, ModelUnavailable
 from pgmeaning.models import load_embedder, load_reranker
-from pgmeaning.models.base import LoadedEmbedder, LoadedReranker, Vectors, as_document
+from pgmeaning.models.base import LoadedEmbedder, LoadedReranker, as_document
 from pgmeaning.models.conformance import EMBEDDER_CHECKS, RERANKER_CHECKS
 from pgmeaning.models.registry import builtin_model
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Model
 from tests.needs import needs_package
 

@@ -12,7 +12,7 @@ import pytest
 from pgmeaning.errors import InputError, ModelUnavailable
 from pgmeaning.models import load_embedder, load_reranker
 from pgmeaning.models.base import LoadedEmbedder, LoadedReranker
-from pgmeaning.models.loaded import Turn
+from pgmeaning.models.loaded import PriorityLock
 from pgmeaning.models.registry import builtin_model, fingerprint
 from pgmeaning.types import Document
 
@@ -219,7 +219,7 @@ def test_bulk_work_stops_between_layers(packed: LoadedEmbedder) -> None:
 
 
 def test_a_query_goes_through_in_the_middle_of_a_batch(packed: LoadedEmbedder) -> None:
-    lock, started, answered = Turn(), threading.Event(), threading.Event()
+    lock, started, answered = PriorityLock(), threading.Event(), threading.Event()
     expected = packed.embed_documents(["x", "word " * 50])
 
     def query() -> None:

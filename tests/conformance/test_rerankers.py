@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pgmeaning.errors import InputError
-from pgmeaning.models.base import Reranker, Vectors, load_reranker
+from pgmeaning.models.base import Reranker, load_reranker
 from pgmeaning.models.conformance import RERANKER_CHECKS, check_reranker
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Document
 
 RERANKERS = [pytest.param("all-MiniLM-L6-v2-late-interaction", marks=pytest.mark.local_model)]

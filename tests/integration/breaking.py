@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import Any
 
-from pgmeaning.models.base import Vectors
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar import read, write
 from pgmeaning.sidecar.process import Sidecar

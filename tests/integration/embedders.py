@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pgmeaning.models.base import Embedder, Vectors, load_embedder, unit_length
+from pgmeaning.models.base import Embedder, load_embedder
 from pgmeaning.models.synthetic import SyntheticEmbedder
+from pgmeaning.models.vectors import Vectors, unit_length
 from pgmeaning.types import Document, Model
 
 

@@ -12,7 +12,8 @@ import psycopg
 import pytest
 from pgvector.psycopg import register_vector
 
-from pgmeaning.models.base import Vectors, load_embedder
+from pgmeaning.models.base import load_embedder
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document

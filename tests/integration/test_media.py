@@ -18,7 +18,7 @@ import pytest
 import pgmeaning
 from pgmeaning import Client
 from pgmeaning.errors import CollectionError, InputError
-from pgmeaning.models.base import Vectors
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar import read as reading
 from pgmeaning.sidecar.process import Sidecar

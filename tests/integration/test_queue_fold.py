@@ -17,7 +17,7 @@ import pytest
 from pgmeaning.database import connection, migrate
 from pgmeaning.embedded_server.install import find_install
 from pgmeaning.embedded_server.server import EmbeddedServer
-from pgmeaning.models.base import Vectors
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until

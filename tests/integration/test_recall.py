@@ -15,8 +15,8 @@ from pgvector.psycopg import register_vector
 from pgmeaning.errors import CollectionError
 from pgmeaning.indexes import build as indexing
 from pgmeaning.indexes import recall
-from pgmeaning.models.base import Vectors, unit_length
 from pgmeaning.models.synthetic import SyntheticEmbedder
+from pgmeaning.models.vectors import Vectors, unit_length
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document

@@ -12,7 +12,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from pgmeaning.models.base import Vectors
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document, Model

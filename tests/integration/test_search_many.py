@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import psycopg
 import pytest
 
-from pgmeaning.models.base import Embedder, Vectors, load_embedder
+from pgmeaning.models.base import Embedder, load_embedder
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document, Model

@@ -17,7 +17,8 @@ import pytest
 from pgmeaning.database import migrate
 from pgmeaning.embedded_server.server import EmbeddedServer
 from pgmeaning.errors import ModelUnavailable, SchemaOutdated
-from pgmeaning.models.base import Embedder, Vectors, load_embedder
+from pgmeaning.models.base import Embedder, load_embedder
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document, Model

@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgmeaning.models.base import Vectors
 from pgmeaning.models.batches import batches, token_lengths
 from pgmeaning.models.synthetic import SyntheticEmbedder
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.sidecar.batches import embed
 from pgmeaning.sidecar.row_vectors import unique
 from pgmeaning.types import Document

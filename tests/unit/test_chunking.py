@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pgmeaning.documents.chunking import Cutter, Limits, stretches, with_known
 from pgmeaning.documents.headings import Headings
 from pgmeaning.errors import InputError
-from pgmeaning.models.base import Vectors, load_embedder
+from pgmeaning.models.base import load_embedder
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Chunk, Chunking, Claim, Document, Row
 from tests.needs import needs_package
 

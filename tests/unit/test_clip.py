@@ -14,9 +14,10 @@ import pytest
 
 from pgmeaning.errors import InputError
 from pgmeaning.models import load_embedder
-from pgmeaning.models.base import LoadedEmbedder, Vectors
+from pgmeaning.models.base import LoadedEmbedder
 from pgmeaning.models.conformance import EMBEDDER_CHECKS
 from pgmeaning.models.registry import builtin_model
+from pgmeaning.models.vectors import Vectors
 from tests.needs import needs_package
 
 torch = needs_package("torch", "local")

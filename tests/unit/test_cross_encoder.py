@@ -11,9 +11,10 @@ import pytest
 
 from pgmeaning.errors import InputError, ModelUnavailable
 from pgmeaning.models import load_reranker
-from pgmeaning.models.base import LoadedReranker, Vectors
+from pgmeaning.models.base import LoadedReranker
 from pgmeaning.models.conformance import RERANKER_CHECKS, the_relevant_document_wins
 from pgmeaning.models.registry import builtin_model
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Model
 from tests.needs import needs_package
 

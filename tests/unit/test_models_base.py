@@ -11,8 +11,9 @@ import pytest
 
 from pgmeaning.errors import BadVector, InputError, ModelNotFound, ModelUnavailable
 from pgmeaning.models import base, load_embedder, load_reranker
-from pgmeaning.models.base import LoadedEmbedder, LoadedReranker, Vectors, as_document, as_documents, unit_length
+from pgmeaning.models.base import LoadedEmbedder, LoadedReranker, as_document, as_documents
 from pgmeaning.models.registry import builtin_model
+from pgmeaning.models.vectors import Vectors, unit_length
 from pgmeaning.types import Document, Model
 
 

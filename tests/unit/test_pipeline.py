@@ -11,7 +11,7 @@ import pytest
 from pgmeaning.models import pipeline
 from pgmeaning.models.base import LoadedEmbedder, load_embedder
 from pgmeaning.models.batches import batches
-from pgmeaning.models.loaded import Turn
+from pgmeaning.models.loaded import PriorityLock
 from pgmeaning.types import Document
 
 DOCUMENTS = [Document("how to cook rice"), Document("x")]
@@ -45,7 +45,7 @@ def test_a_document_beyond_the_budget_is_alone() -> None:
 
 
 def test_bulk_work_gives_way_to_a_query_that_waits() -> None:
-    lock, order = Turn(), []
+    lock, order = PriorityLock(), []
     with lock.bulk():
         query = _waiting(lock, lambda: order.append("query"))
         lock.give_way()
@@ -55,14 +55,14 @@ def test_bulk_work_gives_way_to_a_query_that_waits() -> None:
 
 
 def test_bulk_work_goes_on_where_nobody_waits() -> None:
-    lock = Turn()
+    lock = PriorityLock()
     with lock.bulk():
         lock.give_way()
         assert lock._busy
 
 
 def test_a_query_gives_way_to_nobody() -> None:
-    lock, order = Turn(), []
+    lock, order = PriorityLock(), []
     with lock.query():
         other = _waiting(lock, lambda: order.append("other"))
         lock.give_way()
@@ -71,7 +71,7 @@ def test_a_query_gives_way_to_nobody() -> None:
     assert order == ["query", "other"]
 
 
-def _waiting(lock: Turn, work: Callable[[], None]) -> threading.Thread:
+def _waiting(lock: PriorityLock, work: Callable[[], None]) -> threading.Thread:
     """A thread that waits for the lock as a query, once it does."""
 
     def run() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pgmeaning.indexes.recall import moved_away
-from pgmeaning.models.base import unit_length
+from pgmeaning.models.vectors import unit_length
 
 
 def test_vectors_are_moved_to_the_cosines_asked_for_and_stay_of_unit_length() -> None:

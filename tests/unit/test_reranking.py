@@ -17,8 +17,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from pgmeaning.client import rerank as reranking
 from pgmeaning.client.rerank import Ranked, default_reranker, loaded_reranker, rerank
 from pgmeaning.errors import ArgumentError, InputError, ModelNotFound, ModelUnavailable
-from pgmeaning.models.base import Vectors
 from pgmeaning.models.registry import builtin_model
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Document, Hit, Model
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from pgmeaning.errors import InputError, ModelUnavailable
 from pgmeaning.models import load_embedder
-from pgmeaning.models.base import LoadedEmbedder, Vectors
+from pgmeaning.models.base import LoadedEmbedder
 from pgmeaning.models.registry import builtin_model
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Document, Model
 from tests.needs import needs_package
 

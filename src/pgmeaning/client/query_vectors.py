@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from pgmeaning.errors import InputError
 from pgmeaning.media import fetch_media
-from pgmeaning.models.base import LoadedEmbedder, as_document, load_embedder, prefix
+from pgmeaning.models.base import LoadedEmbedder, as_document, load_embedder
 from pgmeaning.models.registry import fingerprint, located
+from pgmeaning.models.vectors import prefix
 from pgmeaning.settings import Settings
 from pgmeaning.threads import Shared
 from pgmeaning.types import Document, Model

@@ -11,8 +11,9 @@ from typing import Any
 
 from pgmeaning.documents.template import SEPARATOR, several
 from pgmeaning.errors import ArgumentError, InputError, ModelUnavailable
-from pgmeaning.models.base import Input, Reranker, Vectors, as_document, load_reranker
+from pgmeaning.models.base import Input, Reranker, as_document, load_reranker
 from pgmeaning.models.registry import builtin_model, current_release, fingerprint, located
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.threads import Shared
 from pgmeaning.types import Document, Hit, Model

@@ -22,7 +22,7 @@ from psycopg.rows import dict_row
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection
 from pgmeaning.errors import CollectionError
-from pgmeaning.models.base import Vectors
+from pgmeaning.models.vectors import Vectors
 
 K = 10
 FIRST_CANDIDATES = 20

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pgmeaning.errors import InputError
-from pgmeaning.models.base import Embedder, Reranker, Vectors
+from pgmeaning.models.base import Embedder, Reranker
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Document
 
 # How far two runs of one input may lie apart. Half precision needs more.

@@ -16,10 +16,10 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from pgmeaning.errors import ModelUnavailable
-from pgmeaning.models.base import Vectors
 from pgmeaning.models.batches import batches
 from pgmeaning.models.checkpoints import dtype_of, loaded, tokens_at_once
 from pgmeaning.models.text import checked_text, shortened, text_alone
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Document, Model
 
 

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from pgmeaning.errors import BadVector, InputError, ModelUnavailable
-from pgmeaning.models.base import Vectors, finished
 from pgmeaning.models.data_uri import image_uri, video_uri
 from pgmeaning.models.endpoint import Endpoint, serving
 from pgmeaning.models.text import checked_text, instruction, prompted, shortened
+from pgmeaning.models.vectors import Vectors, finished
 from pgmeaning.types import Document, Model
 
 # Templates that an engine fills in from a conversation. Another would be ignored without a word.

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pgmeaning.models.base import Vectors
 from pgmeaning.models.sentence_transformers import Encoder, load_encoder
 from pgmeaning.models.text import checked_text, text_alone
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Document, Model
 
 Features = dict[str, Tensor]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from pgmeaning.types import Document
 
 if TYPE_CHECKING:
-    from pgmeaning.models.base import Embedder, Vectors
+    from pgmeaning.models.vectors import Vectors
 
 Checkpoint = Callable[[], None]
 
@@ -27,9 +27,19 @@ class Budget:
     padded: bool  # whether every row of a call costs as much as its longest
 
 
+class Embeds(Protocol):
+    """What `begin` needs of an embedder."""
+
+    def embed_documents(self, documents: Sequence[Document]) -> Vectors:
+        """float32 [n, dimensions]."""
+
+
 class Pipelined(Protocol):
-    """All of it. `checkpoint`, where it is set, is called every few milliseconds of bulk work, by the thread that asked
-    for it; while it does not return, another thread may embed queries."""
+    """All of it.
+
+    `checkpoint`, where it is set, is called every few milliseconds of bulk work, by the thread that asked
+    for it; while it does not return, another thread may embed queries.
+    """
 
     checkpoint: Checkpoint | None
 
@@ -56,7 +66,7 @@ def prepare(embedder: object, documents: Sequence[Document]) -> None:
         cast(Pipelined, embedder).prepare(documents)
 
 
-def begin(embedder: Embedder, documents: Sequence[Document]) -> Callable[[], Vectors]:
+def begin(embedder: Embeds, documents: Sequence[Document]) -> Callable[[], Vectors]:
     """Launch `embed_documents`, or run it where it cannot be launched; what is returned waits for the vectors."""
     if hasattr(embedder, "begin_documents"):
         return cast(Pipelined, embedder).begin_documents(documents)

@@ -20,10 +20,10 @@ from sentence_transformers.util import batch_to_device
 
 from pgmeaning.errors import InputError, ModelUnavailable
 from pgmeaning.media import read_image
-from pgmeaning.models.base import Vectors, finished, unit_length
 from pgmeaning.models.batches import batches
 from pgmeaning.models.checkpoints import dtype_of, loaded, tokens_at_once
 from pgmeaning.models.text import checked_text, prompted, shortened
+from pgmeaning.models.vectors import Vectors, finished, unit_length
 from pgmeaning.types import Document, Model
 
 # The registry's words for pooling, in the library's.

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pgmeaning.models.base import Vectors, unit_length
+from pgmeaning.models.vectors import Vectors, unit_length
 from pgmeaning.types import Document, Model
 
 # 65,536 blocks of 16 components are 4 MB, so the table stays in cache; two bytes of the hash pick a block.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgmeaning.errors import EndpointDown, describe
-from pgmeaning.models.base import Embedder, Vectors, check_vectors, prefix
+from pgmeaning.models.base import Embedder
+from pgmeaning.models.vectors import Vectors, check_vectors, prefix
 from pgmeaning.types import Document
 
 

@@ -17,8 +17,9 @@ from pgvector import Vector
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection
 from pgmeaning.errors import ModelError, TimedOut, describe
-from pgmeaning.models.base import Embedder, Reranker, Vectors, check_vectors
+from pgmeaning.models.base import Embedder, Reranker
 from pgmeaning.models.loaded import LoadedModels
+from pgmeaning.models.vectors import Vectors, check_vectors
 from pgmeaning.sidecar.run import STOP_POLL, Run
 from pgmeaning.types import Document
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pgmeaning.models.base import Vectors
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.sidecar.batches import Embedded
 from pgmeaning.types import Document, Row
 

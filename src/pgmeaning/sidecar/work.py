@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pgmeaning.models.base import Embedder, Vectors
+from pgmeaning.models.base import Embedder
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Claim, Document, Row, Target
 
 

@@ -12,7 +12,7 @@ import structlog
 
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection, is_passing, retrying
-from pgmeaning.models.base import Vectors
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.sidecar.bounded_queue import BoundedQueue
 from pgmeaning.sidecar.copy_binary import copy_payload
 from pgmeaning.sidecar.in_flight import InFlight

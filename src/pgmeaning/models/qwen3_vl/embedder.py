@@ -9,11 +9,11 @@ import numpy as np
 from transformers import AutoModel
 
 from pgmeaning.errors import ModelUnavailable
-from pgmeaning.models.base import Vectors, unit_length
 from pgmeaning.models.batches import batches
 from pgmeaning.models.pipeline import Budget, Checkpoint
 from pgmeaning.models.qwen3_vl.inputs import Inputs
 from pgmeaning.models.qwen3_vl.network import Network, copied_back, load_network
+from pgmeaning.models.vectors import Vectors, unit_length
 from pgmeaning.types import Document, Model
 
 

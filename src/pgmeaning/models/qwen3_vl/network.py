@@ -15,7 +15,6 @@ from torch.nn.functional import cosine_similarity
 from transformers import AutoProcessor, AutoTokenizer
 
 from pgmeaning.errors import ModelUnavailable
-from pgmeaning.models.base import Vectors
 from pgmeaning.models.checkpoints import dtype_of, loaded, tokens_at_once
 from pgmeaning.models.pipeline import Budget, Checkpoint
 from pgmeaning.models.qwen3_vl import layers
@@ -24,6 +23,7 @@ from pgmeaning.models.qwen3_vl.packing import Prompt
 from pgmeaning.models.qwen3_vl.prompt import PromptTokenizer
 from pgmeaning.models.qwen3_vl.vision import Vision
 from pgmeaning.models.registry import templates
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Model
 
 log = structlog.get_logger()

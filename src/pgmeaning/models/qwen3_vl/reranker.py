@@ -10,13 +10,13 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from pgmeaning.errors import ModelUnavailable
-from pgmeaning.models.base import Vectors
 from pgmeaning.models.batches import batches
 from pgmeaning.models.pipeline import Checkpoint
 from pgmeaning.models.qwen3_vl.network import Network, copied_back, load_network
 from pgmeaning.models.qwen3_vl.packing import Prompt
 from pgmeaning.models.qwen3_vl.prompt import Piece
 from pgmeaning.models.qwen3_vl.vision import Visual
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Document, Model
 
 
