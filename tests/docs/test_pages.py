@@ -56,6 +56,7 @@ def sidecar(database: str) -> Iterator[Sidecar]:
 
 
 @pytest.mark.local_model
+@pytest.mark.timeout(900)  # a page may start a server and a sidecar of its own, and load models in both
 @pytest.mark.usefixtures("libraries", "sidecar")
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
 def test_every_block_of_the_page_runs(page: Path, database: str, folder: Path) -> None:
