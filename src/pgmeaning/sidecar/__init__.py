@@ -1,1 +1,1 @@
-"""The process beside the database; a row's way through it is claim -> read -> fetch -> embed -> write."""
+"""The process beside the database. A row passes through it as claim -> read -> fetch -> embed -> write."""

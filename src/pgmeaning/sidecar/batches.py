@@ -1,4 +1,4 @@
-"""One batch through the model: what cannot be embedded is narrowed down to the document that is to blame."""
+"""Sends one batch through the model; if that fails, narrows the failure down to the document that causes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pgmeaning.types import Document
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The vectors of documents that could be embedded, by place, and why the others could not."""
+    """The vectors of the documents that could be embedded, by position, and why the others could not."""
 
     places: tuple[int, ...]
     vectors: Vectors  # float32 [len(places), d]
@@ -23,9 +23,9 @@ class Embedded:
 
 
 def embed(embedder: Embedder, documents: Sequence[Document], dimensions: int) -> Embedded:
-    """Embed a batch; where it fails, halve it until the poison stands alone.
+    """Embed a batch; if it fails, halve it until the document that causes the failure is alone.
 
-    Raises nothing that an input causes: EndpointDown alone.
+    Raises only EndpointDown, never an error that an input causes.
     """
     found: list[tuple[int, Vectors]] = []
     errors: dict[int, str] = {}
@@ -43,7 +43,7 @@ def _embed(
         found.append((start, _vectors(embedder, documents, dimensions)))
     except EndpointDown:
         raise
-    except Exception as error:  # whatever a model raises for an input must stay that input's
+    except Exception as error:  # whatever a model raises for one input must fail only that input
         if len(documents) == 1:
             errors[start] = describe(error)
             return

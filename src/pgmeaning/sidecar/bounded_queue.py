@@ -1,4 +1,4 @@
-"""What the sidecar's steps hand their work through: a bounded queue that can be ended, so no step waits in vain."""
+"""The bounded queue between the sidecar's steps. It can be ended, so that no step waits forever."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class BoundedQueue(Generic[T]):
-    """First in, first out. `put` waits while it is full, `get` while it is empty; ending it wakes them all."""
+    """First in, first out. `put` waits while it is full, `get` while it is empty; ending it wakes all waiters."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -19,7 +19,7 @@ class BoundedQueue(Generic[T]):
         self._ended = False
 
     def put(self, item: T) -> bool:
-        """Returns False where the queue has ended: nobody will take the item."""
+        """Add an item; returns False if the queue has ended, so that nobody will take it."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or len(self._items) < self._size)
             if not self._ended:
@@ -34,7 +34,7 @@ class BoundedQueue(Generic[T]):
             return self._pop()
 
     def get_nowait(self) -> T | None:
-        """The next item; None where there is none just now."""
+        """The next item; None if there is none right now."""
         with self._changed:
             return self._pop()
 
@@ -45,18 +45,18 @@ class BoundedQueue(Generic[T]):
 
     @property
     def full(self) -> bool:
-        """Whether `put` would wait just now."""
+        """Whether `put` would wait right now."""
         with self._changed:
             return not self._ended and len(self._items) >= self._size
 
     def end(self) -> None:
-        """Nothing more goes in; what is there may still be taken."""
+        """Accept no more items; those already in it can still be taken."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End it and throw away what is there."""
+        """End it and discard the items in it."""
         with self._changed:
             self._items.clear()
             self.end()

@@ -1,4 +1,4 @@
-"""Errors of reading a source that are the whole collection's, and what becomes of it."""
+"""Errors in reading a source that concern the whole collection, and what to do about them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pgmeaning.types import Target
 
 log = structlog.get_logger()
 
-# The source no longer has the shape, or grants the rights, that attach() found.
+# The source no longer has the columns, or grants the privileges, that attach() found.
 BROKEN = (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege)
 
 
 class SourceErrors:
-    """Tells an error of one row from one of the whole collection, and lets the collection wait then."""
+    """Tells an error of one row from an error of the whole collection, and then suspends the collection."""
 
     def __init__(self, connection: Connection, registry: Registry, in_flight: InFlight) -> None:
         self._connection = connection
@@ -26,7 +26,7 @@ class SourceErrors:
         self._in_flight = in_flight
 
     def is_of_collection(self, target: Target, error: psycopg.Error) -> bool:
-        """Whether the collection waits now; False: the error is one row's. Raises it where it is the connection's."""
+        """Whether the collection is suspended now; False: one row caused the error. Raises a connection's error."""
         if isinstance(error, BROKEN):
             self._mark_broken(target, error)
         elif isinstance(error, psycopg.errors.LockNotAvailable):
@@ -38,7 +38,7 @@ class SourceErrors:
         return True
 
     def _mark_broken(self, target: Target, error: psycopg.Error) -> None:
-        """The collection waits until maintenance finds it whole again."""
+        """Suspend the collection until maintenance finds it mended."""
         problem = error.diag.message_primary or str(error)
         log.warning("collection is broken", collection=target.collection, problem=problem)
         arguments = {"collection_id": target.collection_id, "problem": problem}

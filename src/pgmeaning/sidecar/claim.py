@@ -1,6 +1,6 @@
-"""The first step: changes out of the inbox into the queue, and claims out of the queue and of scans.
+"""The first step: folds changes from the inbox into the queue, and claims rows from the queue and from scans.
 
-It ends where rows have been claimed; `read` reads them.
+It ends once rows are claimed; `read` reads them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pgmeaning.sidecar.wake import AWAKE_FOR, Wakefulness
 from pgmeaning.sidecar.work import Claimed
 from pgmeaning.types import Claim, Target
 
-# While the queue holds more than this sidecar claims, changes are taken out of the inbox so often, and so many for each
-# row of a claim: enough to let a fresh change pass a backfill. All else would cost the writers now what it can later.
+# While the queue holds more than this sidecar claims, the inbox is folded this often, and this many changes for each
+# row of a claim: enough to let a fresh change overtake a backfill. More would cost the writers now; it can wait.
 FOLD_SECONDS = 0.5
 FOLD_CLAIMS = 2
 
@@ -34,10 +34,10 @@ Lane = tuple[str, bool]
 
 
 class Claimer:
-    """Claims what is owed, lane by lane, over one connection.
+    """Claims the rows that are owed, lane by lane, over one connection.
 
-    `media_full`: whether a claim of rows with images or videos would have to wait. `drain`: with it, claiming ends once
-    that is over.
+    `media_full`: whether a claim of rows with images or videos would have to wait. `drain`: if given, claiming ends
+    once the drain is over.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Claimer:
         self._plenty: dict[Lane, bool] = {}  # whether a lane's last claim was as large as it may be
 
     def claims(self) -> Iterator[Claimed]:
-        """Until the sidecar stops, or is drained. What is yielded is held, until somebody drops it."""
+        """Claim until the sidecar stops or is drained. Claims that are yielded are held until they are dropped."""
         self._take_back_lost()
         last_work = time.monotonic()
         while not self._run.stopping.is_set():
@@ -71,13 +71,13 @@ class Claimer:
                 self._rest(last_work)
 
     def _take_back_lost(self) -> None:
-        """Claims that a broken connection lost between the database and the pipeline."""
+        """Recover claims that a broken connection lost between the database and the pipeline."""
         arguments = {"sidecar": self._run.id}
         rows = self._session.connection.execute(sql.query("queue/claimed"), arguments).fetchall()
         self._session.queue.release(self._in_flight.lost(Claim(*row) for row in rows))
 
     def _round(self) -> Generator[Claimed, None, bool]:
-        """Once over the inbox and all lanes; returns whether there was anything to do."""
+        """One pass over the inbox and all lanes; returns whether there was anything to do."""
         self._wakefulness.stay_awake()
         busy = self._fold()
         if self._in_flight.has_suspect:
@@ -90,7 +90,7 @@ class Claimer:
         return busy
 
     def _fold(self) -> bool:
-        """A portion of the inbox into the queue; returns whether to come back at once."""
+        """Move a portion of the inbox into the queue; returns whether to come back at once."""
         lanes = self._lanes()
         plenty = bool(lanes) and all(self._plenty.get(lane) for lane in lanes)
         if plenty and time.monotonic() - self._folded_at < FOLD_SECONDS:
@@ -101,7 +101,7 @@ class Claimer:
         return folded.taken > 0
 
     def _refresh(self, folded: Folded) -> None:
-        """The registry, at once where the inbox had a note of a change of it."""
+        """Read the registry again; at once if a note in the inbox says that it changed."""
         self._session.registry.refresh(self._session.connection, now=folded.notes > 0)
 
     def _lanes(self) -> list[Lane]:
@@ -110,7 +110,7 @@ class Claimer:
         return [(model, media) for model, media in lanes if not (media and self._media_full())]
 
     def _claim_lane(self, lane: Lane) -> Generator[Claimed, None, bool]:
-        """What the queue has for a lane, then the next page of each scan; returns whether there was anything."""
+        """Claim from the queue for a lane, then the next page of each scan; returns whether there was anything."""
         embedder = self._embedder(lane[0])
         if embedder is None:
             return False
@@ -132,7 +132,7 @@ class Claimer:
             return None  # it is logged already, and the heartbeat shows it
 
     def _ready(self, lane: Lane) -> dict[int, Target]:
-        """The lane's targets that may be worked on just now, by collection."""
+        """The lane's targets that may be worked on right now, by collection."""
         return {
             target.collection_id: target
             for target in self._session.registry.targets

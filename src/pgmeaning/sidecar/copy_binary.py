@@ -1,4 +1,4 @@
-"""Vectors as PostgreSQL's COPY BINARY takes them, a whole batch at a time."""
+"""Encodes vectors for PostgreSQL's COPY BINARY, a whole batch at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pgmeaning.types import Row, Target
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 COPY_TRAILER = struct.pack("!h", -1)
 NULL = struct.pack("!i", -1)
-# As pgvector keeps them, big-endian.
+# As pgvector's binary format has them, big-endian.
 NUMBERS = {"vector": ">f4", "halfvec": ">f2"}
 CHUNK_ZERO = struct.pack("!ii", 4, 0)
 
@@ -40,7 +40,7 @@ def copy_payload(target: Target, rows: Sequence[Row], vectors: Vectors) -> bytes
 
 
 def _chunk_fields(row: Row) -> Iterator[tuple[bytes, bytes | None]]:
-    """(number and text, hash) of each chunk that is written; a row that is one chunk does not repeat its text."""
+    """(number and text, hash) of each chunk to write; a row with a single chunk does not repeat its text."""
     if not row.chunks:
         yield CHUNK_ZERO + NULL, row.content_hash
     for number, chunk in row.new_chunks:

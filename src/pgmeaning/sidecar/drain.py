@@ -1,4 +1,4 @@
-"""Whether a drain is over: nothing is owed that can be embedded here."""
+"""Decides when a drain is over: when nothing is owed that this sidecar can embed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ log = structlog.get_logger()
 
 
 class Drain:
-    """Stops the sidecar once nothing is owed: with 1 where rows failed, or are left that cannot be embedded here.
+    """Stops the sidecar once nothing is owed; exit status 1 if rows failed, or some left cannot be embedded here.
 
-    `looked_at_sources`: set once maintenance has; before, what it is about to mend is in the registry as broken.
+    `looked_at_sources`: set once maintenance has done so; before, the registry may show as broken what it will mend.
     `problems`: the models that cannot run here, and why.
     """
 
@@ -32,7 +32,7 @@ class Drain:
         self._stop = stop
 
     def is_over(self, session: Session) -> bool:
-        """Whether it is, and the sidecar was told to stop."""
+        """Whether the drain is over; if so, the sidecar has been told to stop."""
         if not self._looked_at_sources.is_set():
             return False
         session.registry.refresh(session.connection, now=True)

@@ -1,4 +1,4 @@
-"""The step that the product is named for: rows become vectors, batch by batch, with no transaction open."""
+"""The step that embeds: rows become vectors, batch by batch, with no transaction open."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 class EmbedStep:
-    """Takes work, hands on outputs; queries go before its batches."""
+    """Takes work and hands on outputs; queries go before its batches."""
 
     def __init__(
         self, run: Run, embedders: LoadedModels[Embedder], paces: Paces, work: BoundedQueue[Work],
@@ -34,7 +34,7 @@ class EmbedStep:
         self._outputs = outputs
 
     def run(self) -> None:
-        """Until the queue of work has ended; then it ends that of outputs."""
+        """Run until the queue of work ends; then end the queue of outputs."""
         while (work := self._work.get()) is not None:
             try:
                 self._embed(work)
@@ -59,7 +59,7 @@ class EmbedStep:
                 return
 
     def _embed_batch(self, work: Work, vectors: RowVectors, batch: Batch) -> bool:
-        """Embed a batch of documents and hand on the rows that have all vectors now; False: nobody answers."""
+        """Embed a batch and hand on the rows that now have all their vectors; False: the endpoint is down."""
         places = vectors.needed(batch.places)
         if not places:
             return True

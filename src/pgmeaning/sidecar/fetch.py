@@ -1,7 +1,7 @@
-"""Between reading rows and embedding them: what they name as images and videos becomes checked bytes.
+"""Between reading rows and embedding them: fetches and checks the bytes of the images and videos that rows name.
 
-No transaction is open meanwhile, however long a URL takes; what is no image fails its own row. The bytes stay encoded,
-so that rows that wait for the model take little memory: the model decodes a batch when its turn has come.
+No transaction is open meanwhile, however long a URL takes; a file that is not an image fails only its own row. The
+bytes stay encoded, so that rows waiting for the model take little memory: the model decodes them in its turn.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Fetcher:
         self._outputs = outputs
 
     def run(self) -> None:
-        """Until the queue has ended."""
+        """Run until the queue ends."""
         while (work := self._fetchable.get()) is not None:
             try:
                 rows, errors = self.fetch(work.rows)
@@ -49,7 +49,7 @@ class Fetcher:
                 self._work.put(replace(work, rows=tuple(rows)))
 
     def fetch(self, rows: Sequence[Row]) -> tuple[list[Row], list[tuple[Row, str]]]:
-        """The rows with bytes in their documents, and those that cannot have them, with why; not all once stopped."""
+        """The rows with their bytes, and the rows that failed, each with the reason. Not all of them once stopped."""
         fetched = each(self._fetched, rows, self._threads, self._stopping)
         return (
             [row for row in fetched if isinstance(row, Row)],
@@ -61,5 +61,5 @@ class Fetcher:
             return row
         try:
             return replace(row, document=fetch_media(row.document, self._policy))
-        except Exception as error:  # whatever a decoder raises must stay this row's
+        except Exception as error:  # whatever a decoder raises must fail only this row
             return row, describe(error)

@@ -1,4 +1,4 @@
-"""What is under way in this process, shared by its threads: claims that are held, collections that are postponed."""
+"""Work in progress in this process, shared by its threads: the claims it holds, the collections it has postponed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POSTPONED_SECONDS = 5.0
 
 
 class InFlight:
-    """Claims from the moment they are taken until they are ended or given up, and how many rows were ended."""
+    """Claims from the moment they are taken until they are finished or given up, and how many rows are done."""
 
     def __init__(self) -> None:
         self.rows_done = 0
@@ -33,13 +33,13 @@ class InFlight:
 
     @property
     def has_suspect(self) -> bool:
-        """Whether a row that may have killed its sidecars is held: alone, so that it takes no others with it."""
+        """Whether a row that may have crashed its sidecars is held: alone, so that it takes no others with it."""
         with self._lock:
             self._suspect = self._suspect and bool(self._claims)
             return self._suspect
 
     def drop(self, claims: Iterable[Claim]) -> None:
-        """Let these claims go: they have ended, or somebody else may take them once their leases lapse."""
+        """Let these claims go: they are finished, or another sidecar may take them once their leases expire."""
         with self._lock:
             for claim in claims:
                 self._claims.pop(_identity(claim), None)
@@ -50,7 +50,7 @@ class InFlight:
             return list(self._claims.values())
 
     def lost(self, claims: Iterable[Claim]) -> list[Claim]:
-        """Those of the claims that are not held: lost on the way, with a connection."""
+        """The claims among these that are not held: they were lost with a connection."""
         with self._lock:
             return [claim for claim in claims if _identity(claim) not in self._claims]
 
@@ -59,17 +59,17 @@ class InFlight:
             return len(self._claims)
 
     def count_rows(self, written: int) -> None:
-        """Add rows that a writer has ended."""
+        """Add rows that a writer has finished."""
         with self._lock:
             self.rows_done += written
 
     def postpone(self, target: Target, seconds: float = POSTPONED_SECONDS) -> None:
-        """Leave a target alone for a while: a lock that somebody holds on it must not hold up the others."""
+        """Skip a target for a while, so that a lock held on it does not hold up the others."""
         log.warning("collection postponed", collection=target.collection, model=target.model, seconds=seconds)
         self._postponed[target.collection_id, target.model] = time.monotonic() + seconds
 
     def is_postponed(self, target: Target) -> bool:
-        """Whether it is to be left alone for now."""
+        """Whether it is to be skipped for now."""
         return time.monotonic() < self._postponed.get((target.collection_id, target.model), 0)
 
 

@@ -1,4 +1,4 @@
-"""What a sidecar does besides embedding: leases, heartbeats, sources that changed shape, the periodic reconcile."""
+"""What a sidecar does besides embedding: leases, heartbeats, altered source tables, the periodic reconcile."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Maintenance:
         self, run: Run, in_flight: InFlight, embedders: LoadedModels[Embedder], rerankers: LoadedModels[Reranker],
         indexer: Indexer,
     ) -> None:  # fmt: skip
-        self.looked_at_sources = threading.Event()  # once: what was mended before we came is not broken
+        self.looked_at_sources = threading.Event()  # once: what was mended before we started is not broken
         self._run = run
         self._settings = run.settings
         self._in_flight = in_flight
@@ -53,7 +53,7 @@ class Maintenance:
         self._members: dict[int, set[int]] = {}  # by collection: its source and partitions, as last seen
 
     def start_up(self) -> None:
-        """Before any work: a direct connection, this package's schema, and a loopback that leads to this database."""
+        """Before any work, check for a direct connection, the right schema, and a loopback that works."""
         check_direct(self._run.dsn)
         with connect(self._run.dsn, "sidecar") as connection:
             state = migrate.state(connection)
@@ -72,11 +72,11 @@ class Maintenance:
                 ) from error
             if problem:
                 log.warning("no loopback: embed() finds cached queries only", problem=problem)
-            # Last: who sees the sidecar may ask it.
+            # Last: whoever sees the sidecar may send it requests.
             self._heartbeat(connection)
 
     def run(self, connection: Connection) -> None:
-        """Until the sidecar stops."""
+        """Run until the sidecar stops."""
         queue = Queue(connection, self._run.id, self._settings)
         while True:
             self._heartbeat(connection)
@@ -104,7 +104,7 @@ class Maintenance:
             self._extended = time.monotonic()
 
     def _fail_crashed(self, queue: Queue) -> None:
-        """Walks the whole queue, so not while there is other work, or now and then."""
+        """Scans the whole queue, so only when there is no other work, or now and then."""
         if not self._in_flight or time.monotonic() - self._failed_crashed > HOUSEKEEPING_SECONDS:
             queue.fail_crashed()
             self._failed_crashed = time.monotonic()
@@ -131,14 +131,14 @@ class Maintenance:
             except psycopg.Error as error:
                 if connection.closed:
                     raise
-                log.warning("cannot look after a collection", collection=source["name"], error=str(error).strip())
+                log.warning("cannot check a collection's source", collection=source["name"], error=str(error).strip())
 
     def _look_at(self, connection: Connection, source: dict[str, Any]) -> None:
         collection = {"collection_id": source["id"]}
         members = set(source["members"])
         shrunk = bool(self._members.get(source["id"], set()) - members)
         if source["dropped"]:
-            log.info("the source was dropped: so are its vectors", collection=source["name"])
+            log.info("the source was dropped, and its vectors with it", collection=source["name"])
             connection.execute(sql.query("maintenance/forget"), collection)
         elif source["problem"]:
             if source["problem"] != source["known_problem"]:
@@ -146,7 +146,7 @@ class Maintenance:
                 connection.execute(sql.query("maintenance/set_problem"), {**collection, "problem": source["problem"]})
         elif source["known_problem"] or source["trigger_outdated"]:
             changed = (
-                "collection is whole again" if source["known_problem"] else "a column is computed now, or no longer"
+                "collection is mended" if source["known_problem"] else "a column is generated now, or no longer"
             )
             log.info(changed, collection=source["name"])
             connection.execute(sql.query("maintenance/remake_triggers"), collection)
@@ -155,7 +155,7 @@ class Maintenance:
         elif source["renamed"]:
             log.info("the source was renamed", collection=source["name"])
             connection.execute(sql.query("maintenance/record_rename"), collection)
-        elif source["triggers_differ"] or shrunk:  # a partition that was dropped took its triggers along
+        elif source["triggers_differ"] or shrunk:  # a dropped partition took its triggers along
             connection.execute(sql.query("maintenance/sync_triggers"), collection)
             connection.execute(sql.query("scan/start_scan"), {"collections": [source["id"]]})
-        self._members[source["id"]] = members  # not before: what failed is tried again
+        self._members[source["id"]] = members  # only now, so that what failed is tried again

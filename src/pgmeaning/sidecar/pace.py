@@ -1,4 +1,4 @@
-"""How fast models embed, so that a claim holds about as much work as the settings say."""
+"""Measures how fast models embed, so that a claim holds about as much work as the settings say."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ class Pace:
         self.rows_per_second: float | None = None
 
     def record(self, rows: float, seconds: float) -> None:
-        """After a batch."""
+        """Record a batch."""
         rate = rows / max(seconds, 1e-6)
         self.rows_per_second = rate if self.rows_per_second is None else 0.8 * self.rows_per_second + 0.2 * rate
 
     def rows_in(self, seconds: float, first: int, most: int) -> int:
-        """How many rows about so long takes; `first` while nothing is known."""
+        """About how many rows fit into that time, at most `most`; `first` while nothing is known."""
         if self.rows_per_second is None:
             return min(first, most)
         return max(1, min(most, int(self.rows_per_second * seconds)))
 
 
 class Paces(defaultdict[tuple[str, bool], Pace]):
-    """One pace a (model, whether its rows have images or videos): an image is not a text. Embed records, claim asks."""
+    """One pace per (model, whether its rows have media), since images take longer. Embed records, claim asks."""
 
     def __init__(self) -> None:
         super().__init__(Pace)

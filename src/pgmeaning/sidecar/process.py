@@ -1,7 +1,7 @@
-"""The process beside the database. A row's way is claim -> read -> fetch -> embed -> write.
+"""The process beside the database. A row passes through claim -> read -> fetch -> embed -> write.
 
-Each step takes a value from the one before and hands a value to the next, over bounded queues between threads, so the
-database's work hides behind the model's. Only the ends touch the database; no transaction is open while a model runs.
+Each step takes a value from the one before and hands a value to the next, over bounded queues between threads, so that
+the database works while the model does. Only the ends touch the database; no transaction is open while a model runs.
 
     claim, read --Work--> embed --Output--> write (x n)        requests (queries, rerank)    maintenance    index
           '--Work--> fetch --^     rows with images or videos
@@ -46,15 +46,15 @@ from pgmeaning.types import Model
 
 log = structlog.get_logger()
 
-# Neither side stalls the other: who waits longer than this for a lock lets the collection be for a while. A writer has
-# vectors to lose, and waits longer. synchronous_commit: a crash loses vector and end of the queue row alike, so the row
-# is owed again.
+# Neither side stalls the other: a thread that waits longer than this for a lock skips the collection for a while. A
+# writer has vectors to lose, and waits longer. synchronous_commit: a server crash loses the vector together with the
+# deletion of the queue row, so the row is owed again.
 PATIENCE = {"lock_timeout": "300ms", "synchronous_commit": "off"}
 WRITER_PATIENCE = {"lock_timeout": "2s", "synchronous_commit": "off"}
 PINNED = {"write": WRITER_PATIENCE, "index": AS_ANYBODY}
-# Unexpected errors in a row after which draining gives up; a sidecar that stays goes on trying.
+# Draining gives up after this many unexpected errors in a row; without draining, a sidecar keeps trying.
 DRAIN_ERRORS = 5
-# After the grace, what is embedded already may still be written for so long.
+# After the grace period, vectors that are ready may still be written for this long.
 FLUSH_SECONDS = 1.0
 
 
@@ -84,7 +84,7 @@ class Sidecar:
         self._over = threading.Event()
 
     def run(self, *, drain: bool = False) -> int:
-        """Work until stopped; returns 0, or 1 when draining left failed rows or a model cannot run here."""
+        """Work until stopped; returns 0, or 1 if draining left failed rows or a model cannot run here."""
         log.info("sidecar starts", sidecar=str(self.id), drain=drain)
         self._drain = drain
         self._maintenance.start_up()  # a wrong DSN is an error now, not a loop of them
@@ -95,9 +95,9 @@ class Sidecar:
         return self.exit_status
 
     def stop(self, exit_status: int | None = None) -> None:
-        """Finish the running batch, hand all else back, and return from `run`; callable from a signal handler.
+        """Finish the running batch, hand back all other claims, and return from `run`. Safe in a signal handler.
 
-        Without a status it is an interruption, which leaves a drain undone: its exit status is 1 then.
+        Without a status it is an interruption: a drain is then incomplete, and its exit status is 1.
         """
         if exit_status is None:
             exit_status = int(self._drain and not self._run.stopping.is_set())
@@ -123,7 +123,7 @@ class Sidecar:
         EmbedStep(self._run, self.embedders, self._paces, self._work, self._outputs).run()
 
     def _writer(self) -> Callable[[Connection], None]:
-        """Kept over lost connections: it holds vectors that are not written yet."""
+        """A writer that survives lost connections, since it holds vectors that are not written yet."""
         return Writer(self._run, self.in_flight, self._outputs).run
 
     # Beside them
@@ -148,12 +148,12 @@ class Sidecar:
     # Threads
 
     def _start_makers(self) -> list[threading.Thread]:
-        """Those that make work or vectors."""
+        """Start the threads that make work or vectors."""
         connected = {
             "claim": self._claim_and_read, "queries": self._answer_queries, "rerank": self._answer_reranks,
             "maintenance": self._maintenance.run,
         }  # fmt: skip
-        if not self._drain:  # it ends once nothing is owed, and does not wait for an index
+        if not self._drain:  # a drain ends once nothing is owed, without waiting for an index
             connected["index"] = self._indexer.run
         threads = [_thread("fetch", self._fetch), _thread("embed", self._embed)]
         return threads + [
@@ -165,7 +165,7 @@ class Sidecar:
         return [_thread("write", partial(self._keep, "write", body, self._over)) for body in bodies]
 
     def _keep(self, name: str, body: Callable[[Connection], None], end: threading.Event) -> None:
-        """Run a thread's body until it returns; connect again when the connection or the server went away."""
+        """Run a thread's body until it returns; reconnect when the connection or the server goes away."""
         errors = 0
         while not end.is_set():
             started = time.monotonic()
@@ -184,7 +184,7 @@ class Sidecar:
         return None
 
     def _shut_down(self, makers: Sequence[threading.Thread], writers: Sequence[threading.Thread]) -> None:
-        """Writers flush what is embedded; claims whose embedding did not end in time are handed back."""
+        """Let the writers flush what is embedded, and hand back claims whose embedding did not end in time."""
         deadline = time.monotonic() + self._run.settings.grace
         self._media.close()
         self._work.close()
@@ -202,7 +202,7 @@ class Sidecar:
                 Queue(connection, self.id, self._run.settings).release_all()
                 connection.execute(sql.query("maintenance/goodbye"), {"id": self.id})
         except psycopg.Error as error:
-            log.warning("claims not handed back: they lapse with their lease", error=str(error).strip())
+            log.warning("claims not handed back: they expire with their lease", error=str(error).strip())
 
 
 def _thread(name: str, target: Callable[[], None]) -> threading.Thread:

@@ -1,7 +1,7 @@
 """The inbox and the queue: fold, claim, finish, fail, extend, release, wait.
 
-Leases and generations stay in here: a claim counts only as long as its row's generation is the one that was claimed, so
-the result of an embedding that began before a change never wins.
+Only this file knows leases and generations: a claim stands only while its row still has the generation that was
+claimed, so a vector whose embedding began before a change never wins.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pgmeaning.types import Claim
 
 CHANNEL = "pgmeaning"
 FOLD_LIMIT = 10_000
-# After folding met a row that somebody's transaction holds, for how long it looks before it takes.
+# After folding met a row that another transaction has locked, it checks for such locks for this long.
 WARY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What one pass over the inbox found: rows taken; notes among them."""
+    """What one pass over the inbox took: changes in all, and the notes among them."""
 
     taken: int = 0
     notes: int = 0
@@ -46,7 +46,7 @@ class Queue:
         self._wary_until = 0.0
 
     def fold(self, limit: int = FOLD_LIMIT) -> Folded:
-        """Move so much of the inbox into the queue; nothing when another sidecar is at it."""
+        """Move up to `limit` changes from the inbox into the queue; none while another sidecar does so."""
         if time.monotonic() < self._wary_until:
             return retrying(lambda: self._fold("queue/fold_portion_unlocked", limit))
         try:
@@ -56,17 +56,17 @@ class Queue:
             return Folded()
 
     def _fold(self, portion: str, limit: int) -> Folded:
-        """In one statement, so in one round trip."""
+        """Fold in one statement, so in one round trip."""
         statement = sql.composed("queue/fold", {"portion": sql.query(portion)}, parameters=False)
         row = self._connection.execute(statement, {"limit": limit}, prepare=True).fetchone()
         return Folded(*row[:2]) if row else Folded()
 
     def claim(self, model: str, collections: Sequence[int], limit: int) -> list[Claim]:
-        """Take up to `limit` rows for a lease, the most urgent first; no suspects of a crash."""
+        """Lease up to `limit` rows, the most urgent first; none that may have crashed a sidecar."""
         return self._claim(model, collections, limit, suspects=False)
 
     def claim_suspect(self, model: str, collections: Sequence[int]) -> list[Claim]:
-        """Take one row that may have killed its sidecars."""
+        """Lease one row that may have crashed its sidecars."""
         return self._claim(model, collections, 1, suspects=True)
 
     def _claim(self, model: str, collections: Sequence[int], limit: int, *, suspects: bool) -> list[Claim]:
@@ -79,7 +79,7 @@ class Queue:
         return [Claim(*row) for row in rows]
 
     def finish(self, claims: Sequence[Claim]) -> list[int]:
-        """End claims of one (collection, model), in the caller's transaction: the places of those that stood."""
+        """Finish claims of one (collection, model), in the caller's transaction; returns the positions that stood."""
         rows = self._connection.execute(
             sql.query("queue/finish"), {**_identity(claims), "sidecar": self._sidecar}, prepare=True
         ).fetchall()
@@ -87,7 +87,7 @@ class Queue:
         return [place for place, claim in enumerate(claims) if claim.generation in ended]
 
     def fail(self, claims: Sequence[Claim], errors: Sequence[str]) -> None:
-        """Record a failed attempt each: another one later, or none after the last."""
+        """Record a failed attempt for each; it is tried again later, unless this was the last attempt."""
         settings = self._settings
         limits = {"backoff": settings.backoff, "backoff_max": settings.backoff_max, "attempts": settings.attempts}
         named = [(claim, error) for claim, error in zip(claims, errors, strict=True)]
@@ -103,19 +103,19 @@ class Queue:
             self._run("queue/extend", group, lease=self._lease, sidecar=self._sidecar)
 
     def release(self, claims: Iterable[Claim]) -> None:
-        """Hand claims back untried, for anybody to take at once."""
+        """Hand claims back untried; any sidecar may take them at once."""
         for group in _grouped(claims):
             self._run("queue/release", group, sidecar=self._sidecar)
 
     def release_all(self) -> None:
-        """Hand back all that this sidecar has claimed, as far as the database knows."""
+        """Hand back every claim that the database has for this sidecar."""
         retrying(lambda: self._connection.execute(sql.query("queue/release_all"), {"sidecar": self._sidecar}))
 
     def _run(self, name: str, claims: Sequence[Claim], **more: Any) -> None:
         retrying(lambda: self._connection.execute(sql.query(name), {**_identity(claims), **more}))
 
     def fail_crashed(self) -> None:
-        """Leave rows as failed whose sidecar died with them, time after time."""
+        """Mark rows as failed that their sidecar crashed on at every attempt."""
         self._connection.execute(sql.query("queue/fail_crashed"), {"attempts": self._settings.attempts})
 
     def backlog(self, collections: Sequence[int], models: Sequence[str]) -> tuple[int, int]:
@@ -125,7 +125,7 @@ class Queue:
         return row or (0, 0)
 
     def wait(self, seconds: float) -> bool:
-        """Sleep until a trigger wakes us or time is up; returns whether it was a wake-up."""
+        """Sleep until a trigger wakes us or the time is up; returns whether we were woken."""
         return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
 
     def stay_awake(self) -> bool:
@@ -133,11 +133,11 @@ class Queue:
         return bool(_scalar(self._connection, "try_drain_lock"))
 
     def fall_asleep(self) -> None:
-        """Let that lock go; look once more before sleeping, since a trigger may have seen it held."""
+        """Release that lock; look once more before sleeping, since a trigger may have seen it held."""
         _scalar(self._connection, "drop_drain_lock")
 
     def wake_others(self) -> None:
-        """Wake the other sidecars: there is more than this one claims at once."""
+        """Wake the other sidecars: there is more work than this one claims at once."""
         _scalar(self._connection, "wake_others")
 
 

@@ -1,4 +1,4 @@
-"""From claims to work: the rows as they are now, long texts cut into chunks; what cannot be read fails alone."""
+"""Turns claims into work: reads the rows as they are now and cuts long texts; a row that cannot be read fails alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 BYTEA = 17  # its type's oid
-# Rows that will be cut are read and embedded together up to so many bytes of text and so many chunks, or one alone.
+# Rows to be cut are read and embedded together up to this many bytes of text and this many chunks, or one alone.
 BYTES_TOGETHER = 1 << 20
 CHUNKS_TOGETHER = 4096
 
@@ -39,7 +39,7 @@ class Reader:
         self._cutters = cutters
 
     def work(self, claimed: Claimed) -> Iterator[Work]:
-        """The rows to embed, as many together as should be; claims whose rows cannot be read are ended here."""
+        """The rows to embed, in suitable portions; claims whose rows cannot be read are failed here."""
         left = list(claimed.claims)
         try:
             for claims, rows in self._portions(claimed):
@@ -48,11 +48,11 @@ class Reader:
                         yield Work(claimed.target, tuple(some), claimed.embedder)
                 left = left[len(claims) :]
         except BaseException:
-            self._in_flight.drop(left)  # so that they count as lost, and are handed back over the next connection
+            self._in_flight.drop(left)  # so that they count as lost and are handed back over the next connection
             raise
 
     def _portions(self, claimed: Claimed) -> Iterator[tuple[Sequence[Claim], list[Row]]]:
-        """(claims, their rows): all at once, or as many as are read together where texts are cut into chunks."""
+        """(claims, their rows): all at once, or in portions if texts are cut into chunks."""
         target, embedder = claimed.target, claimed.embedder
         if target.chunking is None:
             yield claimed.claims, self._read(target, claimed.claims, characters_for(embedder))
@@ -62,7 +62,7 @@ class Reader:
             yield claims, self._cut(target, self._read(target, claims, self._settings.document_characters + 1), cutter)
 
     def _sizes(self, target: Target, claims: Sequence[Claim]) -> list[int]:
-        """The bytes of each row; where one cannot be told, each is read alone."""
+        """The bytes of each row; if one cannot be measured, each is read alone."""
         try:
             return sizes(self._session.connection, target, claims)
         except psycopg.Error as error:
@@ -71,7 +71,7 @@ class Reader:
             return [BYTES_TOGETHER] * len(claims)
 
     def _read(self, target: Target, claims: Sequence[Claim], characters: int) -> list[Row]:
-        """Halve what cannot be read, until the row that is to blame stands alone."""
+        """Read the rows; if that fails, halve them until the row that causes it is alone."""
         try:
             return read_rows(self._session.connection, target, claims, characters, self._settings.media_max_bytes)
         except psycopg.Error as error:
@@ -86,7 +86,7 @@ class Reader:
         return [row for half in (claims[:middle], claims[middle:]) for row in self._read(target, half, characters)]
 
     def _cut(self, target: Target, rows: Sequence[Row], cutter: Cutter) -> list[Row]:
-        """The rows with their chunks, and with what those may keep; what cannot be cut fails."""
+        """The rows with their chunks and the vectors these may keep; a row that cannot be cut fails."""
         cut, errors = cutter.cut(rows)
         if errors:
             log.warning("rows failed", collection=target.collection, rows=len(errors), error=errors[0][1])
@@ -104,7 +104,7 @@ def _by_chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
 
 
 def together(items: Sequence[T], sizes: Sequence[int], most: int) -> Iterator[Sequence[T]]:
-    """The items in their order, as many together as are no larger than that; a larger one alone."""
+    """The items in order, grouped up to that total size; a larger item is alone."""
     start = total = 0
     for place, size in enumerate(sizes):
         if place > start and total + size > most:
@@ -126,8 +126,8 @@ def read_rows(
 ) -> list[Row]:
     """The claimed rows as they are now, in the claims' order; a row that is gone has no document.
 
-    `characters` bounds each column, so that a text of a megabyte costs no more than the model can take; `media_bytes`
-    bounds an image or video likewise, and one that is longer is read to just beyond.
+    `characters` bounds each column, so that a text of a megabyte costs no more than the model can read; `media_bytes`
+    bounds an image or video likewise: of a larger one, just enough is read to see that it is too large.
     """
     statement = sql.composed("rows/read_rows", target.parts)
     with connection.cursor(binary=True) as cursor:
@@ -153,7 +153,7 @@ def _media_bounds(media_bytes: int) -> dict[str, int]:
 
 
 def _media_readers(target: Target, cursor: Any) -> list[Callable[[bytes], Any]]:
-    """What makes a value of the columns of images and of videos, which come last: bytes, or what jsonb holds."""
+    """Functions that decode the columns of images and of videos, which come last: to bytes, or to jsonb's value."""
     columns = (target.image is not None) + (target.video is not None)
     types = [cursor.pgresult.ftype(cursor.pgresult.nfields - columns + place) for place in range(columns)]
     return [_as_bytes if oid == BYTEA else _from_jsonb for oid in types]
@@ -164,7 +164,7 @@ def _as_bytes(value: bytes) -> Any:
 
 
 def _from_jsonb(value: bytes) -> Any:
-    return json.loads(value[1:])  # after the version of the format
+    return json.loads(value[1:])  # jsonb's binary format begins with a version byte
 
 
 def _row(
@@ -201,7 +201,7 @@ def sizes(connection: Connection, target: Target, claims: Sequence[Claim]) -> li
 def known_chunks(
     connection: Connection, target: Target, rows: Sequence[Row]
 ) -> dict[int, dict[bytes, list[int]]]:  # fmt: skip
-    """Of the rows of several chunks, by their place: the numbers of the stored chunks, by the hash of their text."""
+    """For rows of several chunks, by their position: the numbers of the stored chunks, by the hash of their text."""
     places = [place for place, row in enumerate(rows) if row.chunks]
     if not places:
         return {}

@@ -1,4 +1,4 @@
-"""Answers what embed(), prepare() and rerank() ask: beside the bulk work, and before it."""
+"""Answers the requests of embed(), prepare() and rerank(), ahead of bulk work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pgmeaning.types import Document
 log = structlog.get_logger()
 
 REQUESTS_AT_ONCE = 128
-# A query for a vector waits for so many at most.
+# The most requests for a vector that are taken at once, so that none waits behind more.
 DOCUMENTS_AT_ONCE = 16
 REST_SECONDS = 0.5
 
@@ -40,12 +40,12 @@ class Request(NamedTuple):
     as_query: bool
     documents: list[str] | None
     seconds: float  # how long somebody waits for the reply
-    number: int | None  # that of equal queries
-    answered: bool  # as an equal query that came before
+    number: int | None  # shared by equal queries
+    answered: bool  # by the answer to an equal query
 
 
 class Requests:
-    """Takes requests, answers each or says why not, and never lets one wait in vain."""
+    """Takes requests, and answers each or says why it cannot; none is left waiting."""
 
     def __init__(self, run: Run, connection: Connection) -> None:
         self._run = run
@@ -57,13 +57,13 @@ class Requests:
         return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
 
     def run(self) -> None:
-        """Until the sidecar stops."""
+        """Run until the sidecar stops."""
         while not self._run.stopping.is_set():
             if not self.answer():
                 self._rest()
 
     def _rest(self) -> None:
-        """Until a request is announced or put off no longer, or for so long at most: an announcement can get lost."""
+        """Rest until a request is announced or a deferred one is ready; not for long, as a NOTIFY can get lost."""
         end = time.monotonic() + min(self._run.settings.poll, REST_SECONDS)
         while time.monotonic() < end and not self._run.stopping.is_set():
             if self.wait(STOP_POLL) or self.is_ready():
@@ -90,19 +90,19 @@ class Requests:
         self._let_go([request])
 
     def _let_go(self, requests: Sequence[Request]) -> None:
-        """Once the reply is committed: wake who waits for it."""
+        """Once the reply is committed, wake whoever waits for it."""
         arguments = {"ids": [request.id for request in requests], "numbers": [request.number for request in requests]}
         self._connection.execute(sql.query("requests/let_go_requests"), arguments)
 
 
 class QueryRequests(Requests):
-    """Makes vectors of queries: those that wait at the same time go through the model together, equal ones as one."""
+    """Embeds queries: those that wait at the same time go through the model together, equal ones once."""
 
     def __init__(self, run: Run, connection: Connection, embedders: LoadedModels[Embedder]) -> None:
         super().__init__(run, connection)
         self._embedders = embedders
         self._answered = 0  # since the cache was trimmed
-        self._put_off: list[Request] = []  # until their model is loaded, which holds up no query for another
+        self._put_off: list[Request] = []  # until their model is loaded; meanwhile other models' queries are answered
         self._loaders: dict[str, threading.Thread] = {}
 
     def is_ready(self) -> bool:
@@ -124,7 +124,7 @@ class QueryRequests(Requests):
         return len(requests)
 
     def _answerable(self, requests: Sequence[Request]) -> list[Request]:
-        """Those whose model is loaded, or known not to run; the others are put off."""
+        """Those whose model is loaded, or known not to run; the others are deferred, and their models loaded."""
         at_hand = {name: self._embedders.is_at_hand(name) for name in {request.model for request in requests}}
         for name in (name for name, there in at_hand.items() if not there):
             if name not in self._loaders or not self._loaders[name].is_alive():
@@ -134,11 +134,11 @@ class QueryRequests(Requests):
         return [request for request in requests if at_hand[request.model]]
 
     def _load(self, name: str) -> None:
-        with suppress(ModelError):  # it is logged already, and said to who asks again
+        with suppress(ModelError):  # it is logged already, and the next request is told
             self._embedders.get(name)
 
     def _answer_group(self, model: str, as_query: bool, group: Mapping[str, Sequence[Request]]) -> None:
-        """Answer who asks for each of several texts."""
+        """Embed several texts, and answer every request for each."""
         try:
             vectors = self._embed(model, as_query, list(group))
         except Exception as error:
@@ -157,7 +157,7 @@ class QueryRequests(Requests):
         log.info("queries answered", model=model, rows=sum(map(len, group.values())), texts=len(group))
 
     def _trim(self) -> None:
-        """Now and then, so that a burst of queries does not go far above the bound."""
+        """Trim the cache now and then, so that a burst of queries does not go far above the bound."""
         settings = self._run.settings
         if self._answered > settings.cache_rows / 10:
             trim_cache(self._connection, settings.cache_rows, settings.cache_seconds)
@@ -172,14 +172,14 @@ class QueryRequests(Requests):
 
 
 class RerankRequests(Requests):
-    """Judges documents, one question at a time; queries for vectors go through between its batches."""
+    """Judges documents, one query at a time; queries for vectors go through between its batches."""
 
     def __init__(self, run: Run, connection: Connection, rerankers: LoadedModels[Reranker]) -> None:
         super().__init__(run, connection)
         self._rerankers = rerankers
 
     def answer(self) -> int:
-        """Answer the question that waits longest, if one does; returns how many."""
+        """Answer the request that has waited longest, if there is one; returns how many were answered."""
         requests = self._take(1, rerank=True)
         for request in requests:
             try:
@@ -208,5 +208,5 @@ class RerankRequests(Requests):
 
 
 def trim_cache(connection: Connection, rows: int, seconds: float) -> None:
-    """Hold the cache of query vectors to its bound and its age."""
+    """Keep the cache of query vectors within its bounds of size and age."""
     connection.execute(sql.query("requests/trim_cache"), {"rows": rows, "age": timedelta(seconds=seconds)})

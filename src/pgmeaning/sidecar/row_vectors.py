@@ -1,4 +1,4 @@
-"""Vectors come back batch by batch and text by text; a row is written once all of its own are there."""
+"""Vectors come back batch by batch and text by text; a row is written once it has all of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgmeaning.types import Document, Row
 
 @dataclass(slots=True)
 class _Partial:
-    """What there is of the vectors of a row that has several, and how many are missing."""
+    """The vectors so far of a row that needs several, and how many are missing."""
 
     vectors: Vectors
     missing: int
@@ -22,7 +22,7 @@ class _Partial:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Rows that have all their vectors, in the rows' order; and rows that can have none, with why."""
+    """Rows that have all their vectors, in the rows' order; and rows that failed, each with the reason."""
 
     rows: tuple[Row, ...]
     vectors: Vectors
@@ -45,18 +45,18 @@ class RowVectors:
             pieces += [(place, piece) for piece in range(len(own))]
             texts += own
         self.documents, places = unique(texts)
-        self.rows_each = len(rows) / max(len(texts), 1)  # for how much of a row one of the texts stands
+        self.rows_each = len(rows) / max(len(texts), 1)  # how much of a row one of the texts makes up
         self._users: list[list[tuple[int, int]]] = [[] for _ in self.documents]
         for user, place in zip(pieces, places, strict=True):
             self._users[place].append(user)
 
     @property
     def waiting(self) -> list[Row]:
-        """Rows that have neither all their vectors nor an error yet."""
+        """Rows that do not have all their vectors yet, nor an error."""
         return list(self._waiting.values())
 
     def needed(self, places: Sequence[int]) -> Sequence[int]:
-        """Those of the documents that a row still waits for: one that failed waits for none."""
+        """The documents among these that a row still waits for; a failed row waits for none."""
         return [place for place in places if any(row in self._waiting for row, _ in self._users[place])]
 
     def take(self, places: Sequence[int], embedded: Embedded) -> Finished:
@@ -73,14 +73,14 @@ class RowVectors:
         return [(self._waiting.pop(row), error) for row in sorted(rows)]
 
     def _spread(self, users: Sequence[Sequence[tuple[int, int]]], vectors: Vectors) -> tuple[list[Row], Vectors]:
-        """Where each row has one vector, as most do: the batch's own, or repeated for rows of the same text."""
+        """If each row has one vector, as most do: the batch's own, repeated for rows of the same text."""
         rows = [row for of_text in users for row, _ in of_text if row in self._waiting]
         spread = [index for index, of_text in enumerate(users) for row, _ in of_text if row in self._waiting]
         ready = [self._waiting.pop(row) for row in rows]
         return ready, vectors if spread == list(range(len(vectors))) else vectors[spread]
 
     def _gather(self, users: Sequence[Sequence[tuple[int, int]]], vectors: Vectors) -> tuple[list[Row], Vectors]:
-        """Where rows wait for several, keep what came, and hand out the rows that are complete."""
+        """If rows wait for several, keep the vectors that came, and return the rows that are complete."""
         rows: list[Row] = []
         found = [np.empty((0, self._dimensions), np.float32)]
         for of_text, vector in zip(users, vectors, strict=True):
@@ -102,7 +102,7 @@ class RowVectors:
 
 
 def unique(documents: Sequence[Document]) -> tuple[list[Document], list[int]]:
-    """The distinct documents, and for each document its place among them."""
+    """The distinct documents, and for each document its position among them."""
     seen: dict[object, int] = {}
     distinct: list[Document] = []
     places: list[int] = []
@@ -116,7 +116,7 @@ def unique(documents: Sequence[Document]) -> tuple[list[Document], list[int]]:
 
 
 def _media_identity(value: object) -> object:
-    """Equal for equal bytes and names, and for lists of such; else each object is its own."""
+    """Equal for equal bytes and names, and for lists of these; any other object equals only itself."""
     if isinstance(value, tuple | list):
         return tuple(map(_media_identity, value))
     return value if isinstance(value, bytes | str) else id(value)

@@ -1,4 +1,4 @@
-"""What is settled for as long as one sidecar runs; every step is handed it."""
+"""What stays the same for as long as a sidecar runs; every step is given it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from uuid import UUID, uuid4
 from pgmeaning.settings import Settings
 from pgmeaning.types import Target
 
-# Who sleeps on a connection notices this soon that the sidecar stops.
+# A thread that sleeps on a connection notices within this time that the sidecar stops.
 STOP_POLL = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a sidecar. `models`: those that it serves, or None for all; `stopping` is set once it is to end."""
+    """One run of a sidecar. `models`: those that it serves, or None for all; `stopping` is set to end it."""
 
     dsn: str
     settings: Settings

@@ -1,6 +1,6 @@
-"""Backfill and reconcile are one thing: a scan of the source in the order of its key, page by page.
+"""Backfill and reconcile are the same: a scan of the source in the order of its key, page by page.
 
-It queues rows without a vector or with one of another content, and at its end removes vectors without a row.
+It queues rows whose vector is missing or stale, and at its end removes vectors without a row.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ log = structlog.get_logger()
 
 ORPHANS = 10_000
 PAGE_MAX = 16_384
-# After a page with a row that cannot be hashed, how long until the next try: all other collections go on.
+# After a page with a row that cannot be hashed, the time until the next try; other collections go on.
 UNREADABLE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One step of a scan: rows seen, rows queued, those of them that are claimed already; `ended`: the last one."""
+    """One step of a scan: rows seen, rows queued, and those of them already claimed; `ended`: it was the last."""
 
     seen: int = 0
     queued: int = 0
@@ -40,7 +40,7 @@ class Page:
 def scan_page(
     connection: Connection, target: Target, *, rows: int, claims: int, sidecar: UUID, lease: float
 ) -> Page | None:
-    """Scan the next `rows` rows, claiming up to `claims` of those that are owed; None: another sidecar is at it."""
+    """Scan the next `rows` rows, claiming up to `claims` of those that are owed; None: another sidecar scans."""
     arguments = {
         "collection_id": target.collection_id, "model": target.model, "limit": rows, "claims": claims,
         "sidecar": sidecar, "lease": timedelta(seconds=lease),
@@ -73,16 +73,16 @@ def _end(connection: Connection, target: Target, arguments: dict[str, object]) -
 
 
 class Scans:
-    """The scans under way, each at its own pace: pages grow while nothing in them is owed."""
+    """The scans in progress, each at its own pace: pages grow while nothing in them is owed."""
 
     def __init__(self, run: Run, session: Session, in_flight: InFlight) -> None:
         self._run = run
         self._session = session
         self._in_flight = in_flight
-        self._rows: dict[tuple[int, str], int] = {}  # of a target's next page
+        self._rows: dict[tuple[int, str], int] = {}  # in a target's next page
 
     def next_page(self, target: Target, limit: int) -> Page | None:
-        """Scan on, claiming up to `limit` rows; None: there is nothing to do here just now."""
+        """Scan on, claiming up to `limit` rows; None: there is nothing to scan right now."""
         place = target.collection_id, target.model
         rows = max(self._rows.get(place, limit), limit)
         try:

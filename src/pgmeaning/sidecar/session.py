@@ -1,4 +1,4 @@
-"""One connection of a thread, and what goes with it: the queue, the registry, and what to make of errors."""
+"""A thread's connection and what goes with it: the queue, the registry, and how to judge errors."""
 
 from __future__ import annotations
 

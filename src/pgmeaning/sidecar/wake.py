@@ -9,7 +9,7 @@ from pgmeaning.database.connection import Connection
 from pgmeaning.sidecar.queue import Queue
 from pgmeaning.sidecar.run import STOP_POLL, Run
 
-# An awake sidecar looks this often; after so long without work it sleeps until it is woken.
+# An awake sidecar looks for work this often; after this long without any, it sleeps until it is woken.
 AWAKE_POLL = 0.005
 AWAKE_FOR = 0.05
 # How often it looks where triggers send no NOTIFY, and while draining.
@@ -34,12 +34,12 @@ class Wakefulness:
             self.awake = self._queue.stay_awake()
 
     def fall_asleep(self) -> None:
-        """Let the lock go. A trigger may have seen it held just before: look once more, then sleep."""
+        """Release the lock. A trigger may have seen it held just before: look once more, then sleep."""
         self._queue.fall_asleep()
         self.awake = False
 
     def wake_others(self) -> None:
-        """There is work for more than one; told at most once a second."""
+        """Tell the other sidecars that there is work for more than one; at most once a second."""
         if self.awake and time.monotonic() - self._woke_others > WAKE_OTHERS_SECONDS:
             self._woke_others = time.monotonic()
             self._queue.wake_others()
@@ -49,7 +49,7 @@ class Wakefulness:
         self._run.stopping.wait(AWAKE_POLL)
 
     def sleep(self) -> None:
-        """Until woken, stopped, or time is up."""
+        """Sleep until woken or stopped, or the time is up."""
         end = time.monotonic() + self._poll
         while not self._run.stopping.is_set() and (left := end - time.monotonic()) > 0:
             if self._queue.wait(min(left, STOP_POLL)):
@@ -57,5 +57,5 @@ class Wakefulness:
 
 
 def _uses_prepared_transactions(connection: Connection) -> bool:
-    """Then triggers send no NOTIFY, and a sleeping sidecar has to look more often."""
+    """Whether the server allows them: triggers then send no NOTIFY, so a sleeping sidecar looks more often."""
     return connection.execute(sql.query("prepared_transactions")).fetchone() != ("0",)

@@ -1,4 +1,4 @@
-"""The values that the sidecar's steps hand on: Claimed -> Work -> Output; all frozen."""
+"""The values that the sidecar's steps pass on: Claimed -> Work -> Output; all frozen."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Rows whose fate is known: vectors (float32 [n, d]) of those that need one, in order; errors; or none yet."""
+    """Rows with their outcome: vectors (float32 [n, d]) of those that need one, in order; errors; or handed back."""
 
     target: Target
     rows: tuple[Row, ...]
@@ -40,11 +40,11 @@ class Output:
     errors: tuple[tuple[Claim, str], ...] = ()
     tokens: int = 0
     seconds: float = 0.0
-    handed_back: tuple[Claim, ...] = ()  # untried: nothing is wrong with these rows
+    handed_back: tuple[Claim, ...] = ()  # untried; nothing is wrong with these rows
 
     @property
     def claims(self) -> list[Claim]:
-        """All claims whose fate this is."""
+        """All claims that this settles."""
         return [row.claim for row in self.rows] + [claim for claim, _ in self.errors] + list(self.handed_back)
 
 
@@ -52,7 +52,7 @@ def embedded(
     target: Target, rows: Sequence[Row], vectors: Vectors, errors: Sequence[tuple[Row, str]],
     *, tokens: int = 0, seconds: float = 0.0,
 ) -> Output:  # fmt: skip
-    """The output of a batch: its rows wait to be written without their images, which would fill the memory."""
+    """The output of a batch. Its rows wait to be written without their images, which would fill the memory."""
     failed = tuple((row.claim, error) for row, error in errors)
     return Output(target, tuple(map(_without_media, rows)), vectors, failed, tokens, seconds)
 
@@ -60,7 +60,7 @@ def embedded(
 def without_vectors(
     target: Target, rows: Sequence[Row] = (), errors: Sequence[tuple[Row, str]] = (), handed_back: Sequence[Row] = ()
 ) -> Output:
-    """Rows that need no vector, rows that get none, and rows that nobody has tried yet."""
+    """The output for rows that need no vector, rows that failed, and rows not tried yet."""
     output = embedded(target, rows, np.empty((0, target.dimensions), np.float32), errors)
     return replace(output, handed_back=tuple(row.claim for row in handed_back))
 

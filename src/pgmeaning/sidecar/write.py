@@ -1,4 +1,4 @@
-"""The last step: write vectors and end their claims in one transaction, or record why there are none."""
+"""The last step: writes vectors and finishes their claims in one transaction, or records why there are none."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pgmeaning.types import Row, Target
 
 log = structlog.get_logger()
 
-# Rows (and vectors) that one transaction of a writer takes together, when they wait for it.
+# The most rows (and vectors) that a writer puts into one transaction, if they are waiting.
 WRITE_ROWS = 256
 
 
 class Vanished(Exception):
-    """A chunk whose vector a row was to keep is no longer there, as when somebody emptied the table meanwhile."""
+    """A stored chunk whose vector a row was to keep is gone, as when somebody emptied the table meanwhile."""
 
     def __init__(self, row: Row) -> None:
         super().__init__(row.claim.key)
@@ -36,7 +36,7 @@ class Vanished(Exception):
 
 
 class Writer:
-    """One of the threads that write. What it took from the queue it keeps until it is written or given up."""
+    """One of the threads that write. It keeps what it took from the queue until that is written or given up."""
 
     def __init__(self, run: Run, in_flight: InFlight, outputs: BoundedQueue[Output]) -> None:
         self._run = run
@@ -45,9 +45,9 @@ class Writer:
         self._pending: list[Output] = []
 
     def run(self, connection: Connection) -> None:
-        """Until the queue has ended; after a lost connection once more, over a new one, with what is pending.
+        """Run until the queue ends. After a lost connection it is called again with a new one, for what is pending.
 
-        Written twice it is not: claims that ended already are no longer there to end again.
+        Nothing is written twice: a claim that is already finished no longer stands.
         """
         queue = Queue(connection, self._run.id, self._run.settings)
         while self._pending or self._take():
@@ -56,7 +56,7 @@ class Writer:
                 self._pending = [output for output in self._pending if not any(output is done for done in group)]
 
     def _take(self) -> bool:
-        """Wait for an output, and add what else waits, up to a transaction's worth."""
+        """Wait for an output, and add those that are waiting, up to one transaction's worth."""
         output = self._outputs.get()
         while output is not None:
             self._pending.append(output)
@@ -65,11 +65,11 @@ class Writer:
         return bool(self._pending)
 
     def _write(self, connection: Connection, queue: Queue, outputs: Sequence[Output]) -> None:
-        """End the claims of one target, one way or another."""
+        """Finish the claims of one target, one way or another."""
         try:
             self._end(connection, queue, outputs)
         except psycopg.errors.LockNotAvailable:
-            # Somebody's open transaction holds the vectors or the queue's rows: others go on, these after the lease.
+            # Another transaction locks the vectors or queue rows: others go on, these wait for their lease to end.
             self._in_flight.postpone(outputs[0].target)
         except Exception as error:
             if connection.closed or (isinstance(error, psycopg.Error) and is_passing(error)):
@@ -104,11 +104,11 @@ class Writer:
 
 
 def _write_rows(connection: Connection, queue: Queue, target: Target, rows: Sequence[Row], vectors: Vectors) -> int:
-    """Write, halving what the database refuses until the refused row stands alone."""
+    """Write; if the database refuses, halve the rows until the refused row is alone."""
     try:
         return write(connection, queue, target, rows, vectors) if rows else 0
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
-        # Of a detached collection no claim is left to fail; any other must not be embedded over and over.
+        # A detached collection has no claims left to fail; rows of any other must not be embedded over and over.
         log.info(
             "collection changed or detached meanwhile", collection=target.collection, error=str(error).split("\n")[0]
         )
@@ -134,14 +134,14 @@ def _by_target(outputs: Sequence[Output]) -> list[list[Output]]:
 
 
 def write(connection: Connection, queue: Queue, target: Target, rows: Sequence[Row], vectors: Vectors) -> int:
-    """Write the vectors of the rows whose claim still stands and end those claims, in one transaction: how many.
+    """Write the vectors of rows whose claim still stands and finish those claims, in one transaction.
 
-    `vectors` is float32 [n, dimensions]: those of the rows' `documents`, in their order.
+    `vectors` is float32 [n, dimensions]: those of the rows' `documents`, in order. Returns the number of rows.
     """
     try:
         return retrying(lambda: _write(connection, queue, target, rows, vectors))
     except Vanished as gone:
-        queue.release([gone.row.claim])  # to be read anew
+        queue.release([gone.row.claim])  # to be read again
         place = next(place for place, row in enumerate(rows) if row is gone.row)
         start, end = _starts(rows)[place : place + 2]
         rest = [*rows[:place], *rows[place + 1 :]]
@@ -170,7 +170,7 @@ def _write(connection: Connection, queue: Queue, target: Target, rows: Sequence[
 
 
 def _starts(rows: Sequence[Row]) -> list[int]:
-    """Where each row's vectors begin, and where the last one's end."""
+    """The offset where each row's vectors begin, and where the last row's end."""
     return [0, *accumulate(row.vector_count for row in rows)]
 
 
