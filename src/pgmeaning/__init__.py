@@ -5,7 +5,7 @@
     client.attach("docs", columns=["title", "body"])
     for hit in client.search("docs", "how to cook rice", k=10, rerank=50): ...
 
-Everything is loaded on first use, so that `import pgmeaning` costs next to nothing.
+Everything is loaded on first use, so `import pgmeaning` is fast.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HOMES = {
 __all__ = ["Client", "Hit", "Ranked", "__version__", "connect", "errors", "load_embedder", "load_reranker", "rerank"]
 
 
-if not TYPE_CHECKING:  # to a type checker it would make every misspelt name an attribute
+if not TYPE_CHECKING:  # with it, a type checker would accept every misspelt name
 
     def __getattr__(name: str) -> object:
         if name == "errors":

@@ -220,7 +220,7 @@ def test_nearest_takes_what_the_connection_returns(docs: None, client: Client, d
     double: np.ndarray[Any, Any] = given[0].to_numpy().astype(np.float64)
     assert client.nearest("docs", double, k=1)[0].key == {"id": 7}
     for wrong in ("rice", [[1.0, 2.0]], None, ["a"]):
-        with pytest.raises(ArgumentError, match="a list of numbers is wanted"):
+        with pytest.raises(ArgumentError, match="give a list of numbers"):
             client.nearest("docs", cast(Any, wrong))
 
 
@@ -277,7 +277,11 @@ def test_a_number_may_be_numpys_and_must_be_a_whole_one(docs: None, client: Clie
     client.attach("docs", ["body"])
     assert drain() == 0
     assert len(client.nearest("docs", [1.0] * 384, k=cast(Any, np.int64(5)), candidates=cast(Any, np.int32(9)))) == 5
-    for wrong, wanted in ((5.0, "a whole number is wanted"), ("5", "a whole"), (99999999999, "at most 2,147,483,647")):
+    for wrong, wanted in (
+        (5.0, "give a whole number"),
+        ("5", "a whole"),
+        (99999999999, "the maximum is 2,147,483,647"),
+    ):
         k = cast(Any, wrong)
         for call in (
             lambda k=k: client.nearest("docs", [1.0] * 384, k=k),

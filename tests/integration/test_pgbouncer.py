@@ -171,6 +171,6 @@ def test_a_pooler_that_keeps_the_settings_is_known_by_the_process_that_it_shares
             admin.execute(f'ALTER DATABASE "{admin.info.dbname}" SET {setting}')
     with (
         pgbouncer(dsn, ignored="options") as pooled,
-        pytest.raises(DatabaseError, match="two connections at once have one server process"),
+        pytest.raises(DatabaseError, match="two open connections share one server process"),
     ):
         Sidecar(pooled, Settings()).run(drain=True)

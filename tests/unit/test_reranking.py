@@ -372,5 +372,5 @@ def test_a_model_that_failed_to_load_is_tried_again(loader: Loader) -> None:
 
 @pytest.mark.parametrize("rows", ["mouse", b"mouse", {"text": "mouse"}])
 def test_one_row_in_place_of_a_list_of_rows_is_refused(rows: Any) -> None:
-    with pytest.raises(ArgumentError, match="a list is wanted"):
+    with pytest.raises(ArgumentError, match="give a list"):
         rerank("cat", rows)

@@ -1,4 +1,4 @@
-"""What callers give, as the database takes it; what makes no sense is refused in words of ours."""
+"""Turns callers' arguments into what the database takes; wrong ones are refused with our own errors."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from psycopg.types.json import Jsonb
 from pgmeaning import json_values
 from pgmeaning.errors import ArgumentError
 
-# A condition in SQL, or columns and the values that they must equal.
+# An SQL condition, or a mapping of columns to the values that they must equal.
 Filter = str | Mapping[str, object] | None
-# Numbers, or what a connection with pgvector's types returns.
+# Numbers, or a vector as a connection with pgvector's types returns it.
 AnyVector = Sequence[float] | NDArray[Any] | Vector | HalfVector
 
-GREATEST = 2**31 - 1  # of PostgreSQL's int
+GREATEST = 2**31 - 1  # PostgreSQL's largest integer
 
 
 def whole(name: str, value: Any) -> int:
-    """Any whole number, NumPy's too."""
+    """Any whole number, including NumPy's."""
     try:
         number = operator.index(value)
     except TypeError:
-        raise ArgumentError(f"{name} is {value!r}", hint="a whole number is wanted") from None
+        raise ArgumentError(f"{name} is {value!r}", hint="give a whole number") from None
     if abs(number) > GREATEST:
-        raise ArgumentError(f"{name} is {number}", hint=f"at most {GREATEST:,} is possible")
+        raise ArgumentError(f"{name} is {number}", hint=f"the maximum is {GREATEST:,}")
     return number
 
 
@@ -40,14 +40,14 @@ def whole_or_none(name: str, value: Any) -> int | None:
 
 
 def texts(name: str, values: Iterable[str]) -> list[str]:
-    """A list of strings: one string would be taken letter by letter."""
+    """A list of strings; a single string is refused, since it would be taken letter by letter."""
     if isinstance(values, str):
-        raise ArgumentError(f"{name} is one string", hint=f"a list is wanted: {name}=[{values!r}]")
+        raise ArgumentError(f"{name} is one string", hint=f"give a list: {name}=[{values!r}]")
     if isinstance(values, Iterable):
         given = list(values)
         if all(isinstance(value, str) for value in given):
             return given
-    raise ArgumentError(f"{name} is {values!r}", hint="a list of strings is wanted")
+    raise ArgumentError(f"{name} is {values!r}", hint="give a list of strings")
 
 
 def texts_or_none(name: str, values: Iterable[str] | None) -> list[str] | None:
@@ -56,18 +56,18 @@ def texts_or_none(name: str, values: Iterable[str] | None) -> list[str] | None:
 
 
 def filtered(filter: Filter, params: Sequence[object] | None) -> dict[str, Any]:
-    """A filter; its parameters as text, in the form that PostgreSQL itself would write."""
+    """The arguments for a filter, with its parameters as text in PostgreSQL's output format."""
     if not isinstance(filter, str | Mapping | None):
         wanted = "an SQL condition, or a mapping of columns to the values that they must equal"
-        raise ArgumentError(f"filter is {filter!r}", hint=f"{wanted} is wanted")
+        raise ArgumentError(f"filter is {filter!r}", hint=f"give {wanted}")
     if isinstance(params, str | bytes | Mapping) or not isinstance(params, Iterable | None):
-        raise ArgumentError(f"filter_params is {params!r}", hint="a list is wanted, the first for $1")
+        raise ArgumentError(f"filter_params is {params!r}", hint="give a list; its first value is for $1")
     condition = json_values.dumps(filter) if isinstance(filter, Mapping) else filter
     return {"filter": condition, "filter_params": None if params is None else [_as_text(value) for value in params]}
 
 
 def _as_text(value: object) -> str | None:
-    """As PostgreSQL writes it, by psycopg's own adapters: an array as {1,2}, bytes as hex, a date in ISO format."""
+    """A value in PostgreSQL's output format, by psycopg's adapters: an array as {1,2}, bytes as hex, dates in ISO."""
     if value is None or isinstance(value, str):
         return value
     transformer = psycopg.adapt.Transformer()
@@ -81,12 +81,12 @@ def jsonb(key: object) -> Jsonb:
 
 
 def vector(given: AnyVector) -> Vector:
-    """One vector, of whatever float type."""
+    """One vector, of any float type."""
     numbers = given.to_numpy() if isinstance(given, Vector | HalfVector) else given
     try:
         row = np.asarray(numbers, np.float32)
     except (TypeError, ValueError):
         row = np.empty((0, 0), np.float32)
     if row.ndim != 1:
-        raise ArgumentError(f"vector is a {type(given).__name__} that is no vector", hint="a list of numbers is wanted")
+        raise ArgumentError(f"vector is a {type(given).__name__}, but not of numbers", hint="give a list of numbers")
     return Vector(row)

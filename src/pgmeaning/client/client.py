@@ -1,4 +1,4 @@
-"""What applications use: attach, search, rerank. One connection, in autocommit; the caller's rights throughout."""
+"""What applications use: attach, search, rerank. One autocommit connection, always with the caller's privileges."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from pgmeaning.types import Document, Hit, Model, Target
 
 
 def connect(dsn: str = "") -> Client:
-    """Connect to a database in which `pgmeaning migrate` was run. An empty DSN: libpq's own PG* variables.
+    """Connect to a database in which `pgmeaning migrate` was run. With an empty DSN, libpq's PG* variables apply.
 
-    Raises DatabaseError where there is no connection, SchemaOutdated where the schema is missing.
+    Raises DatabaseError if it cannot connect, SchemaOutdated if the schema is missing or of another version.
     """
     with translated_errors():
         # prepare_threshold: behind a pooler the next statement may go to a server that has not prepared it.
@@ -52,19 +52,19 @@ def connect(dsn: str = "") -> Client:
 
 
 def _check_schema(connection: psycopg.Connection[Any]) -> None:
-    """By the migrations' names alone, since Alembic takes long to import."""
+    """Compare the schema's revision with the migrations' names: importing Alembic would take long."""
     if connection.execute(sql.query("migrate/installed_tables")).fetchone() != (True, True):
         raise SchemaOutdated("this database has no pgmeaning schema", hint="run: pgmeaning migrate")
     (revision,) = connection.execute(sql.query("migrate/installed_revision")).fetchone() or (None,)
     if revision != sql.newest_migration():
         raise SchemaOutdated(
             f"the database's pgmeaning schema is {revision or 'unknown'}, this package needs {sql.newest_migration()}",
-            hint="run: pgmeaning migrate, or install the package's version that the database has",
+            hint="run: pgmeaning migrate, or install the version of the package that matches the database",
         )
 
 
 class Client:
-    """A connection that knows pgmeaning. Not for several threads at once."""
+    """A connection to a database with pgmeaning. Not for use by several threads at once."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.connection = connection
@@ -89,13 +89,13 @@ class Client:
     ) -> str:  # fmt: skip
         """Embed columns of a table from now on; returns the collection's name. `source` is quoted as in SQL.
 
-        `chunking`, such as {"method": "tokens", "size": 512, "overlap": 64}, cuts long texts into chunks with a vector
-        each; or by "sentences", "paragraphs" or "markdown".
+        `chunking`, such as {"method": "tokens", "size": 512, "overlap": 64}, cuts long texts into chunks, each with a
+        vector of its own; the other methods are "sentences", "paragraphs" and "markdown".
 
-        `language`, such as 'english', keeps the words of each row beside its vector, for search(mode="hybrid").
-        `vector_type` 'halfvec' takes two bytes a number instead of four.
+        `language`, such as 'english', stores the words of each row beside its vector, for search(mode="hybrid").
+        `vector_type` 'halfvec' takes two bytes per number instead of four.
 
-        Raises CollectionError for a table, column or name that will not do, ModelNotFound, DatabaseError.
+        Raises CollectionError for a table, column or name that cannot be used, ModelNotFound, DatabaseError.
         """
         arguments = {
             "source": source, "columns": texts_or_none("columns", columns), "template": template,
@@ -107,7 +107,7 @@ class Client:
         return str(self._value("attach", arguments))
 
     def detach(self, collection: str, *, keep_vectors: bool = False) -> None:
-        """Stop embedding; drops the vectors and the view unless they are kept."""
+        """Stop embedding, and drop the vectors and the view unless `keep_vectors` is true."""
         self._value("detach", {"collection": collection, "keep_vectors": keep_vectors})
 
     def pause(self, collection: str) -> None:
@@ -115,19 +115,22 @@ class Client:
         self._value("pause", {"collection": collection})
 
     def resume(self, collection: str) -> None:
-        """Go on after `pause`."""
+        """Resume embedding after `pause`."""
         self._value("resume", {"collection": collection})
 
     def refresh(self, collection: str) -> None:
-        """Ask for a reconcile: missing and stale vectors, vectors without a row."""
+        """Request a reconcile, which finds missing and stale vectors, and vectors whose row is gone."""
         self._value("refresh", {"collection": collection})
 
     def retry(self, collection: str) -> int:
-        """Try the failed rows once more; returns how many."""
+        """Try the failed rows again; returns how many there are."""
         return int(self._value("retry", {"collection": collection}))
 
     def wait_for(self, collection: str, key: object = None, timeout: float = 30) -> None:
-        """Return once the collection (or one row) owes no vector; raises TimedOut, DatabaseError if the row failed."""
+        """Wait until no row of the collection (or the given row) is owed a vector.
+
+        Raises TimedOut, and DatabaseError if the row failed.
+        """
         wanted = None if key is None else jsonb(key)
         self._execute("wait_for", {"collection": collection, "key": wanted, "timeout": timedelta(seconds=timeout)})
 
@@ -154,11 +157,11 @@ class Client:
     def plan_index(
         self, collection: str, kind: str | None = None, dimensions: int | None = None
     ) -> list[dict[str, Any]]:
-        """What index the vectors have, which one would be built (or `kind`), and what it costs; a row a model."""
+        """The index that the vectors have, the one that would be built (or `kind`), and its cost; a row per model."""
         return self._dicts("plan_index", {"collection": collection, "kind": kind, "dimensions": dimensions})
 
     def want_index(self, collection: str, kind: str = "auto", dimensions: int | None = None) -> None:
-        """Settle the kind of index: auto, none, signature, prefix (of `dimensions`) or direct. A sidecar builds it."""
+        """Choose the kind of index: auto, none, signature, prefix (of `dimensions`) or direct. A sidecar builds it."""
         self._value("want_index", {"collection": collection, "kind": kind, "dimensions": dimensions})
 
     def index_report(self, collection: str | None = None) -> list[dict[str, Any]]:
@@ -166,21 +169,21 @@ class Client:
         return self._report("index_report", collection)
 
     def add_model(self, model: Model) -> None:
-        """Add a model of your own to the registry, such as an endpoint; the same again changes nothing.
+        """Add a model of your own to the registry, such as an endpoint; adding the same model again changes nothing.
 
-        Raises DatabaseError where another model has its name, InputError where its URL or options hold a password.
+        Raises DatabaseError if another model has its name, InputError if its URL or options contain a password.
         """
         urls = (model.location, model.options.get("url"))
         secret = "api_key" in model.options or any("@" in urlsplit(str(url or "")).netloc for url in urls)
         if secret:
             raise InputError(
-                f"the location or options of model {model.name!r} hold a password, which the database must not",
+                f"the location or options of model {model.name!r} contain a password, which must not be stored",
                 hint="put the key into PGMEANING_API_KEY",
             )
         self._value("add_model", {"model": Jsonb({**asdict(model), "fingerprint": fingerprint(model)})})
 
     def model(self, name: str) -> Model:
-        """A model as the registry has it; raises ModelNotFound."""
+        """A model of the registry; raises ModelNotFound."""
         with translated_errors():
             found = targets.model(self.connection, name)
         if found is None:
@@ -188,25 +191,25 @@ class Client:
         return found
 
     def set_default_model(self, name: str, *, reranker: str | None = None, keep_reranker: bool = False) -> None:
-        """Make an embedder the default of attach(), or a reranker that of search(rerank=...).
+        """Make an embedder the default of attach(), or a reranker the default of search(rerank=...).
 
-        With an embedder the default reranker changes too: to `reranker`, else to the embedder's own, if it has one.
+        An embedder changes the default reranker too: to `reranker`, or else to the embedder's companion, if any.
         """
         self._value("set_default_model", {"name": name, "reranker": reranker, "keep_reranker": keep_reranker})
 
     def deprecate_model(self, name: str) -> None:
-        """Serve a model, but refuse it for new collections."""
+        """Keep serving a model, but refuse it for new collections."""
         self._value("deprecate_model", {"name": name})
 
     def embed(
         self, text: str | None = None, *, image: Any = None, video: Any = None, collection: str | None = None,
         model: str | None = None, as_query: bool = True, timeout: float = 10,
     ) -> NDArray[np.float32]:  # fmt: skip
-        """The vector of a text, float32 [d], as a sidecar makes it: to compare with a collection's, or of a model.
+        """The vector of a text, float32 [d], made by a sidecar with the collection's model, or with `model`.
 
-        With neither, of the one model that the database's collections use. With an image or a video (or several),
-        alone or with a text, this process loads the model and makes it.
-        Raises TimedOut when no sidecar answers, CollectionError where several models are in use.
+        With neither, the one model that the database's collections use. For an image or a video (or several), alone
+        or with a text, this process loads the model and makes the vector itself.
+        Raises TimedOut if no sidecar answers, CollectionError if neither is given and several models are in use.
         """
         wanted = query_document(text, image, video)
         if wanted.images or wanted.videos:
@@ -220,7 +223,7 @@ class Client:
         return np.asarray(vector.to_numpy() if isinstance(vector, Vector) else vector, np.float32)
 
     def similarity(self, a: str, b: str, model: str | None = None, *, timeout: float = 10) -> float:
-        """How near two texts are in meaning: the cosine similarity of their vectors, both embedded as documents."""
+        """How close two texts are in meaning: the cosine similarity of their vectors, both embedded as documents."""
         return float(self._value("similarity", {"a": a, "b": b, "model": model, "timeout": timedelta(seconds=timeout)}))
 
     def prepare(
@@ -236,16 +239,16 @@ class Client:
         filter_params: Sequence[object] | None = None, mode: str | None = None, candidates: int | None = None,
         grouped: bool = True, timeout: float = 10,
     ) -> list[Hit]:  # fmt: skip
-        """The k rows nearest in meaning to a text, the best first; or to an image or video, alone or with a text.
+        """The k rows nearest in meaning to a text, the best first; or to an image or video, with or without a text.
 
-        An image is a path, bytes, a data URI or a PIL image; this process loads the collection's model for it.
+        An image is a path, bytes, a data URI or a PIL image; for it, this process loads the collection's model.
 
-        With `rerank`, so many are found first and a reranker (None: the database's default) judges them; `score` is
-        then its score, 0..1, instead of the cosine similarity. `filter` is an SQL condition on the source's columns,
-        with $1, $2, ... for `filter_params`; or a mapping of columns to the values that they must equal. `mode`
-        "hybrid" looks for the words too.
+        With `rerank`, that many rows are found first, and a reranker (None: the database's default) judges them;
+        `score` is then the reranker's, 0..1, instead of the cosine similarity. `filter` is an SQL condition on the
+        source's columns, with $1, $2, ... for `filter_params`; or a mapping of columns to the values that they must
+        equal. `mode` "hybrid" searches for the words too.
 
-        A document that was cut into chunks is found once, by its best chunk; with `grouped=False` each chunk counts.
+        A document that was cut into chunks is found once, by its best chunk; with `grouped=False`, chunks are found.
         """
         k, rerank = whole("k", k), whole_or_none("rerank", rerank)
         if rerank is not None and min(k, rerank) < 1:
@@ -266,7 +269,7 @@ class Client:
         filter_params: Sequence[object] | None = None, mode: str | None = None, candidates: int | None = None,
         grouped: bool = True, timeout: float = 10,
     ) -> list[list[Hit]]:  # fmt: skip
-        """What `search` finds for each of the queries, in their order, with one call of the model for all."""
+        """What `search` finds for each of the queries, in order, with one call of the model for all of them."""
         asked = texts("queries", queries)
         arguments = {
             "collection": collection, "queries": asked, "k": whole("k", k), **filtered(filter, filter_params),
@@ -286,7 +289,7 @@ class Client:
         filter: Filter = None, filter_params: Sequence[object] | None = None, mode: str | None = None,
         candidates: int | None = None, grouped: bool = True,
     ) -> list[Hit]:  # fmt: skip
-        """The k rows nearest to a vector of the collection's model: numbers, or as a connection returns it."""
+        """The k rows nearest to a vector of the collection's model: numbers, or a value that a connection returned."""
         arguments = {
             "collection": collection, "vector": vector_of(vector), "k": whole("k", k),
             **filtered(filter, filter_params), "mode": mode,
@@ -307,12 +310,12 @@ class Client:
         return self._hits("similar", arguments, collection)
 
     def _vector(self, collection: str, query: Document) -> NDArray[np.float32]:
-        """The vector of a query that has an image, as the collection's model makes it."""
+        """The vector of a query with media, made with the collection's model."""
         name, dimensions = self._embedder(collection, None)
         return embed_here(self.model(name), query, as_query=True, dimensions=dimensions)
 
     def _embedder(self, collection: str | None, model: str | None) -> tuple[str, int | None]:
-        """The model that embed() would take, and the length of the collection's vectors."""
+        """The model that embed() would use, and the length of the collection's vectors."""
         arguments = {"collection": collection, "model": model}
         name, dimensions = self._execute("client/query_model", arguments).fetchone() or ("", None)
         return name, dimensions
@@ -338,7 +341,7 @@ class Client:
         return [_hit(columns, rows[place]) for place, columns in enumerate(found) if place in rows]
 
     def _source_rows(self, collection: str, keys: Sequence[str]) -> dict[int, dict[str, Any]]:
-        """Place in `keys` -> the row, if it still exists. Keys are jsonb as text: a float would round a numeric."""
+        """Position in `keys` -> the row, if it still exists. Keys are jsonb text: a float would round a numeric."""
         if not keys:
             return {}
         statement = sql.composed("client/rows_by_key", self._target(collection).parts)
@@ -351,7 +354,7 @@ class Client:
         with translated_errors():
             found = targets.targets(self.connection, collection)
         if not found:
-            raise CollectionError(f"there is no collection {collection!r}", hint="attach() makes one of a table")
+            raise CollectionError(f"there is no collection {collection!r}", hint="attach() makes a table one")
         return found[0]
 
     def _execute(self, name: str, arguments: Mapping[str, Any]) -> psycopg.Cursor[Any]:
@@ -363,7 +366,7 @@ class Client:
         return row[0] if row else None
 
     def _report(self, name: str, collection: str | None) -> list[dict[str, Any]]:
-        """Rows of a view; raises CollectionError for a collection that there is not."""
+        """Rows of a view; raises CollectionError if there is no such collection."""
         rows = self._dicts(name, {"collection": collection})
         if not rows and collection is not None:
             self._execute("client/known_collection", {"collection": collection})
@@ -371,7 +374,7 @@ class Client:
 
     def _dicts(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         with translated_errors(), self.connection.cursor(row_factory=dict_row) as cursor:
-            if name == "failures":  # it has keys
+            if name == "failures":  # this view has keys
                 set_json_loads(json_values.loads, cursor)
             return cursor.execute(sql.query(name), arguments).fetchall()
 
@@ -382,9 +385,9 @@ def _hit(columns: Sequence[Any], row: dict[str, Any]) -> Hit:
 
 
 def _document_of(target: Target, hit: Hit, modalities: Sequence[str]) -> Document:
-    """What was embedded of the row, as far as the reranker takes it; by its text alone where an image is gone."""
+    """The part of what was embedded that the reranker takes; the text alone if an image is gone."""
     text = Document(text=_text_of(target, hit))
-    if hit.chunk > 0:  # images go with the first chunk
+    if hit.chunk > 0:  # images belong to the first chunk
         return text
     images = several(hit.row.get(target.image)) if target.image and "image" in modalities else ()
     videos = several(hit.row.get(target.video)) if target.video and "video" in modalities else ()
@@ -395,7 +398,7 @@ def _document_of(target: Target, hit: Hit, modalities: Sequence[str]) -> Documen
 
 
 def _text_of(target: Target, hit: Hit) -> str:
-    """What was embedded of the row, for the reranker to read."""
+    """The text that was embedded, for the reranker to read."""
     if hit.chunk_text is not None:
         return hit.chunk_text
     values = [hit.row.get(column) for column in target.columns]

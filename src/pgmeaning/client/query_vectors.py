@@ -1,4 +1,4 @@
-"""Vectors made in this process, of what no text in SQL can carry: an image or a video to search by."""
+"""Vectors of queries that SQL's embed() does not take, an image or a video, made in this process."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from pgmeaning.types import Document, Model
 
 
 def query_document(text: str | None, image: Any = None, video: Any = None) -> Document:
-    """What is looked for; raises InputError where that is nothing."""
+    """The query as a document; raises InputError if it is empty."""
     document = as_document({"text": text, "image": image, "video": video})
     if document.text is None and not document.images and not document.videos:
-        raise InputError("a query has neither text nor image nor video", hint="give one of them")
+        raise InputError("the query has no text, image or video", hint="give at least one of them")
     return document
 
 
 def embed_here(
     model: Model, document: Document, *, as_query: bool, dimensions: int | None = None
 ) -> NDArray[np.float32]:
-    """Its vector, float32 [d], of a model that is loaded on first use and kept for the process.
+    """The vector of a query, float32 [d]. The model is loaded on first use and kept for the process.
 
-    The caller names files as it likes; URLs only of the hosts that PGMEANING_MEDIA_HOSTS names.
+    The caller may name any file, but URLs only of the hosts in PGMEANING_MEDIA_HOSTS.
     """
     check_modalities(model, document)
     fetched = fetch_media(document, replace(Settings().media, any_folder=True))
@@ -44,7 +44,7 @@ def embed_here(
 
 
 def check_modalities(model: Model, document: Document) -> None:
-    """Raise InputError where the model takes no such thing."""
+    """Raise InputError if the model does not take the document's images or videos."""
     for kind, values in (("image", document.images), ("video", document.videos)):
         if values and kind not in model.modalities:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Rerank rows that came from anywhere: a second model judges each (query, row) pair."""
+"""Reranks rows from any source: a second model judges each (query, row) pair."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pgmeaning.settings import Settings
 from pgmeaning.threads import Shared
 from pgmeaning.types import Document, Hit, Model
 
-# A column or attribute, several of them, a place in a tuple, or a function of the row.
+# A column or attribute, several of them, a position in a tuple, or a function of the row.
 Field = str | int | Sequence[str | int] | Callable[[Any], Any]
 
 SETTING = "PGMEANING_RERANKER"
@@ -27,7 +27,7 @@ SMALL_RERANKER = "all-MiniLM-L6-v2-late-interaction"
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A row that was judged: its place in what was given, its score (0..1, higher is better), and the row itself."""
+    """A row that was judged: its position in the input, its score (0..1, higher is better), and the row itself."""
 
     index: int
     score: float
@@ -39,21 +39,21 @@ def rerank(
     model: Model | str | None = None, top_k: int | None = None, instruction: str | None = None,
     reranker: Reranker | None = None,
 ) -> list[Ranked]:  # fmt: skip
-    """The rows, the best for the query first, equal ones in the order given; at most `top_k` of them.
+    """The rows, the best for the query first, ties in the order given; at most `top_k` of them.
 
-    Rows may be search hits, mappings, tuples, SQLAlchemy rows and entities, dataclasses, other objects, or strings, and
-    are handed back as they are: also a Hit keeps the score that its search gave it. `text` and `image` say where their
-    content is: a column or attribute, a list of them (texts are joined by a blank line), a place in a tuple, or a
-    function of the row. Without `text` a string is its own text, and a hit's is its chunk, or else the text columns of
-    its row. A missing value (None) is an empty document.
+    Rows may be search hits, mappings, tuples, SQLAlchemy rows and entities, dataclasses, other objects, or strings.
+    They are returned unchanged: a Hit, too, keeps the score that its search gave it. `text` and `image` say where the
+    content is: a column or attribute, a list of them (texts are joined by a blank line), a position in a tuple, or a
+    function of the row. Without `text`, a string is its own text; a hit's text is its chunk, or else the text columns
+    of its row. A missing value (None) is an empty document.
 
-    `reranker` is one that was loaded before; else `model` is loaded once and kept. By default that is the current
-    release's, or the one that PGMEANING_RERANKER names; there is no silent fall-back to a smaller one.
-    Raises ArgumentError for one row in place of a list, InputError for a row without such a column, ModelNotFound,
-    ModelUnavailable.
+    `reranker` is one that is already loaded; otherwise `model` is loaded once and kept. The default is the reranker
+    that PGMEANING_RERANKER names, or else the current release's; it never falls back silently to a smaller one.
+    Raises ArgumentError for a single row instead of a list, InputError for a row without such a column,
+    ModelNotFound, ModelUnavailable.
     """
     if isinstance(rows, str | bytes | Mapping):
-        raise ArgumentError(f"rows is one {type(rows).__name__}", hint="a list is wanted, also of one row")
+        raise ArgumentError(f"rows is one {type(rows).__name__}", hint="give a list, even for one row")
     given = list(rows)
     if top_k is not None and top_k < 0:
         raise InputError(f"top_k is {top_k}", hint="leave it out to get every row")
@@ -70,7 +70,7 @@ def rerank(
 
 
 def default_reranker() -> str:
-    """The name of the model that `rerank` takes when it is not told."""
+    """The name of the model that `rerank` uses by default."""
     return os.environ.get(SETTING) or current_release().reranker
 
 
@@ -78,7 +78,7 @@ def loaded_reranker(model: Model | str | None = None, **options: Any) -> SharedR
     """The reranker, loaded on first use and kept for the process; any thread may use it."""
     named = model if isinstance(model, Model) else builtin_model(model or default_reranker())
     wanted = located(named, Settings().location)
-    # The fingerprint leaves out how an endpoint is spoken to, such as its URL.
+    # The fingerprint leaves out the options for talking to an endpoint, such as its URL.
     said = repr(sorted({**wanted.options, **options}.items()))
     key = (wanted.name, wanted.backend, fingerprint(wanted), said)
     with _guard:
@@ -88,13 +88,13 @@ def loaded_reranker(model: Model | str | None = None, **options: Any) -> SharedR
 
 
 class SharedReranker:
-    """A reranker that threads share: it is loaded once, and judges for one of them at a time."""
+    """A reranker that threads share: it is loaded once, and serves one of them at a time."""
 
     def __init__(self, model: Model, options: Mapping[str, Any]) -> None:
         self._shared = Shared(lambda: _load(model, options))
 
     def load(self) -> None:
-        """Load it unless it is; raises ModelUnavailable, with a hint at the small reranker. A later try starts anew."""
+        """Load it if it is not loaded. Raises ModelUnavailable, and suggests the small reranker; may be tried again."""
         with self._shared.use():
             pass
 
@@ -114,7 +114,7 @@ def _load(model: Model, options: Mapping[str, Any]) -> Reranker:
     except ModelUnavailable as error:
         if model.name == SMALL_RERANKER:
             raise
-        small = f"model={SMALL_RERANKER!r} or {SETTING}={SMALL_RERANKER} takes the small one, which needs no GPU"
+        small = f"model={SMALL_RERANKER!r} or {SETTING}={SMALL_RERANKER} selects the small reranker, which needs no GPU"
         message = Exception.__str__(error)
         raise ModelUnavailable(message, hint=f"{error.hint}; {small}" if error.hint else small) from error
 
@@ -167,10 +167,10 @@ def _value(place: int, row: Any, name: str | int) -> Any:
 
 
 def _columns(row: Any, name: str | int) -> Any:
-    """Something to subscript with the name: the row, its mapping, or (for an attribute) a mapping made for it."""
+    """An object to index by the name: the row, its mapping, or (for an attribute) a mapping made for it."""
     if isinstance(row, Hit):
         return {"chunk_text": row.chunk_text, **row.key, **row.row}
-    # A SQLAlchemy row before its attributes: a column called "count" hides behind tuple's method.
+    # For a SQLAlchemy row, the mapping comes before attributes: tuple's own method hides a column named "count".
     columns = getattr(row, "_mapping", row)
     if isinstance(columns, Mapping):
         return columns if name in columns else _of_entities(columns, name)
@@ -180,7 +180,7 @@ def _columns(row: Any, name: str | int) -> Any:
 
 
 def _of_entities(columns: Mapping[Any, Any], name: str | int) -> dict[str | int, Any]:
-    """The attribute of the first entity in the row that has it, as in rows of select(Document, distance)."""
+    """The attribute of the first entity in the row that has it, as with select(Document, distance)."""
     entities = [value for value in columns.values() if hasattr(type(value), "__mapper__") and hasattr(value, str(name))]
     return {name: getattr(entities[0], str(name))} if entities else {}
 

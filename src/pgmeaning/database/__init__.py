@@ -1,1 +1,1 @@
-"""What speaks to PostgreSQL: connections, the SQL files, values, the registry's targets, migrations."""
+"""Everything that talks to PostgreSQL: connections, the SQL files, values, the registry's targets, migrations."""

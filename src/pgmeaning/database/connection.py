@@ -1,4 +1,4 @@
-"""Connections of the sidecar: settings on which keys and plans depend are pinned."""
+"""The sidecar's connections, which pin the settings that keys and plans depend on."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pgmeaning.errors import DatabaseError
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
 
-# A key's jsonb must come out the same in every session; and statements by key must keep using the index, also where a
-# plan was cached while the table was still empty.
+# A key's jsonb must come out the same in every session; and statements by key must use the index, even if their plan
+# was cached while the table was still empty.
 OPTIONS = " ".join(
     f"-c {name}={value}"
     for name, value in {
@@ -27,7 +27,7 @@ OPTIONS = " ".join(
         "enable_hashjoin": "off",
         "enable_mergejoin": "off",
         "enable_seqscan": "off",
-        "jit": "off",  # before 18 a plan that is switched off counts as so costly that each statement would be compiled
+        "jit": "off",  # before 18, a disabled plan node costs so much that every statement would be compiled
         "plan_cache_mode": "force_custom_plan",
         "default_transaction_isolation": r"read\ committed",
         "default_transaction_read_only": "off",
@@ -37,21 +37,21 @@ OPTIONS = " ".join(
     }.items()
 )
 
-# Seconds to wait for a server that does not answer at all, unless the DSN says otherwise.
+# Seconds to wait for a server that does not answer, unless the DSN says otherwise.
 CONNECT_TIMEOUT = 10
-# Errors that say nothing about a row: connection, lost races, the server's resources, an operator, a locked object.
+# Error classes that no row causes: connection, lost races, the server's resources, an operator, a locked object.
 PASSING = ("08", "25", "40", "53", "55", "57", "58")
 
-# What a lost lock race or a restarting server costs is a retry, not a row.
+# A deadlock, a serialization failure or a server restart must cost a retry, not a row.
 RETRIED = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
 
 def connect(dsn: str, name: str, **pinned: str) -> Connection:
-    """An autocommit connection with pinned settings, and `pinned` ones; `name` shows in pg_stat_activity."""
+    """An autocommit connection with the pinned settings, plus `pinned`; `name` shows in pg_stat_activity."""
     given = psycopg.conninfo.conninfo_to_dict(dsn)
     more = " ".join(f"-c {key}={value}" for key, value in pinned.items())
-    # prepare_threshold: a source may change its columns' types, which a prepared statement does not survive. Those on
-    # our own tables are prepared by hand, and planned each time: a plan made for an empty queue would walk a full one.
+    # prepare_threshold: a prepared statement breaks when a source changes the type of a column. Statements on our own
+    # tables are prepared by hand and planned each time: a plan made for an empty queue would scan a full one.
     return psycopg.connect(
         dsn, autocommit=True, prepare_threshold=None, application_name=f"pgmeaning {name}",
         options=f"{given.get('options') or ''} {OPTIONS} {more}".strip(), keepalives_idle=30, tcp_user_timeout=30_000,
@@ -60,10 +60,10 @@ def connect(dsn: str, name: str, **pinned: str) -> Connection:
 
 
 def check_direct(dsn: str) -> None:
-    """Raise DatabaseError where a pooler stands between that shares out server connections, or drops settings.
+    """Raise DatabaseError if there is a pooler in between that shares server connections, or drops settings.
 
-    A sidecar listens, holds locks for a session, and depends on its settings; without them it would hang now and then,
-    and write keys that match no row.
+    A sidecar listens, holds session-level locks, and depends on its settings; otherwise it would hang now and then, and
+    write keys that match no row.
     """
     try:
         with connect(dsn, "sidecar") as first, connect(dsn, "sidecar") as second:
@@ -73,7 +73,7 @@ def check_direct(dsn: str) -> None:
             raise
         raise _pooled(str(error).strip().split("\n")[0]) from error
     if shared:
-        raise _pooled("two connections at once have one server process")
+        raise _pooled("two open connections share one server process")
 
 
 def _backend(connection: Connection) -> int:
@@ -86,19 +86,19 @@ def _backend(connection: Connection) -> int:
 def _pooled(reason: str) -> DatabaseError:
     return DatabaseError(
         f"the sidecar cannot work through a connection pooler: {reason}",
-        hint="give it the server's own address; applications may use the pooler: docs/pgbouncer.md",
+        hint="give it the server's own address; applications may use the pooler, see docs/pgbouncer.md",
     )
 
 
 def is_passing(error: psycopg.Error) -> bool:
-    """Whether trying again later may help: the error is none that a row's own content caused."""
+    """Whether trying again later may help, because no row's content caused the error."""
     if error.sqlstate is None:
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     return error.sqlstate[:2] in PASSING
 
 
 def retrying(work: Callable[[], T], times: int = 5) -> T:
-    """Run a whole transaction again when it lost a deadlock or a serialization race."""
+    """Run a whole transaction, again if it fails with a deadlock or a serialization failure."""
     for _ in range(times - 1):
         try:
             return work()

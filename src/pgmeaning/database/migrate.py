@@ -1,6 +1,6 @@
-"""Brings a database to this package's schema: Alembic for forward changes, then the repeatable functions.
+"""Brings a database to this package's schema: Alembic for the migrations, then the repeatable functions.
 
-All in one transaction behind an advisory lock, so two at once are safe and a failure leaves nothing.
+All in one transaction behind an advisory lock, so two at once are safe and a failure leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a database has: its Alembic revision (None: nothing), and whether its functions are this package's."""
+    """A database's schema: its Alembic revision (None: no schema), and whether its functions are this package's."""
 
     revision: str | None
     head: str
     functions_current: bool
     unreleased: bool = False  # made by a version of this package that was never released
-    loopback_problem: str | None = None  # after `upgrade`: why embed() can ask no sidecar
+    loopback_problem: str | None = None  # after `upgrade`: why embed() cannot ask a sidecar
 
     @property
     def due(self) -> bool:
@@ -45,17 +45,17 @@ class State:
 def check(dsn: str) -> State:
     """Compare a database with this package; changes nothing.
 
-    Raises DatabaseError where it cannot connect, and where `upgrade` would refuse what it finds.
+    Raises DatabaseError if it cannot connect, or if `upgrade` would refuse the database.
     """
     with _connect(dsn) as connection:
         return _known_state(connection)
 
 
 def upgrade(dsn: str) -> State:
-    """Bring an empty database, or any earlier version, to the newest; returns the state found before.
+    """Bring an empty database, or one of any earlier version, to the newest; returns the state before that.
 
-    Raises DatabaseError, with a hint, where pgvector is missing, rights do not suffice, or an earlier installation left
-    only parts; SchemaOutdated where the database is newer than this package, or of a version that was never released.
+    Raises DatabaseError, with a hint, if pgvector or a privilege is missing, or if only parts of an earlier
+    installation are left; SchemaOutdated if the schema is newer than this package, or was never released.
     """
     with _transaction(dsn) as (alchemy, connection):
         connection.execute(sql.query("migration_lock"))
@@ -68,9 +68,9 @@ def upgrade(dsn: str) -> State:
 
 
 def remove_unreleased(dsn: str, collections: Sequence[str]) -> bool:
-    """Drop the schemas of a version that was never released, if they hold none but these collections.
+    """Drop the schemas of a version that was never released, if they hold only these collections.
 
-    Returns whether it did. The source tables stay, and the vectors go.
+    Returns whether it did. The source tables stay; the vectors are dropped.
     """
     with _connect(dsn) as connection, connection.transaction():
         connection.execute(sql.query("migration_lock"))
@@ -85,7 +85,7 @@ def remove_unreleased(dsn: str, collections: Sequence[str]) -> bool:
 
 
 def downgrade(dsn: str) -> None:
-    """Take pgmeaning out of the database, the vectors too. Source tables stay untouched."""
+    """Remove pgmeaning from the database, with all vectors. Source tables stay untouched."""
     with _transaction(dsn) as (alchemy, connection):
         connection.execute(sql.query("migration_lock"))
         _known_state(connection)
@@ -94,12 +94,12 @@ def downgrade(dsn: str) -> None:
 
 
 def ensure_loopback(connection: psycopg.Connection[Any]) -> str | None:
-    """Make the loopback that embed() asks a sidecar through fit this very database; returns why it cannot, or None."""
+    """Make the loopback that embed() uses to ask a sidecar fit this database; returns why it cannot, or None."""
     hosts = connection.execute(sql.query("migrate/loopback_hosts")).fetchall()
     problem: str | None = None
-    # With a role of its own only where the one there is cannot log in: databases made from one template may share it.
+    # A new role only if the present one cannot log in: databases made from one template may share it.
     for new_role, (host,) in itertools.product((False, True), hosts):
-        # Committed before the test: the new role must be there for another connection.
+        # Committed before the test: another connection must see the new role.
         with connection.transaction():
             (problem,) = connection.execute(sql.query("make_loopback"), (host, new_role)).fetchone() or (None,)
         if problem is None:
@@ -118,7 +118,7 @@ def _connect(dsn: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
     except psycopg.OperationalError as error:
         hint = "give --dsn or set PGMEANING_DSN"
         raise DatabaseError(f"cannot connect to the database: {error}", hint=hint) from error
-    # Whatever the role's default: who waited for another's migration must see what it did.
+    # Whatever the role's default: after waiting for another migration, we must see what it did.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.read_only = False
     return connection
@@ -126,7 +126,7 @@ def _connect(dsn: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
 
 @contextmanager
 def _transaction(dsn: str) -> Iterator[tuple[sqlalchemy.Connection, psycopg.Connection[Any]]]:
-    """One transaction, as Alembic wants it and as psycopg: all of a migration or nothing."""
+    """One transaction, for both Alembic and psycopg: all of a migration or nothing."""
     import sqlalchemy
 
     engine = sqlalchemy.create_engine(
@@ -157,20 +157,20 @@ def state(connection: psycopg.Connection[Any]) -> State:
 
 
 def _is_unreleased(revision: str, migrations_hash: str | None) -> bool:
-    """Whether other migrations made it than the released ones; those of a newer package are not known here."""
+    """Whether migrations other than the released ones made it; a newer package's migrations are not known here."""
     if revision not in sql.migrations():
         return migrations_hash is None
     return migrations_hash != sql.migrations_hash(revision)
 
 
 def _known_state(connection: psycopg.Connection[Any]) -> State:
-    """What the database has, if this package can go on from there."""
+    """The database's state, if this package can upgrade it."""
     found = state(connection)
     if found.unreleased:
         raise SchemaOutdated(
             f"the database's pgmeaning schema, {found.revision}, was made by a version that was never released",
-            hint="there is no way to upgrade it. Throw it away, and the vectors with it: "
-            "DROP SCHEMA pgmeaning, pgmeaning_data CASCADE, then run: pgmeaning migrate, and attach the tables again",
+            hint="it cannot be upgraded. Drop it, with all vectors: DROP SCHEMA pgmeaning, pgmeaning_data CASCADE, "
+            "then run: pgmeaning migrate, and attach the tables again",
         )
     if found.revision is not None and found.revision not in sql.migrations():
         raise SchemaOutdated(
@@ -183,36 +183,36 @@ def _known_state(connection: psycopg.Connection[Any]) -> State:
 
 
 def _refuse_strangers(connection: psycopg.Connection[Any]) -> None:
-    """Only the owner may replace what is there, so nobody else is let to fail halfway."""
+    """Only the owner may replace the functions, so refuse anybody else before they fail halfway."""
     found = connection.execute(sql.query("migrate/installation_owner")).fetchone()
     if found is None:
         return
     owner, role, allowed = found
     if not allowed:
         raise DatabaseError(
-            f"pgmeaning in this database belongs to role {owner}, for which role {role} may not act",
+            f"pgmeaning in this database belongs to role {owner}, whose privileges role {role} does not have",
             hint=f"run pgmeaning migrate as role {owner}, or as a superuser",
         )
 
 
 def _refuse_leftovers(connection: psycopg.Connection[Any]) -> None:
-    """What is half there has lost its version, and so nobody knows how to go on from it."""
+    """Refuse a partial installation: without its version, there is no telling how to upgrade it."""
     (schemas,) = connection.execute(sql.query("migrate/leftovers")).fetchone() or (None,)
     if schemas:
         raise DatabaseError(
             f"the database has schemas of an earlier installation, without a version: {schemas}",
-            hint="restore them with their rows; or throw them away, and the vectors with them: "
+            hint="restore them with their rows; or drop them, with all vectors: "
             "DROP SCHEMA IF EXISTS pgmeaning, pgmeaning_data CASCADE, then run: pgmeaning migrate",
         )
 
 
 def _contents_hash() -> str:
-    """Of the functions and of the built-in models: a change of either is due for `upgrade`."""
+    """A hash of the functions and the built-in models; if either changes, `upgrade` is due."""
     return sql.functions_hash()[:32] + ":" + fingerprint_of_registry()[:32]
 
 
 def fingerprint_of_registry() -> str:
-    """Changes when a built-in model or release does."""
+    """A hash that changes when a built-in model or release does."""
     return hashlib.sha256((_models_json() + _releases_json()).encode()).hexdigest()
 
 

@@ -32,21 +32,21 @@ def folder(name: str) -> Path:
 
 @cache
 def query(name: str) -> str:
-    """The text of `sql/queries/<name>.sql`, such as "queue/claim"; without a folder, of that block in `calls.sql`."""
+    """The text of `sql/queries/<name>.sql`, such as "queue/claim"; without a folder, that block of `calls.sql`."""
     return (folder("sql") / "queries" / f"{name}.sql").read_text() if "/" in name else _calls()[name]
 
 
 @cache
 def _calls() -> dict[str, str]:
-    """The blocks of `calls.sql` by name: each begins after its name, and ends at the next name or ruled line."""
+    """The blocks of `calls.sql` by name. Each begins after its name and ends at the next name or ruled line."""
     _, *blocks = BLOCK_NAME.split((folder("sql") / "queries" / "calls.sql").read_text())
     return {name: RULED_LINE.split(text)[0].strip() for name, text in zip(blocks[::2], blocks[1::2], strict=True)}
 
 
 def composed(name: str, parts: Mapping[str, str], *, parameters: bool = True) -> compose.Composed:
-    """A query with its {parts} filled in: SQL that the database composed and quoted itself (see sql/functions).
+    """A query with its {parts} filled in, which are SQL that the database composed and quoted (see sql/functions).
 
-    `parameters`: whether it will be executed with some, so that a percent sign in an identifier must be doubled.
+    `parameters`: whether it will be executed with parameters, so that a percent sign in an identifier must be doubled.
     """
     template = compose.SQL(query(name))  # our own file, not a user's text
     values = {key: value.replace("%", "%%") if parameters else value for key, value in parts.items()}
@@ -59,7 +59,7 @@ def migration(name: str) -> str:
 
 
 def migrations() -> list[str]:
-    """The numbers of the migrations, which are their revisions."""
+    """The numbers of the migrations, which are also their revisions."""
     return sorted(path.name.split("_")[0] for path in (folder("sql") / "migrations").glob("*.up.sql"))
 
 
@@ -69,7 +69,7 @@ def newest_migration() -> str:
 
 
 def migrations_hash(revision: str) -> str:
-    """Tells by which migrations a schema of this revision was made."""
+    """A hash of the migrations that make a schema of this revision."""
     digest = hashlib.sha256()
     for path in sorted((folder("sql") / "migrations").glob("*.up.sql")):
         if path.name.split("_")[0] <= revision:
@@ -78,12 +78,12 @@ def migrations_hash(revision: str) -> str:
 
 
 def functions() -> list[tuple[str, str]]:
-    """(file name, text) of the repeatable files, in the order in which they run."""
+    """(file name, text) of the repeatable files, in the order they run."""
     return [(path.name, path.read_text()) for path in sorted((folder("sql") / "functions").glob("*.sql"))]
 
 
 def functions_hash() -> str:
-    """Tells whether the repeatable files of this package are the ones that a database has."""
+    """A hash of this package's repeatable files, to compare with the one that the database has."""
     digest = hashlib.sha256()
     for name, text in functions():
         digest.update(name.encode() + b"\0" + text.encode() + b"\0")
@@ -91,7 +91,7 @@ def functions_hash() -> str:
 
 
 def run_migration(alchemy: Connection, name: str) -> None:
-    """Run a migration as it is: many statements, and no parameters, so a percent sign means itself."""
+    """Run a migration as it is: many statements and no parameters, so a percent sign stands for itself."""
     driver = alchemy.connection.driver_connection
     if driver is None:
         raise PgmeaningError("the migration has no open connection")

@@ -1,4 +1,4 @@
-"""What the database's registry says: where rows come from and vectors go, and which model makes them."""
+"""Reads the database's registry: where rows come from, where vectors go, and which model makes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection
 from pgmeaning.types import Chunking, Model, Target
 
-# The registry is read again after so long, or as soon as something points to a change of it.
+# The registry is read again after this long, or as soon as something points to a change.
 REGISTRY_AGE = 0.25
 
 
@@ -32,21 +32,21 @@ def _target(row: dict[str, Any]) -> Target:
 
 
 def model(connection: Connection, name: str) -> Model | None:
-    """The model of that name, as the registry has it; None: there is none."""
+    """The model of that name in the registry, or None."""
     with connection.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(sql.query("client/model"), {"name": name}).fetchone()
     return None if row is None else Model(**{**row, "modalities": tuple(row["modalities"])})
 
 
 class Registry:
-    """The targets as last read, and read again when they are old. For one thread."""
+    """The targets as last read; they are read again when they are old. For one thread."""
 
     def __init__(self) -> None:
         self.targets: list[Target] = []
         self._read_at = 0.0
 
     def refresh(self, connection: Connection, *, now: bool = False) -> None:
-        """Read it again, if it is due or something points to a change."""
+        """Read the registry again if that is due, or if `now` is true."""
         if now or time.monotonic() - self._read_at > REGISTRY_AGE:
             self.targets = targets(connection)
             self._read_at = time.monotonic()

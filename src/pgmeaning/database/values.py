@@ -1,4 +1,4 @@
-"""PostgreSQL's values and errors as Python's: vectors, wherever the database has pgvector; times; SQLSTATEs."""
+"""PostgreSQL's values and errors in Python: vectors, in whatever schema pgvector is; times; SQLSTATEs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from psycopg.types import datetime as times
 from pgmeaning.database import sql_files as sql
 from pgmeaning.errors import ArgumentError, CollectionError, DatabaseError, ModelNotFound, PgmeaningError, TimedOut
 
-# SQLSTATEs of class PM that have an exception of their own; the rest are a DatabaseError.
+# SQLSTATEs of class PM that have an exception of their own; all others raise DatabaseError.
 COLLECTION_STATES = ("PM001", "PM002", "PM003", "PM004", "PM010", "PM016")
 REGISTER = {
     "vector": register_vector_info,
@@ -29,14 +29,14 @@ REGISTER = {
 
 
 def register_vectors(connection: psycopg.Connection[Any]) -> None:
-    """As pgvector's own register_vector, which looks on the search_path alone."""
+    """Like pgvector's own register_vector, which finds the type only on the search_path."""
     found = {
         name: TypeInfo(name, *oids) for name, *oids in connection.execute(sql.query("client/vector_types")).fetchall()
     }
     if "vector" not in found:
         raise DatabaseError(
-            "the database has no extension vector, which pgmeaning needs",
-            hint="if it was dropped, the vectors went with it: restore a backup, or "
+            "the database lacks the extension vector, which pgmeaning needs",
+            hint="if it was dropped, so were the vectors: restore a backup, or run "
             "DROP SCHEMA IF EXISTS pgmeaning, pgmeaning_data CASCADE, then run: pgmeaning migrate",
         )
     for name, register in REGISTER.items():
@@ -45,7 +45,7 @@ def register_vectors(connection: psycopg.Connection[Any]) -> None:
 
 
 def register_times(connection: psycopg.Connection[Any]) -> None:
-    """Times as Python's; what it has no value for (infinity, BC, 24:00) as text, so that one row spoils no answer."""
+    """Load times as Python's; those that Python lacks (infinity, BC, 24:00) as text, so no row fails a whole result."""
     for name, loader in LOADERS.items():
         connection.adapters.register_loader(name, loader)
 
@@ -55,7 +55,7 @@ def _or_text(known: type[Loader]) -> type[Loader]:
         def load(self, data: Buffer) -> Any:
             try:
                 return super().load(data)
-            # The latter two: a DateStyle or IntervalStyle that psycopg does not read.
+            # The latter two: a DateStyle or IntervalStyle that psycopg cannot read.
             except (psycopg.DataError, psycopg.InterfaceError, NotImplementedError):
                 return bytes(data).decode()
 
@@ -74,7 +74,7 @@ LOADERS: dict[str, type[Loader]] = {
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """psycopg's errors as ours, with SQLSTATE, detail and hint."""
+    """Raise psycopg's errors as ours, with SQLSTATE, detail and hint."""
     try:
         yield
     except psycopg.Error as error:
@@ -82,8 +82,8 @@ def translated_errors() -> Iterator[None]:
         raise _kind(error.sqlstate)(
             message, sqlstate=error.sqlstate, detail=error.diag.message_detail, hint=error.diag.message_hint
         ) from error
-    except UnicodeEncodeError as error:  # half a character, as broken UTF-8 is read; no text of PostgreSQL's
-        raise ArgumentError(f"not a text: {error}", hint="valid Unicode is wanted") from error
+    except UnicodeEncodeError as error:  # a lone surrogate, from broken UTF-8; PostgreSQL cannot store it
+        raise ArgumentError(f"not valid Unicode: {error}", hint="remove the lone surrogates") from error
 
 
 def _kind(sqlstate: str | None) -> type[PgmeaningError]:

@@ -145,9 +145,7 @@ class Maintenance:
                 log.warning("collection is broken", collection=source["name"], problem=source["problem"])
                 connection.execute(sql.query("maintenance/set_problem"), {**collection, "problem": source["problem"]})
         elif source["known_problem"] or source["trigger_outdated"]:
-            changed = (
-                "collection is mended" if source["known_problem"] else "a column is generated now, or no longer"
-            )
+            changed = "collection is mended" if source["known_problem"] else "a column is generated now, or no longer"
             log.info(changed, collection=source["name"])
             connection.execute(sql.query("maintenance/remake_triggers"), collection)
             connection.execute(sql.query("maintenance/set_problem"), {**collection, "problem": None})
