@@ -5,26 +5,26 @@ PgmeaningError
 ├── ModelError             a model is unknown, cannot be loaded here, or cannot do what was asked
 │   ├── ModelNotFound      no model of that name
 │   ├── ModelUnavailable   known, but it cannot run here (an extra, a checkpoint or a backend is missing)
-│   │   └── EndpointDown   its endpoint does not answer, or does not let us in, whatever the input
+│   │   └── EndpointDown   its endpoint does not answer, or rejects our key, whatever the input
 │   └── BadVector          the model returned NaN, infinity, zeros or a wrong length
 ├── InputError             this one input cannot be embedded; others can
-├── ArgumentError          an argument has a wrong type or makes no sense; a ValueError, too
-├── CollectionError        a collection is unknown, broken, paused or already there
+├── ArgumentError          an argument has a wrong type or makes no sense; also a ValueError
+├── CollectionError        a collection is unknown, broken, paused or exists already
 ├── DatabaseError          the database refused, or there is no connection
 │   └── SchemaOutdated     the database's schema is older or newer than this package
 ├── ServerError            the embedded PostgreSQL cannot be started, stopped or found
-└── TimedOut               nobody answered in time
+└── TimedOut               no answer came in time
 
-`detail` and `hint` say what and what next; `sqlstate` is the database's code, where it was the one to refuse.
+`detail` and `hint` say more about the error and what to do; `sqlstate` is set if the database raised it.
 """
 
 from __future__ import annotations
 
 
 class PgmeaningError(Exception):
-    """Base of all errors: `detail` names the thing, `hint` says what to do next.
+    """Base of all errors: `detail` says more about it, `hint` says what to do next.
 
-    `sqlstate` is the server's, where the database refused.
+    `sqlstate` is the server's, if the database raised the error.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ModelUnavailable(ModelError):
 
 
 class EndpointDown(ModelUnavailable):
-    """The model's endpoint does not answer, or does not let us in, whatever the input: no row is to blame."""
+    """The model's endpoint does not answer, or rejects our key, whatever the input: no row is to blame."""
 
 
 class BadVector(ModelError):
@@ -74,11 +74,11 @@ class ArgumentError(PgmeaningError, ValueError):
 
 
 class CollectionError(PgmeaningError):
-    """A collection is unknown, broken, paused or already there."""
+    """A collection is unknown, broken, paused or exists already."""
 
 
 class DatabaseError(PgmeaningError):
-    """The database refused; SQLSTATE, DETAIL and HINT are the server's."""
+    """The database raised an error, or there is no connection; SQLSTATE, DETAIL and HINT are the server's."""
 
 
 class SchemaOutdated(DatabaseError):
@@ -90,11 +90,11 @@ class ServerError(PgmeaningError):
 
 
 class TimedOut(PgmeaningError):
-    """Nobody answered in time."""
+    """No answer came in time."""
 
 
 def describe(error: BaseException) -> str:
-    """What a failed row or query keeps as its error."""
+    """The text that a failed row or query keeps as its error."""
     if isinstance(error, InputError | ModelError):
         return str(error)
     return f"{type(error).__name__}: {error}"

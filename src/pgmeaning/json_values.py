@@ -1,4 +1,4 @@
-"""Values of every type as JSON can carry them, and keys back from it with all their digits."""
+"""Converts values of every type to JSON, and keys back from it with all their digits."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 
 def plain(value: Any, of_bytes: Callable[[bytes], str] = bytes.hex) -> Any:
-    """What JSON has no type for as text: dates in ISO format, numerics with all digits, NaN as PostgreSQL says it.
+    """A value in types that JSON has: dates as ISO text, numerics with all digits, NaN as PostgreSQL writes it.
 
-    Whatever holds several values is a list, a set or a generator too.
+    Sets, generators and other collections become lists.
     """
     within = partial(plain, of_bytes=of_bytes)
     match value:
@@ -38,5 +38,5 @@ def dumps(value: Any) -> str:
     return json.dumps(plain(value, lambda content: f"\\x{content.hex()}"))
 
 
-# Of jsonb: a float would round a numeric, and the key would be another's.
+# For jsonb: a float would round a numeric, and turn the key into another row's.
 loads = partial(json.loads, parse_float=Decimal)

@@ -190,7 +190,7 @@ def test_json_that_names_no_image_fails_its_row(db: Connection, drain: Drain, va
     put(db, value, json.dumps(data_uri(encoded())))
     assert drain(attempts=1) == 1
     assert set(vectors(db)) == {2}
-    assert "is no image" in failures(db)[1]
+    assert "is not an image" in failures(db)[1]
 
 
 def test_more_images_than_a_row_may_have_fail_it(db: Connection, drain: Drain) -> None:

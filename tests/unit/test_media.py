@@ -143,7 +143,7 @@ NOT_IMAGES = [
     (b"\n<!DOCTYPE html><title>404</title>", "an HTML page"),
     ("a text, naïve".encode(), "text"),
     (b"PK\x03\x04rest", "a ZIP archive"),
-    (b"\x00\x01\x02\x03", "of no known type"),
+    (b"\x00\x01\x02\x03", "of an unknown type"),
     (b"\x00\x00\x00\x18ftypheic", "HEIC"),
 ]
 
@@ -190,7 +190,7 @@ def test_brightness_without_a_scale_is_refused() -> None:
 
 @pytest.mark.parametrize("source", [None, 7, {"url": "x"}, object()])
 def test_other_types_are_refused(source: Any) -> None:
-    with pytest.raises(InputError, match=f"a {type(source).__name__} is no image"):
+    with pytest.raises(InputError, match=f"a {type(source).__name__} is not an image"):
         read_image(source)
 
 

@@ -162,7 +162,7 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
 
 
 def test_a_still_image_is_no_video_and_says_so() -> None:
-    with pytest.raises(InputError, match="a PNG image is no video"):
+    with pytest.raises(InputError, match="a PNG image is not a video"):
         read_video(encoded())
 
 

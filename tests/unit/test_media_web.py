@@ -117,7 +117,7 @@ def test_what_is_no_url_is_refused(url: str) -> None:
 
 
 def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
-    with pytest.raises(InputError, match="holds a user or password") as refused:
+    with pytest.raises(InputError, match="contains a user or password") as refused:
         read_image("https://me:secret@images.example/a.png?key=private", Policy(hosts=("*",)))
     assert "secret" not in str(refused.value)
     assert "private" not in str(refused.value)

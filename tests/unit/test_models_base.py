@@ -95,7 +95,7 @@ def test_a_dimension_that_the_model_lacks_is_refused(dimensions: int) -> None:
 
 
 def test_a_model_without_prefixes_has_one_dimension_only() -> None:
-    with pytest.raises(ModelUnavailable, match="it gives 1024"):
+    with pytest.raises(ModelUnavailable, match="it has 1024"):
         load_embedder("bge-m3", 512)
 
 

@@ -1,8 +1,8 @@
-"""Cuts long texts into chunks of so many tokens, as the collection says, counted by the model's own tokenizer.
+"""Cuts long texts into chunks of the collection's size in tokens, counted with the model's own tokenizer.
 
-A text that fits stays one piece. Where to cut is a splitter's business (Unicode's sentences, words and characters,
-CommonMark's blocks), which asks for the length of a candidate a dozen times for each chunk: so words are counted once
-and remembered, and only the chunks that come out are counted as a whole.
+A text that fits stays in one piece. A splitter decides where to cut (at Unicode's sentences, words and characters, or
+at CommonMark's blocks), and asks for the length of a candidate a dozen times per chunk. So words are counted once and
+remembered, and only the finished chunks are counted as a whole.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from pgmeaning.models.base import Embedder
 from pgmeaning.models.batches import token_lengths
 from pgmeaning.types import Chunk, Chunking, Document, Row
 
-# What tokenizers take for words, about; single characters where no spaces are written (Chinese, Japanese, Thai).
+# Roughly what tokenizers treat as words; single characters in scripts without spaces (Chinese, Japanese, Thai).
 WIDE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef"
 WORD = re.compile(rf"[{WIDE}]|[^\s{WIDE}]{{1,32}}|\s\s+")
 WORDS_REMEMBERED = 100_000
-# The sum of the words' tokens is not the text's, but in proportion to it: found out by samples, and taken with some
-# reserve unless it is all but the same.
+# The sum of the words' tokens differs from the text's count, but in proportion: samples tell the ratio, to which some
+# reserve is added unless the two are almost the same.
 SAMPLES, SAMPLE_CHARACTERS = 10, 200
 SAME, RESERVE = 0.02, 1.05
-# Without line ends and full stops, the largest unit that a splitter finds is the sentence or the word.
+# With line ends, or also full stops, replaced, the largest unit that a splitter finds is the sentence, or the word.
 AS_SENTENCES = str.maketrans("\r\n\v\f\x85\u2028\u2029", "       ")
 AS_WORDS = {**AS_SENTENCES, **str.maketrans(".!?…。！？｡．", "," * 9)}
-# A splitter's time grows with the square of what holds no place to cut: so it is given a stretch at a time.
+# A splitter's time grows with the square of a text that has no place to cut, so it is given a stretch at a time.
 STRETCH_CHARACTERS = 1 << 15
 STRETCH_SIZES = 64
-# Headings in front of a chunk of markdown take this part of it at most.
+# Headings in front of a chunk of markdown take at most one in this many of its tokens.
 CONTEXT_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a row may hold; beyond, it fails."""
+    """The most that a row may hold; a row with more fails."""
 
     characters: int
     chunks: int
 
 
 class Tokens:
-    """Counts tokens of texts, without those that every text costs the model besides."""
+    """Counts the tokens of texts, without the special tokens that the model adds to every text."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
@@ -57,15 +57,15 @@ class Tokens:
         (self.frame,) = token_lengths(embedder, [Document("")])
 
     def room(self, size: int) -> int:
-        """How many tokens a chunk may have: `size`, unless the model reads less. A count at its limit may mean more."""
+        """The most tokens in a chunk: `size`, or less if the model reads less. A count at its limit may mean more."""
         return size if self._most is None else max(1, min(size, self._most - self.frame - 1))
 
     def exactly(self, texts: Sequence[str]) -> list[int]:
-        """By the model's tokenizer, which counts no further than the model reads."""
+        """Counts by the model's tokenizer, which stops counting where the model stops reading."""
         return [count - self.frame for count in token_lengths(self._embedder, [Document(text) for text in texts])]
 
     def by_words(self, text: str) -> int:
-        """The sum over the words."""
+        """The sum of the counts of the words."""
         words = WORD.findall(text)
         try:
             return sum([self._words[word] for word in words])
@@ -77,11 +77,11 @@ class Tokens:
         if len(self._words) > WORDS_REMEMBERED:
             self._words.clear()
         missing = list({word for word in words if word not in self._words})
-        # As it mostly stands in a text, after a space: to many tokenizers that is another word.
+        # With a space in front, as usual in a text: many tokenizers treat that as another word.
         self._words.update(zip(missing, self.exactly([" " + word for word in missing]), strict=True))
 
     def scale(self, text: str) -> float:
-        """How many tokens of the text come to one of its words' sum; 0: that tells nothing of it."""
+        """The ratio of the text's tokens to the sum over its words; 0 if that sum says nothing about the text."""
         self.by_words(text)  # all words at once
         step = max(len(text) // SAMPLES, SAMPLE_CHARACTERS)
         samples = [text[start : start + SAMPLE_CHARACTERS] for start in range(0, len(text), step)]
@@ -91,7 +91,7 @@ class Tokens:
 
 
 class Cutter:
-    """Cuts the rows of collections that have the same chunking and model."""
+    """Cuts the rows of collections with the same chunking and model."""
 
     def __init__(self, embedder: Embedder, chunking: Chunking, limits: Limits) -> None:
         self._tokens = Tokens(embedder)
@@ -100,19 +100,19 @@ class Cutter:
         self._room = self._tokens.room(chunking.size)
 
     def cut(self, rows: Sequence[Row]) -> tuple[list[Row], list[tuple[Row, str]]]:
-        """The rows, those with a long text with their chunks; and rows that cannot be cut, with why."""
+        """The rows, long ones with their chunks; and the rows that cannot be cut, each with the reason."""
         long = self._long(rows)
         done: list[Row] = []
         errors: list[tuple[Row, str]] = []
         for row in rows:
             try:
                 done.append(self._cut(row) if id(row) in long else row)
-            except Exception as error:  # whatever a tokenizer raises for a text must stay its row's
+            except Exception as error:  # whatever a tokenizer raises for a text must fail only its row
                 errors.append((row, describe(error)))
         return done, errors
 
     def _long(self, rows: Sequence[Row]) -> set[int]:
-        """Rows with a text that may not fit; what is far too long needs no count."""
+        """Rows whose text may not fit; a text that is far too long is not counted."""
         texts = {id(row): row.document.text or "" for row in rows if row.document is not None and not row.unchanged}
         short = [(row, text) for row, text in texts.items() if len(text) <= STRETCH_CHARACTERS]
         counts = self._tokens.exactly([text for _, text in short])
@@ -128,7 +128,7 @@ class Cutter:
         return replace(row, document=replace(row.document, text=texts[0]), chunks=tuple(chunks))
 
     def split(self, text: str) -> list[str]:
-        """The chunks of a text, in its order; raises InputError when it is beyond the limits."""
+        """The chunks of a text, in order; raises InputError if it exceeds the limits."""
         if len(text) > self._limits.characters:
             raise InputError(
                 f"the text has more than {self._limits.characters} characters", hint="see PGMEANING_DOCUMENT_CHARACTERS"
@@ -139,7 +139,7 @@ class Cutter:
             if len(chunks) > self._limits.chunks:
                 raise InputError(
                     f"the text has more than {self._limits.chunks} chunks",
-                    hint="a larger size, less overlap, or PGMEANING_DOCUMENT_CHUNKS",
+                    hint="choose a larger size or less overlap, or raise PGMEANING_DOCUMENT_CHUNKS",
                 )
         return chunks
 
@@ -152,7 +152,7 @@ class Cutter:
                 yield self._context(headings, start + place, reserve) + piece
 
     def _fitting(self, text: str, room: int) -> Iterator[tuple[int, str]]:
-        """(place, piece), none longer than there is room for: where the words' sum was too little, by exact counts."""
+        """(position, piece), none longer than `room`: by exact counts where the sum over the words was too low."""
         scale = self._tokens.scale(text)
         if not scale:
             yield from self._split(text, room, self._exactly)
@@ -175,7 +175,7 @@ class Cutter:
         return self._tokens.exactly([text])[0]
 
     def _context(self, headings: Headings, place: int, reserve: int) -> str:
-        """The headings above a place, the outermost left out where there is no room."""
+        """The headings above a position, without the outermost ones if there is no room for them."""
         lines = headings.above(place)
         while lines and self._tokens.by_words("\n".join(lines)) > reserve:
             lines = lines[1:]
@@ -183,14 +183,14 @@ class Cutter:
 
 
 class Cutters:
-    """The cutters of one process, kept since each remembers the tokens of words."""
+    """The cutters of one process, kept because each remembers the tokens of words."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._cutters: dict[tuple[str, Chunking], Cutter] = {}
 
     def cutter(self, model: str, chunking: Chunking, embedder: Embedder) -> Cutter:
-        """The one for a model and a way to cut."""
+        """The cutter for a model and a way to cut."""
         if (model, chunking) not in self._cutters:
             self._cutters[model, chunking] = Cutter(embedder, chunking, self._limits)
         return self._cutters[model, chunking]
@@ -202,7 +202,7 @@ MASKS: dict[str, dict[int, int]] = {
 
 
 def stretches(text: str, most: int) -> Iterator[tuple[int, str]]:
-    """(place, part) of a text, each at most so long, cut at the last good place."""
+    """(position, part) of a text, each at most `most` characters, cut at the last good place."""
     start = 0
     while len(text) - start > most:
         end = _good_end(text, start + most // 2, start + most)
@@ -220,9 +220,10 @@ def _good_end(text: str, first: int, last: int) -> int:
 
 
 def with_known(rows: Sequence[Row], known: dict[int, dict[bytes, list[int]]], *, first_too: bool) -> list[Row]:
-    """The rows with what their chunks may keep; `known`: by a row's place, the numbers of stored chunks by hash.
+    """The rows, with the stored vectors that their chunks may keep.
 
-    `first_too`: whether the first chunk's vector is made of its text alone.
+    `known`: by a row's position, the numbers of its stored chunks by hash. `first_too`: whether the first chunk's
+    vector is made from its text alone.
     """
     return [
         replace(row, chunks=tuple(_keep(row.chunks, known[place], first_too))) if place in known and row.chunks else row

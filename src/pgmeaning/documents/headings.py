@@ -1,4 +1,4 @@
-"""The headings of a markdown text, as CommonMark has them: not in code, and underlined ones too."""
+"""The headings of a markdown text, as CommonMark defines them: not those in code, and underlined ones too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINE_END = re.compile(r"\r\n|\n|\r")
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """One heading: where its line begins, and itself with the headings that it stands under, the outermost first."""
+    """One heading: where its line begins, and its path of headings, the outermost first and itself last."""
 
     place: int
     level: int
@@ -22,18 +22,18 @@ class Heading:
 
 
 class Headings:
-    """All of a text's headings."""
+    """All headings of a text."""
 
     def __init__(self, text: str) -> None:
         self._headings = _headings(text)
         self._places = [heading.place for heading in self._headings]
 
     def contexts(self) -> set[str]:
-        """Every path that may stand above a chunk."""
+        """Every path of headings that may be above a chunk."""
         return {"\n".join(heading.path) for heading in self._headings}
 
     def above(self, place: int) -> tuple[str, ...]:
-        """The headings that a place stands under; without one that begins there, which speaks for itself."""
+        """The headings above a position, without one that begins there, since the chunk then has it."""
         found = bisect_right(self._places, place)
         if not found:
             return ()

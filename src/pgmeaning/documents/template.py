@@ -1,4 +1,4 @@
-"""From the columns of a row to what a model takes."""
+"""Turns the columns of a row into what a model takes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from pgmeaning.types import Document, Target
 
-# Between columns when there is no template; a missing one leaves no gap.
+# Between columns if there is no template; a null column leaves no gap.
 SEPARATOR = "\n\n"
 
 
 def render(target: Target, texts: Sequence[str | None]) -> str | None:
-    """The text of a row: its template filled in (null as nothing), or its columns joined by blank lines.
+    """The text of a row: its template filled in (null as an empty string), or its columns joined by blank lines.
 
-    None when all of the columns are null: there is nothing to embed.
+    None if all columns are null: there is nothing to embed.
     """
     if all(text is None for text in texts):
         return None
@@ -29,19 +29,19 @@ def render(target: Target, texts: Sequence[str | None]) -> str | None:
 def document(
     target: Target, texts: Sequence[str | None], images: tuple[Any, ...] = (), videos: tuple[Any, ...] = ()
 ) -> Document | None:
-    """The document of a row, or None when there is nothing to embed. Media are still what the row names."""
+    """The document of a row, or None if there is nothing to embed. Its media are still as the row names them."""
     text = render(target, texts)
     return Document(text, images, videos) if text is not None or images or videos else None
 
 
 def several(value: Any) -> tuple[Any, ...]:
-    """The images or videos of a column's value: one, or a list of them; what is missing is left out."""
+    """The images or videos of a column's value, which is one or a list; nulls are left out."""
     values = value if isinstance(value, list | tuple) else (value,)
     return tuple(_sourced(element) for element in values if element is not None)
 
 
 def _sourced(value: Any) -> Any:
-    """An element of bytea[] came as hexadecimal text; a list within a list is a video of images."""
+    """One image or video: elements of bytea[] come as hexadecimal text, and a list in a list is a video of images."""
     if isinstance(value, list):
         return several(value)
     if isinstance(value, str) and value.startswith("\\x"):

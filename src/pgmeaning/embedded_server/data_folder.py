@@ -1,15 +1,15 @@
-"""The embedded server's data folder: whose it is, making the cluster in it, and the process that serves it.
+"""The embedded server's data folder: its owner, the cluster in it, and the process that serves it.
 
-It is an ordinary cluster; what is added to it is named pgmeaning.*:
+It is an ordinary cluster; the files that we add are named pgmeaning.*:
 
     pgmeaning.lock       held by whoever starts or stops the server
     pgmeaning.password   of the superuser `postgres`, readable by the owner alone
-    pgmeaning.log        the server's, since its last start; pgmeaning.log.1 is the start before
-    pgmeaning.initdb-*   a cluster being made
-    pgmeaning.cluster    one that is made, and not yet moved into place
+    pgmeaning.log        the server's log since its last start; pgmeaning.log.1 is from the start before
+    pgmeaning.initdb-*   a cluster that initdb is making
+    pgmeaning.cluster    a finished cluster, not yet moved into place
 
-Root works in a folder that another account owns, so it never writes through a file that is already there: it could be
-a link to somewhere else.
+Root works in a folder that another account owns, so it never writes to an existing file: it could be a link to
+somewhere else.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from pgmeaning.errors import ServerError
 
 LONGEST_SOCKET_PATH = 103  # bytes: macOS's limit; Linux has four more
 SHORT_SOCKET_FOLDER = "/tmp/pgmeaning-sockets-"
-DYING_SECONDS = 2.0  # what sessions have to notice that their server was killed
+DYING_SECONDS = 2.0  # how long sessions have to notice that their server was killed
 
 
 @dataclass(frozen=True)
 class Postmaster:
-    """What a server says of itself in postmaster.pid."""
+    """What a server says about itself in postmaster.pid."""
 
     pid: int
     port: int
@@ -58,13 +58,13 @@ class DataFolder:
         return self.path / f"pgmeaning.{name}"
 
     def refuse_file(self) -> None:
-        """A folder that is a file, or below one, is an oversight."""
+        """Refuse a path that is a file, or below one."""
         place = next(path for path in (self.path, *self.path.parents) if os.path.exists(path))
         if not place.is_dir():
             raise ServerError(f"{place} is a file, not a folder", hint="choose another data folder")
 
     def is_taken(self) -> bool:
-        """Whether a server was ever started here by us."""
+        """Whether we ever started a server here."""
         try:
             self._ours("lock").lstat()
         except FileNotFoundError:
@@ -72,7 +72,7 @@ class DataFolder:
         return True
 
     def prepare(self, install: Install) -> Account | None:
-        """Make the folder if it is missing, refuse it if it is not ours to use, and say who runs the server."""
+        """Make the folder if it is missing, refuse it if it is not ours, and return who runs the server."""
         account = account_for(self.path)
         self._check_the_way(account)
         make_folders(self.path.parent)
@@ -94,7 +94,7 @@ class DataFolder:
 
     def _refuse_foreign(self, install: Install) -> None:
         names = os.listdir(self.path)
-        if "pgmeaning.lock" in names:  # taken by another process, just now
+        if "pgmeaning.lock" in names:  # another process has just taken it
             return
         if "PG_VERSION" in names:
             self._check_version(install)
@@ -102,7 +102,7 @@ class DataFolder:
         self._refuse_strangers(names)
 
     def _refuse_strangers(self, names: list[str]) -> None:
-        """Never overwrite or remove anybody else's files."""
+        """Refuse a folder with other files in it: never overwrite or remove anybody else's files."""
         if any(not name.startswith(("pgmeaning.", "lost+found")) for name in names):
             raise ServerError(f"{self.path} is neither empty nor a cluster", hint="choose an empty folder")
 
@@ -110,11 +110,11 @@ class DataFolder:
         if account and self.path.stat().st_uid == 0:
             os.chown(self.path, account.uid, account.gid)
         if self.path.stat().st_mode & 0o077:
-            self.path.chmod(0o700)  # PostgreSQL refuses a folder that is open to others
+            self.path.chmod(0o700)  # PostgreSQL refuses a folder that others can read
 
     @contextlib.contextmanager
     def locked(self, account: Account | None, patience: float) -> Iterator[None]:
-        """One process at a time starts or stops the server."""
+        """Hold the lock: one process at a time starts or stops the server."""
         with contextlib.suppress(FileExistsError):
             os.close(_create(self._ours("lock"), account))
         lock = os.open(self._ours("lock"), os.O_RDWR | os.O_NOFOLLOW)
@@ -126,7 +126,7 @@ class DataFolder:
             os.close(lock)
 
     def settle(self, install: Install, account: Account | None, *, sync: bool) -> None:
-        """Bring the folder from whatever state an earlier process left it in to a cluster that can be started."""
+        """Turn the folder, in whatever state an earlier process left it, into a cluster that can be started."""
         self._forget_the_dead()
         self._forget_the_unreadable()
         for unfinished in self.path.glob("pgmeaning.initdb-*"):
@@ -138,22 +138,22 @@ class DataFolder:
         if made.exists():
             self._move_into_place(made)
         self._check_version(install)
-        self.password()  # before there is a server that nobody could log in to
+        self.password()  # before there is a server that nobody can log in to
 
     def _forget_the_dead(self) -> None:
-        """Remove what a killed server left where PostgreSQL would believe it: the id is a stranger's or a zombie's."""
+        """Remove a killed server's lock files if another process or a zombie has its id: PostgreSQL trusts them."""
         postmaster = self.postmaster()
         if postmaster is None or serves(postmaster.pid, self.path) is not False:
             return
         drop_socket_folder(postmaster.socket_folder)
-        # An id that is free is left to PostgreSQL. In both cases it still refuses to start beside surviving sessions,
-        # which it knows by their shared memory.
+        # PostgreSQL itself handles an id that is free. In both cases it still refuses to start beside surviving
+        # sessions, which it detects by their shared memory.
         if _exists(postmaster.pid):
             self._drop_locks()
 
     def _forget_the_unreadable(self) -> None:
-        """Remove lock files that name no process, as a crash of the system leaves them: PostgreSQL would not start."""
-        # One that is readable a moment later was being written: by a server whose starter was killed.
+        """Remove lock files that name no process, as a system crash leaves them: PostgreSQL would not start."""
+        # If it is readable a moment later, it was being written, by a server whose starter was killed.
         wait_for(lambda: self._unreadable_lock() is None or self._is_idle(), DYING_SECONDS)
         if (unreadable := self._unreadable_lock()) is None:
             return
@@ -177,7 +177,7 @@ class DataFolder:
             lock.unlink(missing_ok=True)
 
     def _initdb(self, install: Install, account: Account | None, sync: bool) -> Path:
-        """Make a cluster aside, under a new name: a killed predecessor's initdb may still be busy with its own."""
+        """Make a cluster under a new temporary name: a killed predecessor's initdb may still be at work on its own."""
         self._write_password(account)
         place = self._ours(f"initdb-{os.urandom(4).hex()}")
         options = {
@@ -196,7 +196,7 @@ class DataFolder:
         return place
 
     def _move_into_place(self, made: Path) -> None:
-        """Move a complete cluster up; PG_VERSION goes last, so that it vouches for all the rest."""
+        """Move a complete cluster into place; PG_VERSION last, so that its presence vouches for all the rest."""
         for name in sorted(os.listdir(made), key=lambda name: (name == "PG_VERSION", name)):
             (made / name).rename(self.path / name)
         made.rmdir()
@@ -225,19 +225,19 @@ class DataFolder:
         return content.decode().strip()
 
     def log_text(self, since: int = 0) -> str:
-        """What the server's log says, from this many bytes on; nothing where there is none."""
+        """The text of the server's log from this byte on; empty if there is no log."""
         return (read(self.log) or b"")[since:].decode(errors="replace")
 
     @contextlib.contextmanager
     def fresh_log(self, account: Account | None) -> Iterator[BinaryIO]:
-        """An empty log, to append to; the one before is kept, once."""
+        """An empty log to append to; the previous one is kept, and only that one."""
         with contextlib.suppress(FileNotFoundError):
             self.log.rename(self._ours("log.1"))
         with open(_create(self.log, account), "ab") as file:
             yield file
 
     def socket_folder(self, account: Account | None) -> str:
-        """The data folder itself, unless the path of a socket in it would be too long: then a private one."""
+        """The folder for sockets: the data folder, or a private one if the path would be too long."""
         if len(os.fsencode(self.path / ".s.PGSQL.65535")) <= LONGEST_SOCKET_PATH:
             return str(self.path)
         import tempfile  # rarely needed, and slow to import
@@ -249,12 +249,12 @@ class DataFolder:
         return folder
 
     def last_port(self) -> int | None:
-        """The port of the last start, which PostgreSQL writes down with its other options."""
+        """The port of the last start, which PostgreSQL records with its other options."""
         found = re.search(rb'"port=(\d+)"', read(self.path / "postmaster.opts") or b"")
         return int(found[1]) if found else None
 
     def postmaster(self) -> Postmaster | None:
-        """What postmaster.pid says, true or stale; None if there is none, or only half of one."""
+        """The contents of postmaster.pid, current or stale; None if it is missing or incomplete."""
         text = os.fsdecode(read(self.path / "postmaster.pid") or b"")
         try:
             pid, _, _, port, sockets, *rest = (line.rstrip() for line in text.splitlines())
@@ -263,15 +263,15 @@ class DataFolder:
             return None
 
     def server(self) -> Postmaster | None:
-        """The server of this folder, if it runs."""
+        """The server of this folder, if it is running."""
         postmaster = self.postmaster()
         return postmaster if postmaster and serves(postmaster.pid, self.path) else None
 
 
 def read(path: Path) -> bytes | None:
-    """What a file holds that another process may move or remove meanwhile; None if it is not there.
+    """The contents of a file that another process may move or remove meanwhile; None if it does not exist.
 
-    Never ask whether it is there and then read it: it goes between the two.
+    Checking for it first and then reading it would be a race.
     """
     try:
         return path.read_bytes()
@@ -280,7 +280,7 @@ def read(path: Path) -> bytes | None:
 
 
 def drop_socket_folder(folder: str) -> None:
-    """Remove a private socket folder, and sockets alone: it must never remove data, whatever it is called with."""
+    """Remove a private socket folder, and nothing in it but sockets: whatever the argument, it must not remove data."""
     if folder.startswith(SHORT_SOCKET_FOLDER):
         with contextlib.suppress(OSError):  # another process removes it too
             for socket in Path(folder).glob(".s.PGSQL.*"):
@@ -289,7 +289,7 @@ def drop_socket_folder(folder: str) -> None:
 
 
 def serves(pid: int, data_dir: Path) -> bool | None:
-    """Whether this process is the server of the folder; None if it is a PostgreSQL that hides where it works."""
+    """Whether this process is the server of the folder; None if it is a PostgreSQL whose folder cannot be seen."""
     if _program(pid) != "postgres":
         return False
     with contextlib.suppress(OSError):  # not Linux, or a container's root, which may not look at another account's
@@ -298,7 +298,7 @@ def serves(pid: int, data_dir: Path) -> bool | None:
 
 
 def _names_a_process(lock: Path) -> bool:
-    """As PostgreSQL reads it; a single user's process has a minus in front. One that is gone is nobody's matter."""
+    """Whether PostgreSQL can read a process id in it (negative in single-user mode); true if the file is gone."""
     content = read(lock)
     return content is None or re.match(rb"-?[1-9]", content) is not None
 
@@ -311,7 +311,7 @@ def _processes() -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended and that nobody collects doesn't."""
+    """Whether the process is running; a zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
@@ -319,7 +319,7 @@ def alive(pid: int) -> bool:
 
 
 def _exists(pid: int) -> bool:
-    """Whether the id is in use, be it by a zombie."""
+    """Whether the id is in use, even by a zombie."""
     try:
         os.kill(pid, 0)
     except OSError as error:
@@ -348,7 +348,7 @@ def _ps(pid: int, column: str) -> str:
 
 
 def _try_lock(file: int) -> bool:
-    import fcntl  # absent on Windows, where the rest of the package does work
+    import fcntl  # missing on Windows, where the rest of the package works
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -358,7 +358,7 @@ def _try_lock(file: int) -> bool:
 
 
 def _create(path: Path, account: Account | None) -> int:
-    """Create a file that only the account can read; an existing one is refused."""
+    """Create a file that only the account can read; fails if the file exists."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
     if account:
         os.fchown(file, account.uid, account.gid)

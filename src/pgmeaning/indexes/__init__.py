@@ -1,1 +1,1 @@
-"""Building the indexes of vector tables, and measuring what searches find by them."""
+"""Builds the indexes of vector tables, and measures the recall of searches that use them."""

@@ -1,7 +1,7 @@
-"""Builds the indexes of vector tables: the one that is planned, one builder at a time, and nobody waits for it.
+"""Builds the planned indexes of vector tables, one builder at a time, and blocks nobody.
 
 CREATE INDEX CONCURRENTLY lets rows be written meanwhile. It cannot run in a transaction, and leaves an invalid index
-behind when it breaks off: that is found and built anew.
+behind if it fails: such an index is found and built again.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from pgmeaning.settings import Settings
 
 log = structlog.get_logger()
 
-# Sidecars only join keys; what a search does is planned as for anybody else.
+# A sidecar otherwise only joins keys; here searches must be planned as in any other session.
 AS_ANYBODY = {"enable_hashjoin": "on", "enable_mergejoin": "on", "enable_seqscan": "on", "lock_timeout": "0"}
-# Rows that may be owed while an index is built: a table that is always written to always owes some.
+# Rows that may be owed when an index is built: a table that is always written to always has some.
 MAY_BE_OWED = 1000
-# One look is a count of every small vector table: so not at each round of maintenance.
+# A look counts the rows of every small vector table, so it is not done in each round of maintenance.
 LOOK_EVERY = 5
-# After a build that failed or gave way, how long until the next try.
+# The time until the next try, after a build that failed or gave way.
 RETRY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a vector table's index is, and what it should be."""
+    """A vector table's index as it is, and as it should be."""
 
     collection_id: int
     collection: str
@@ -52,20 +52,20 @@ class Plan:
     build_seconds: float | None
     statement: str | None
     reason: str
-    there: bool  # whether it is as it should be
-    broken: list[str]  # what broken builds left behind, and prefixes of other dimensions; quoted
+    there: bool  # whether the index is as it should be
+    broken: list[str]  # what failed builds left behind, and prefixes of other dimensions; quoted
     others: list[str]  # our indexes of other kinds
-    settled: bool  # whether all is embedded, but for what is always being written
+    settled: bool  # whether everything is embedded, apart from rows just being written
     measure_due: bool
 
     @property
     def due(self) -> bool:
-        """Whether anything is to be built or dropped."""
+        """Whether there is anything to build or drop."""
         return not self.there or bool(self.broken) or bool(self.others)
 
 
 def connected(dsn: str) -> Connection:
-    """A connection to build with, that waits for locks as long as it takes."""
+    """A connection for building, which waits for locks without a timeout."""
     return connect(dsn, "index", **AS_ANYBODY)
 
 
@@ -73,7 +73,7 @@ def plans(
     connection: Connection, settings: Settings, collection: str | None = None, kind: str | None = None,
     dimensions: int | None = None,
 ) -> list[Plan]:  # fmt: skip
-    """The plan of every vector table, or of a collection's; `kind` and `dimensions` instead of what is wanted of it."""
+    """The plan of each vector table, or of a collection's; `kind` and `dimensions` override the recorded wish."""
     arguments = {
         "collection": collection, "kind": kind, "dimensions": dimensions, "min_rows": settings.index_rows,
         "may_be_owed": MAY_BE_OWED,
@@ -84,7 +84,7 @@ def plans(
 
 @contextmanager
 def only_builder(connection: Connection, plan: Plan) -> Iterator[bool]:
-    """Whether nobody else is at this vector table's index; if so, nobody else will be."""
+    """Try to lock this vector table's index: True means that nobody else builds it, nor will meanwhile."""
     key = {"vectors": plan.vectors}
     row = connection.execute(sql.query("try_index_lock"), key).fetchone()
     held = row == (True,)
@@ -96,9 +96,9 @@ def only_builder(connection: Connection, plan: Plan) -> Iterator[bool]:
 
 
 def build(connection: Connection, plan: Plan, settings: Settings) -> None:
-    """Bring the index to the plan: drop what is broken, build, then drop what it replaces. Raises psycopg.Error."""
+    """Carry out the plan: drop broken indexes, build, then drop those it replaces. Raises psycopg.Error."""
     for index in plan.broken:
-        log.info("dropping what cannot be used", collection=plan.collection, index=index)
+        log.info("dropping an index that cannot be used", collection=plan.collection, index=index)
         _drop(connection, index)
     if not plan.there:
         _create(connection, plan, settings)
@@ -107,7 +107,7 @@ def build(connection: Connection, plan: Plan, settings: Settings) -> None:
 
 
 def measure(connection: Connection, plan: Plan, settings: Settings) -> recall.Report:
-    """Measure what searches find, and keep it where they look. Raises CollectionError, psycopg.Error."""
+    """Measure recall, and store the result where searches look. Raises CollectionError, psycopg.Error."""
     report = recall.measure(
         connection, plan.collection_id, plan.model, sample=settings.recall_sample, goal=settings.recall_goal
     )
@@ -133,7 +133,7 @@ def _create(connection: Connection, plan: Plan, settings: Settings) -> None:
 
 @contextmanager
 def _maintenance(connection: Connection, plan: Plan, settings: Settings) -> Iterator[None]:
-    """Memory for the whole graph if the bound allows it: one that outgrows it is built many times slower."""
+    """Allow memory for the whole graph, up to the limit: a graph that outgrows it is built many times slower."""
     megabytes = min(settings.index_memory, 64 + (plan.bytes or 0) * 3 // 2 // 2**20)
     arguments = {"memory": f"{megabytes}MB", "workers": str(settings.index_workers)}
     connection.execute(sql.query("index/index_settings"), arguments)
@@ -149,13 +149,13 @@ def _drop(connection: Connection, index: str) -> None:
 
 
 def record(connection: Connection, plan: Plan, statement: str, **values: object) -> None:
-    """Note something about a vector table's index, unless the collection is gone."""
+    """Record something about a vector table's index, unless the collection is gone."""
     arguments = {"collection_id": plan.collection_id, "model": plan.model, **values}
     connection.execute(sql.query(statement), arguments)
 
 
 class Indexer:
-    """What a sidecar does about indexes, on a connection and a thread of its own: nothing else waits for it."""
+    """Builds and measures indexes for a sidecar, on its own connection and thread, so that nothing waits for it."""
 
     def __init__(self, settings: Settings, stopping: threading.Event) -> None:
         self._settings = settings
@@ -165,7 +165,7 @@ class Indexer:
         self._postponed: dict[tuple[int, str], float] = {}
 
     def run(self, connection: Connection) -> None:
-        """Until the sidecar stops."""
+        """Run until the sidecar stops."""
         self._connection = connection
         while not self._stopping.wait(self._settings.maintenance * LOOK_EVERY):
             for plan in plans(connection, self._settings):
@@ -191,7 +191,7 @@ class Indexer:
             if connection.closed:
                 raise
             if isinstance(error, psycopg.errors.QueryCanceled):
-                return  # it gave way, or the sidecar stops
+                return  # it gave way, or the sidecar is stopping
             log.warning(
                 "index not built or measured", collection=plan.collection, kind=plan.kind, error=str(error).strip()
             )
@@ -203,7 +203,7 @@ class Indexer:
         return time.monotonic() < self._postponed.get((plan.collection_id, plan.model), 0)
 
     def give_way(self, connection: Connection) -> None:
-        """Break a build off when somebody waits to drop or alter the table: it would hold them up to its end."""
+        """Cancel a build if somebody waits to drop or alter the table: they would wait until it ends."""
         plan = self._building
         if plan is not None:
             row = connection.execute(sql.query("index/somebody_waits"), {"vectors": plan.vectors}).fetchone()
@@ -212,6 +212,6 @@ class Indexer:
                 self.cancel()
 
     def cancel(self) -> None:
-        """Break off what is being built, from any thread."""
+        """Cancel a build in progress; may be called from any thread."""
         if self._building is not None and self._connection is not None:
             self._connection.cancel_safe(timeout=5)

@@ -1,11 +1,11 @@
-"""Measures how well searches find: stored vectors as queries, each left out of its own answer, against exact answers.
+"""Measures recall: stored vectors as queries, each left out of its own answer, compared with exact answers.
 
-A stored vector is easier to find than a stranger: its own place in an index leads to its neighbours. So each query is
-moved away from its vector, by most of the way to its nearest neighbour, in the directions in which vectors here differ.
-By all of the way it would be further from its neighbours than a stranger is, and harder to find.
+The neighbours of a stored vector are easier to find than those of a new one: its own place in an index leads to them.
+So each query is moved away from its vector, by most of the distance to its nearest neighbour, in directions in which
+the vectors differ. Moved by all of it, a query would be further from its neighbours than a new one, and harder.
 
-All in one snapshot, so that rows written meanwhile change nothing. The exact answers of all queries take one pass over
-the vectors. A row counts as found when it is as near as the k-th of the exact answer: of equal ones any will do.
+All of it uses one snapshot, so that rows written meanwhile change nothing. The exact answers of all queries take one
+pass over the vectors. A row counts as found if it is as near as the k-th of the exact answer: ties are equally good.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from pgmeaning.models.vectors import Vectors
 K = 10
 FIRST_CANDIDATES = 20
 MOST_CANDIDATES = 5_120
-# What an exact search takes is known from so many.
+# The number of exact searches that are timed.
 EXACT_SEARCHES = 3
-# Where the goal is out of reach, so little more recall is not worth twice the candidates.
+# If the goal is out of reach, this little more recall is not worth twice the candidates.
 AS_GOOD = 0.003
-# The power of the cosine to the nearest neighbour. Queries of MiniLM vectors that are not stored are as hard to find.
+# The power of the cosine to the nearest neighbour. With it, queries are as hard as MiniLM vectors that are not stored.
 MOVED = 0.75
 TINY = np.float32(1e-6)
 PAGE = 2000
@@ -39,7 +39,7 @@ PAGE = 2000
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A stored vector, as a query."""
+    """A stored vector used as a query."""
 
     key: str
     vector: str
@@ -49,7 +49,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What so many candidates reach: the mean recall, its standard error, and what each search took."""
+    """The result for a number of candidates: mean recall, its standard error, and the time of each search."""
 
     candidates: int
     recall: float
@@ -59,7 +59,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was measured; `kind` is the index's, 'scan' without one, or 'exact' where every vector is compared."""
+    """What was measured; `kind` is the index's, 'scan' without one, or 'exact' if every vector is compared."""
 
     kind: str
     rows: int
@@ -73,7 +73,7 @@ class Report:
 
 
 def measure(connection: Connection, collection_id: int, model: str, *, sample: int, goal: float) -> Report:
-    """Pick the fewest candidates that reach the goal. Raises CollectionError where there is too little to measure."""
+    """Pick the fewest candidates that reach the goal. Raises CollectionError if there are too few vectors."""
     with connection.transaction():
         connection.execute(sql.query("index/one_snapshot"))
         measurement = Measurement(connection, collection_id, model)
@@ -81,7 +81,7 @@ def measure(connection: Connection, collection_id: int, model: str, *, sample: i
         if len(queries) < 2 or measurement.rows <= K:
             raise CollectionError(
                 f"{measurement.rows} vectors of model {model!r} are too few to measure recall",
-                hint="a search compares them all",
+                hint="a search compares all of them",
             )
         exact = [measurement.search(query, "exact", None)[1] for query in queries[:EXACT_SEARCHES]]
         trial = _pick(measurement, queries, goal) if measurement.kind != "exact" else Trial(0, 1, 0, tuple(exact))
@@ -93,14 +93,14 @@ def measure(connection: Connection, collection_id: int, model: str, *, sample: i
 
 
 def _pick(measurement: Measurement, queries: Sequence[Query], goal: float) -> Trial:
-    """Double the candidates until the goal is reached beyond chance, then try between the last two; else the best."""
+    """Double the candidates until the goal is surely reached, then try between the last two; else take the best."""
     trials = [measurement.trial(queries, FIRST_CANDIDATES)]
     while not _reached(trials[-1], goal) and trials[-1].candidates < min(MOST_CANDIDATES, measurement.rows):
         trials.append(measurement.trial(queries, trials[-1].candidates * 2))
     if len(trials) > 1 and _reached(trials[-1], goal):
         between = measurement.trial(queries, trials[-2].candidates * 3 // 2)
         return between if _reached(between, goal) else trials[-1]
-    # Never beyond chance: the fewest that reach it at all, or that as good as reach the best.
+    # Never surely reached: the fewest candidates that reach it on average, or that come close to the best.
     best = max(trial.recall for trial in trials)
     return next(trial for trial in trials if trial.recall >= min(goal, best - AS_GOOD))
 
@@ -118,20 +118,20 @@ class Measurement:
         with connection.cursor(row_factory=dict_row) as cursor:
             found = cursor.execute(sql.query("index/measure_target"), {**self._id, "k": K}).fetchone()
         if found is None:
-            raise CollectionError("the collection is gone", hint="pgmeaning status lists those there are")
+            raise CollectionError("the collection is gone", hint="pgmeaning status lists all collections")
         self._parts = {"vectors": found["vectors"], "key_json": found["key_json"], "same_key": found["same_key"]}
         self.kind: str = found["kind"]
         self._mode: str | None = {"scan": "signature", "exact": "exact"}.get(self.kind, "index")
         self.rows = 0
 
     def sample(self, size: int) -> list[Query]:
-        """Stored vectors, at random."""
+        """Random stored vectors."""
         statement = sql.composed("index/measure_sample", self._parts)
         rows = self._connection.execute(statement, {"size": size}).fetchall()
         return [Query(key, vector, tuple(own)) for key, vector, own in rows]
 
     def moved(self, queries: Sequence[Query]) -> list[Query]:
-        """The queries, each nearly as far from its vector as that one's nearest neighbour is."""
+        """The queries, each moved nearly as far from its vector as the vector's nearest neighbour is."""
         if not queries:
             return []
         vectors = _matrix(queries)
@@ -140,7 +140,7 @@ class Measurement:
         return [replace(query, vector=Vector(vector).to_text()) for query, vector in zip(queries, moved, strict=True)]
 
     def with_answers(self, queries: Sequence[Query]) -> list[Query]:
-        """The queries with the distance that the exact answer's last row has."""
+        """The queries, each with the distance of the last row of its exact answer."""
         if not queries:
             return []
         wanted = _matrix(queries)
@@ -168,7 +168,7 @@ class Measurement:
             best.take(similarities, places)
 
     def trial(self, queries: Sequence[Query], candidates: int) -> Trial:
-        """Search for each of them."""
+        """Search for each query."""
         shares, seconds = [], []
         for query in queries:
             distances, took = self.search(query, self._mode, candidates)
@@ -180,7 +180,7 @@ class Measurement:
         return Trial(candidates, min(1.0, float(np.mean(shares))), error, tuple(seconds))
 
     def search(self, query: Query, mode: str | None, candidates: int | None) -> tuple[list[float], float]:
-        """The distances of what a search finds, and its seconds."""
+        """The distances of the rows that a search finds, and its time in seconds."""
         arguments = {
             **self._id, "vector": query.vector, "k": K, "mode": mode, "candidates": candidates, "leave_out": query.key,
         }  # fmt: skip
@@ -190,7 +190,7 @@ class Measurement:
 
 
 class Nearest:
-    """The nearest of all that were seen, but for the query's own."""
+    """The nearest vectors seen so far, without the query's own."""
 
     def __init__(self, k: int, own: Sequence[str]) -> None:
         self._k = k
@@ -198,7 +198,7 @@ class Nearest:
         self._best: list[tuple[float, str]] = []
 
     def take(self, similarities: NDArray[np.float32], places: Sequence[str]) -> None:
-        """Look at some more."""
+        """Consider more vectors."""
         count = min(len(places), self._k + len(self._own))
         for index in np.argpartition(-similarities, count - 1)[:count].tolist():
             if places[index] not in self._own:
@@ -207,12 +207,12 @@ class Nearest:
 
     @property
     def places(self) -> list[str]:
-        """Their addresses."""
+        """The addresses of the nearest vectors."""
         return [place for _, place in self._best]
 
 
 def moved_away(vectors: Vectors, similarities: NDArray[np.float32]) -> Vectors:
-    """Unit vectors with these cosines to the given ones, moved by random mixtures of how the vectors differ."""
+    """Unit vectors with these cosines to the given ones, moved by random mixtures of the vectors' differences."""
     differences = vectors - vectors.mean(axis=0)
     mixtures = np.random.default_rng(0).standard_normal((len(vectors), len(vectors)), dtype=np.float32) @ differences
     mixtures -= (mixtures * vectors).sum(axis=1, keepdims=True) * vectors
@@ -223,14 +223,14 @@ def moved_away(vectors: Vectors, similarities: NDArray[np.float32]) -> Vectors:
 
 
 def _matrix(queries: Sequence[Query]) -> Vectors:
-    """Their vectors, of unit length."""
+    """The queries' vectors, of unit length."""
     vectors = np.array([query.vector[1:-1].split(",") for query in queries], np.float32)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), TINY)
     return vectors
 
 
 def record(connection: Connection, collection_id: int, model: str, report: Report) -> None:
-    """Keep what was found where searches look, unless the collection is gone."""
+    """Store the result where searches look, unless the collection is gone."""
     values = {name: getattr(report, name) for name in Report.__slots__}
     connection.execute(
         sql.query("index/record_measurement"), {"collection_id": collection_id, "model": model, **values}

@@ -1,9 +1,9 @@
-"""Images and videos from bytes, data URIs, files and URLs, with the guards that input of unknown origin needs.
+"""Reads images and videos from bytes, data URIs, files and URLs, with guards against input of unknown origin.
 
     read_image, image_size, read_video     decoded, for a model
     fetch_media, fetch_image, fetch_video  still encoded but checked, for the sidecar to keep until its batch runs
 
-Whatever is wrong with an input raises InputError. Pillow, PyAV and httpx are imported when they are first needed.
+Anything wrong with an input raises InputError. Pillow, PyAV and httpx are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a document names as images and videos becomes checked bytes, still encoded."""
+"""Fetches the images and videos that a document names, as checked bytes, still encoded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pgmeaning.media.policy import Policy
 from pgmeaning.media.videos import fetch_video
 from pgmeaning.types import Document
 
-# Of one row. A model reads a few at full size; more than this is a mistake, or somebody's malice.
+# Per row. A model reads a few at full size; more than this is a mistake or an attack.
 MEDIA_PER_ROW = 32
 
 

@@ -1,4 +1,4 @@
-"""Files below the folders that are allowed, without following a link out of them."""
+"""Reads files below the allowed folders, without following a link out of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from pgmeaning.errors import InputError
 from pgmeaning.media.policy import Policy
 
-# Not to wait for the writer of a FIFO, nor to follow a link that took a file's place since the look.
+# Do not wait for the writer of a FIFO, nor follow a link that has replaced the file since the check.
 OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 BENEATH = OPEN | os.O_NOFOLLOW
 HINT = "PGMEANING_MEDIA_FOLDERS names the folders that files may be read from"
@@ -60,7 +60,7 @@ def _open_beneath(path: Path, policy: Policy, name: str) -> int:
 
 
 def _open_parts(root: str, parts: tuple[str, ...]) -> int:
-    """Open one folder after the other, so that a link put in the way meanwhile leads nowhere."""
+    """Open one folder after the other, so that a link put in the way meanwhile has no effect."""
     descriptor = os.open(root, OPEN)
     for part in parts:
         above = descriptor

@@ -1,4 +1,4 @@
-"""Images as models take them: upright, RGB, 8 bits, transparency on white."""
+"""Reads images as models take them: upright, RGB, 8 bits, transparency on white."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pgmeaning.media.sources import read_bytes
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Not all that Pillow reads: some formats run other programs (EPS), or are rarely tried.
+# Not all formats that Pillow reads: some run other programs (EPS) or are rarely tested.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 ORIENTATION = 0x0112  # EXIF; 5 to 8 lie on their side
 OTHERS = {
@@ -29,9 +29,9 @@ OTHERS = {
 
 
 def read_image(source: Any, policy: Policy = TRUSTED) -> Image:
-    """The image: upright, RGB, 8 bits a channel, transparency on white; of an animation the first frame.
+    """The image: upright, RGB, 8 bits per channel, transparency on white; for an animation, its first frame.
 
-    `source` is a PIL image, bytes, a path, a data URI or an http(s) URL; raises InputError for what is none.
+    `source` is a PIL image, bytes, a path, a data URI or an http(s) URL. Raises InputError for anything else.
     """
     image = _opened(source, policy)
     try:
@@ -50,13 +50,13 @@ def image_size(source: Any, policy: Policy = TRUSTED) -> tuple[int, int]:
 
 
 def fetch_image(source: Any, policy: Policy = TRUSTED) -> bytes | Image:
-    """The image still encoded, once it was decoded without an error; a PIL image as `read_image` gives it."""
+    """The image, still encoded, after it was decoded once without error; a PIL image as `read_image` returns it."""
     if isinstance(source, pillow().Image):
         return read_image(source, policy)
     data = read_bytes(source, policy)
     image = _opened(data, policy)
     try:
-        # A JPEG at an eighth of its size takes a third of the time, and is read to its end all the same.
+        # Decoding a JPEG at an eighth of its size takes a third of the time, and still reads it to the end.
         image.draft("RGB", (1, 1))
         image.load()
     except Exception as error:
@@ -65,7 +65,7 @@ def fetch_image(source: Any, policy: Policy = TRUSTED) -> bytes | Image:
 
 
 def pillow() -> Any:
-    """PIL.Image; raises ModelUnavailable where Pillow is not installed."""
+    """The module PIL.Image; raises ModelUnavailable if Pillow is not installed."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -84,7 +84,7 @@ def opened(data: bytes) -> Image:
 
 
 def _opened(source: Any, policy: Policy) -> Image:
-    """The image with its header read and its size checked, its pixels not yet decoded."""
+    """The image with its header read and its size checked; its pixels are not decoded yet."""
     library = pillow()
     if isinstance(source, library.Image):
         image: Image = source
@@ -104,7 +104,7 @@ def _parsed(source: Any, data: bytes) -> Image:
         image = opened(data)
     except library.UnidentifiedImageError:
         raise InputError(
-            f"{_name(source)} is no image that can be read: it is {_what_else(data)}",
+            f"{_name(source)} is not an image that can be read: it is {_what_else(data)}",
             hint="JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF can be read",
         ) from None
     except (library.DecompressionBombError, library.DecompressionBombWarning) as error:
@@ -127,7 +127,7 @@ def _what_else(data: bytes) -> str:
             return name
     if data[4:8] == b"ftyp":
         return "a HEIC image or an MP4 video"
-    return "text" if _is_text(data[:256]) else "of no known type"
+    return "text" if _is_text(data[:256]) else "of an unknown type"
 
 
 def _is_text(start: bytes) -> bool:
@@ -135,7 +135,7 @@ def _is_text(start: bytes) -> bool:
 
 
 def _lies_on_its_side(image: Image) -> bool:
-    # A PNG without EXIF before its pixels would be decoded to look behind them.
+    # Looking for EXIF after the pixels of a PNG would decode them.
     if getattr(image, "format", None) == "PNG" and "exif" not in image.info:
         return False
     try:
@@ -168,13 +168,13 @@ def _rgb(image: Image) -> Image:
 
 
 def _from_deep_gray(image: Image) -> Image:
-    """16 bits scaled to 8; convert() would cut all that is brighter than 255."""
+    """16 bits scaled to 8; convert() would clip all values above 255."""
     import numpy as np
 
     values = np.asarray(image)
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
         raise InputError(
-            f"an image of mode {image.mode} has no definite brightness", hint="save it with 8 or 16 bits a channel"
+            f"an image of mode {image.mode} has no definite brightness", hint="save it with 8 or 16 bits per channel"
         )
     return pillow().fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")  # type: ignore[no-any-return]
 

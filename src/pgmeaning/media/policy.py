@@ -1,4 +1,4 @@
-"""What may be read, how much of it, and how a refusal names it."""
+"""What may be read, how much of it, and how an error names it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ SHOWN = 80  # characters of a source that an error repeats
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """By default nothing is read but what is given: bytes and data URIs. Values in a table are of unknown origin.
+    """By default only bytes and data URIs are read, and no files or URLs: values in a table are of unknown origin.
 
-    A host is a name, `*.name` for all below it, or `*`; `name:port` where the port is not its scheme's own. Those of
+    A host is a name, `*.name` for all names below it, or `*`; `name:port` if the port is not the scheme's default.
     `private_hosts` may also have private or loopback addresses, as in an intranet.
     """
 
-    folders: tuple[Path, ...] = ()  # files below these; a relative path is looked for in each
+    folders: tuple[Path, ...] = ()  # files below these may be read; a relative path is looked up in each
     any_folder: bool = False
     hosts: tuple[str, ...] = ()
     private_hosts: tuple[str, ...] = ()
     max_bytes: int = 64 * MEBIBYTE  # of one image or video, encoded
     max_pixels: int = 64_000_000  # of one image or frame
     max_seconds: float = 600  # of one video
-    timeout: float = 20  # for one URL, from the first look-up of its name to the last byte
+    timeout: float = 20  # for one URL, from the DNS look-up to the last byte
 
 
-# What an application's own code names: any file, but no URL.
+# For what an application's own code names: any file, but no URL.
 TRUSTED = Policy(any_folder=True)
 
 
@@ -42,7 +42,7 @@ def too_large(what: str, policy: Policy) -> InputError:
 
 
 def shown(source: object) -> str:
-    """A source as an error may repeat it: short, and a URL without its query, which may hold a key."""
+    """A source as an error may show it: short, and a URL without its query, which may contain a key."""
     text = str(source)
     if text[:5].lower() == "data:":
         text = text.partition(",")[0] + ",..."

@@ -1,4 +1,4 @@
-"""The bytes of a source: given, in a data URI, in a file or behind a URL."""
+"""Reads the bytes of a source: bytes as given, a data URI, a file or a URL."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_bytes(source: object, policy: Policy) -> bytes:
             data = _named(source, policy)
         case _:
             raise InputError(
-                f"a {type(source).__name__} is no image or video",
+                f"a {type(source).__name__} is not an image or video",
                 hint="give bytes, a path, a data URI, a URL or a PIL image",
             )
     return _bounded(data, policy)
@@ -51,7 +51,7 @@ def _named(source: str, policy: Policy) -> bytes:
 def _data_uri(source: str, policy: Policy) -> bytes:
     head, comma, body = source.partition(",")
     if not comma:
-        raise InputError("a data URI has no comma, so no data", hint="write data:image/png;base64,...")
+        raise InputError("a data URI has no comma, and so no data", hint="write data:image/png;base64,...")
     if len(body) > 4 * policy.max_bytes:
         raise too_large(f"{len(body):,} characters of a data URI", policy)
     if not head.lower().endswith(";base64"):

@@ -1,4 +1,4 @@
-"""Videos as models take them: a frame a second, RGB, at most 64 of them, evenly spread."""
+"""Reads videos as models take them: one RGB frame per second, at most 64, evenly spaced."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pgmeaning.media.sources import read_bytes
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Demuxers that read nothing but the file itself. A playlist (HLS, DASH, concat) would name other files and URLs.
+# Demuxers that read only the file itself. A playlist (HLS, DASH, concat) could name other files and URLs.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
-MIN_FRAMES, STEP = 4, 2  # as qwen-vl-utils samples, so that the vectors are the published ones
-# Of all frames together; beyond, they are shrunk. 64 frames in full HD stay as they are.
+MIN_FRAMES, STEP = 4, 2  # as in qwen-vl-utils, so that vectors equal the published ones
+# For all frames together; beyond it, they are shrunk. 64 frames in full HD keep their size.
 FRAME_PIXELS = 64 * 1920 * 1088
 
 
 @dataclass(frozen=True)
 class Video:
-    """Frames of a video, RGB and upright; `fps` is how many of a second were taken, `timestamps` their seconds."""
+    """Frames of a video, RGB and upright; `fps` is the number taken per second, `timestamps` are in seconds."""
 
     frames: tuple[Image, ...]
     timestamps: tuple[float, ...]
@@ -33,10 +33,10 @@ class Video:
 
 
 def read_video(source: Any, policy: Policy = TRUSTED, fps: float = 1.0, max_frames: int = 64) -> Video:
-    """A frame a second (at least 4 where it has them), at most 64 evenly spread over a longer video.
+    """One frame per second (at least 4 if it has them), but at most 64, evenly spaced over a longer video.
 
     `source` is bytes, a path, a data URI or an http(s) URL of a video or an animation; a list of images, which are
-    frames one a second; or a Video, which is handed back. Raises InputError for what is none.
+    frames at one per second; or a Video, which is returned as it is. Raises InputError for anything else.
     """
     if isinstance(source, Video):
         return source
@@ -47,9 +47,9 @@ def read_video(source: Any, policy: Policy = TRUSTED, fps: float = 1.0, max_fram
 
 
 def fetch_video(source: Any, policy: Policy = TRUSTED) -> bytes | Video | tuple[bytes | Image, ...]:
-    """The video still encoded, once its header was read and its size and length checked; raises InputError.
+    """The video, still encoded, after its header, size and length were checked; raises InputError.
 
-    A list of images is checked one by one.
+    The images of a list are checked one by one.
     """
     if isinstance(source, Video):
         return source
@@ -67,7 +67,7 @@ def fetch_video(source: Any, policy: Policy = TRUSTED) -> bytes | Video | tuple[
 
 
 def sampled(total: int, frames_per_second: float, fps: float, max_frames: int) -> list[int]:
-    """The numbers of the frames that are taken, evenly spread from the first to the last."""
+    """The numbers of the frames to take, evenly spaced from the first to the last."""
     wanted = min(max(total / frames_per_second * fps, MIN_FRAMES), max_frames, total)
     count = max(1, int(wanted) // STEP * STEP)
     return [round(place * (total - 1) / max(count - 1, 1)) for place in range(count)]
@@ -78,7 +78,7 @@ def _video(frames: Sequence[Image], seconds: Sequence[float], duration: float) -
 
 
 def _shrunk(image: Image, count: int) -> Image:
-    """A frame, smaller where so many of its size would take too much memory."""
+    """A frame, made smaller if `count` frames of its size would take too much memory."""
     excess = image.width * image.height * count / FRAME_PIXELS
     if excess <= 1:
         return image
@@ -99,9 +99,9 @@ def _from_images(source: Sequence[Any], policy: Policy, fps: float, max_frames: 
 
 def _check_count(source: Sequence[Any], policy: Policy) -> None:
     if not source:
-        raise InputError("a video of no images was given")
+        raise InputError("a video is an empty list of images")
     if len(source) > policy.max_seconds:
-        raise _too_long(f"a video of {len(source)} images, one a second,", policy)
+        raise _too_long(f"a video of {len(source)} images, at one per second,", policy)
 
 
 # ---------------------------------------------------------------- an animation
@@ -116,7 +116,7 @@ def _animation(data: bytes) -> Image | None:
         return None
     if frames > 1 and image.format in ("GIF", "WEBP", "PNG", "AVIF"):
         return image
-    raise InputError(f"a {image.format} image is no video", hint="give it as an image, or a list of images as a video")
+    raise InputError(f"a {image.format} image is not a video", hint="give it as an image, or in a list as a video")
 
 
 def _from_animation(data: bytes, policy: Policy, fps: float, max_frames: int) -> Video | None:
@@ -136,7 +136,7 @@ def _from_animation(data: bytes, policy: Policy, fps: float, max_frames: int) ->
 
 
 def _starts(image: Image, policy: Policy) -> tuple[list[float], float]:
-    """The second in which each frame appears, and when the last one is over."""
+    """The second at which each frame appears, and the second at which the last one ends."""
     starts, end = [], 0.0
     for place in range(getattr(image, "n_frames", 1)):
         image.seek(place)
@@ -158,7 +158,7 @@ def _frame(image: Image, place: int, policy: Policy) -> Image:
 
 @contextmanager
 def _container(data: bytes) -> Iterator[Any]:
-    """The opened file; all that goes wrong inside is an InputError."""
+    """The opened file; anything that goes wrong inside raises InputError."""
     try:
         import av
     except ImportError as error:
@@ -171,7 +171,7 @@ def _container(data: bytes) -> Iterator[Any]:
             yield container
     except InputError:
         raise
-    except Exception as error:  # whatever FFmpeg says of a broken file
+    except Exception as error:  # whatever FFmpeg raises for a broken file
         raise InputError(
             f"a video cannot be decoded: {getattr(error, 'strerror', None) or error}",
             hint="MP4, MOV, WebM, Matroska, AVI and MPEG can be read",
@@ -179,12 +179,12 @@ def _container(data: bytes) -> Iterator[Any]:
 
 
 def _measured(container: Any, policy: Policy) -> tuple[int, float]:
-    """How many frames there are, and how many seconds they last; by the packets, as headers may say nothing or lie."""
+    """The number of frames and their seconds, counted from the packets: headers may be empty or wrong."""
     if not container.streams.video:
         raise InputError("a video has no images in it, only sound or subtitles")
     stream = container.streams.video[0]
     if stream.codec_context is None:
-        raise InputError("a video has a codec that is not known here")
+        raise InputError("a video has a codec that is not supported here")
     if not stream.width or not stream.height:
         raise InputError("a video has no pixels")
     if stream.width * stream.height > policy.max_pixels:
@@ -218,7 +218,7 @@ def _decoded(container: Any, wanted: Sequence[int], policy: Policy) -> Iterator[
     numbers = set(wanted)
     for number, frame in enumerate(container.decode(video=0)):
         if frame.width * frame.height > policy.max_pixels:
-            raise InputError(f"a frame of a video is {frame.width} x {frame.height}, which is more than is allowed")
+            raise InputError(f"a frame of a video is {frame.width} x {frame.height}, more than is allowed")
         if number in numbers:
             yield _shrunk(_turned(frame), len(wanted)), float(frame.time or 0)
         if number >= wanted[-1]:

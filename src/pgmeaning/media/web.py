@@ -1,7 +1,7 @@
-"""One file from the web: only from hosts that are allowed, and never from inside one's own network by accident.
+"""Fetches a file from the web: only from allowed hosts, and from the internal network only if that is allowed too.
 
-A name is looked up once, all of its addresses are judged, and the connection goes to one of those: a name that points
-elsewhere a moment later (DNS rebinding) gains nothing. Redirects are followed by hand, each judged as the first was.
+A name is looked up once, all of its addresses are checked, and the connection goes to one of those: a name that points
+elsewhere a moment later (DNS rebinding) gains nothing. Redirects are followed by hand, each checked like the first URL.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ except ImportError as error:
 
 REDIRECTS = 5
 PORTS = {"http": 80, "https": 443}
-HINT = "PGMEANING_MEDIA_HOSTS names the hosts that may be asked"
+HINT = "PGMEANING_MEDIA_HOSTS lists the hosts that may be used"
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 HEADERS: dict[bytes | str, bytes | str] = {
     "User-Agent": "pgmeaning",
@@ -48,7 +48,7 @@ def fetch(url: str, policy: Policy) -> bytes:
             raise
         except (httpcore.TimeoutException, TimeoutError):
             raise too_slow() from None
-        except Exception as error:  # httpcore's own, and what sockets and TLS raise
+        except Exception as error:  # httpcore's own errors, and those of sockets and TLS
             raise InputError(f"{shown(url)} cannot be fetched: {str(error) or type(error).__name__}") from error
         if isinstance(found, bytes):
             return found
@@ -60,18 +60,18 @@ def _checked(url: str, policy: Policy) -> httpx.URL:
     try:
         target = httpx.URL(url)
     except Exception as error:
-        raise InputError(f"{shown(url)} is no valid URL: {error}") from None
+        raise InputError(f"{shown(url)} is not a valid URL: {error}") from None
     if target.scheme not in PORTS or not target.host:
         raise InputError(f"{shown(url)} may not be fetched: it is neither http nor https")
     if target.userinfo:
-        raise InputError(f"{shown(url)} holds a user or password", hint="URLs with credentials are not fetched")
+        raise InputError(f"{shown(url)} contains a user or password", hint="URLs with credentials are not fetched")
     if not _matches(target, (*policy.hosts, *policy.private_hosts)):
         raise InputError(f"{shown(url)} may not be fetched: its host is not allowed", hint=HINT)
     return target
 
 
 def _matches(target: httpx.URL, allowed: Iterable[str]) -> bool:
-    """Whether the host is one of these, at the port that stands there or else at its scheme's own."""
+    """Whether the host is one of these, at the port given there or else at the scheme's default port."""
     host = target.raw_host.decode().rstrip(".")
     port = target.port or PORTS[target.scheme]
     for entry in allowed:
@@ -87,7 +87,7 @@ def _matches(target: httpx.URL, allowed: Iterable[str]) -> bool:
 
 
 def _get(target: httpx.URL, policy: Policy, deadline: float) -> bytes | str:
-    """The body, or where a redirect leads."""
+    """The body, or the target of a redirect."""
     backend = _Guarded(_matches(target, policy.private_hosts), deadline)
     headers = {**HEADERS, "Host": target.netloc.decode()}
     with (
@@ -98,7 +98,7 @@ def _get(target: httpx.URL, policy: Policy, deadline: float) -> bytes | str:
         if response.status in (301, 302, 303, 307, 308) and location is not None:
             return location.decode("ascii", "replace")
         if response.status != 200:
-            raise InputError(f"{shown(target)} cannot be fetched: the server answers {response.status}")
+            raise InputError(f"{shown(target)} cannot be fetched: the server answered {response.status}")
         return _body(response, policy)
 
 
@@ -119,7 +119,7 @@ def _headers(response: httpcore.Response) -> dict[bytes, bytes]:
 
 
 class _Guarded(httpcore.NetworkBackend):
-    """Connects to addresses that were judged, and lets nothing go on beyond the deadline, however slowly bytes drip."""
+    """Connects only to checked addresses, and lets nothing exceed the deadline, however slowly bytes drip in."""
 
     def __init__(self, private: bool, deadline: float) -> None:
         self._private = private
@@ -130,7 +130,7 @@ class _Guarded(httpcore.NetworkBackend):
         self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
         socket_options: Any = None,
     ) -> httpcore.NetworkStream:  # fmt: skip
-        """To the first of the host's addresses that answers."""
+        """Connect to the first of the host's addresses that answers."""
         failure: Exception | None = None
         for address in addresses(host, port, private=self._private, seconds=left(self._deadline)):
             try:
@@ -142,7 +142,7 @@ class _Guarded(httpcore.NetworkBackend):
 
 
 class _Hurried(httpcore.NetworkStream):
-    """A stream whose every step has the time that is left in all."""
+    """A stream in which each step may take only the time left until the deadline."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
         self._stream = stream
@@ -167,7 +167,7 @@ class _Hurried(httpcore.NetworkStream):
 
 
 def left(deadline: float) -> float:
-    """The seconds until the deadline; raises InputError when there are none."""
+    """The seconds until the deadline; raises InputError if it has passed."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise too_slow()
@@ -175,30 +175,30 @@ def left(deadline: float) -> float:
 
 
 def too_slow() -> InputError:
-    """The error for a URL that is not there in time."""
+    """The error for a URL that does not arrive in time."""
     return InputError("a URL took too long", hint="PGMEANING_MEDIA_TIMEOUT allows more seconds")
 
 
 @cache
 def tls() -> ssl.SSLContext:
-    """The certificates that are trusted; reading them takes longer than a small image does."""
+    """The trusted certificates, kept: reading them takes longer than fetching a small image."""
     return httpx.create_ssl_context()
 
 
 def addresses(host: str, port: int, *, private: bool, seconds: float) -> list[str]:
-    """All addresses of a name, if all of them may be asked; raises InputError if one may not."""
+    """All addresses of a name; raises InputError if one of them may not be used."""
     numbers = _looked_up(host, port, seconds)
     for number in numbers:
         if not may_be_asked(number, private=private):
             raise InputError(
                 f"host {host!r} has the address {number}, which is not a public one",
-                hint="PGMEANING_MEDIA_PRIVATE_HOSTS names hosts of one's own network",
+                hint="PGMEANING_MEDIA_PRIVATE_HOSTS lists the hosts of your own network that may be used",
             )
     return numbers
 
 
 def _looked_up(host: str, port: int, seconds: float) -> list[str]:
-    """In a thread of its own: the resolver knows no time-out but its own, of half a minute and more."""
+    """Look the name up in a thread: the resolver has only its own time-out, of half a minute or more."""
     answers: SimpleQueue[list[Any] | Exception] = SimpleQueue()
 
     def look_up() -> None:
@@ -213,12 +213,12 @@ def _looked_up(host: str, port: int, seconds: float) -> list[str]:
     except Empty:
         raise too_slow() from None
     if isinstance(found, Exception):
-        raise InputError(f"host {host!r} is not known: {found}")
+        raise InputError(f"host {host!r} cannot be resolved: {found}")
     return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
 
 
 def may_be_asked(number: str, *, private: bool) -> bool:
-    """Whether an address is public, or private where such may be asked. Not link-local: clouds keep keys there."""
+    """Whether an address is public, or private if that is allowed. Never link-local: clouds serve keys there."""
     address = ipaddress.ip_address(number)
     if isinstance(address, ipaddress.IPv6Address):
         inner = _carried(address)
@@ -232,7 +232,7 @@ def may_be_asked(number: str, *, private: bool) -> bool:
 
 
 def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 one stands for."""
+    """The IPv4 address embedded in an IPv6 address, if any."""
     if address in NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)

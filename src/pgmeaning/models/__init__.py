@@ -1,4 +1,4 @@
-"""Models behind two protocols, `Embedder` and `Reranker`; the only place that imports inference libraries."""
+"""Models behind two protocols, `Embedder` and `Reranker`; only this package imports inference libraries."""
 
 from pgmeaning.models.base import Embedder, Reranker, load_embedder, load_reranker
 

@@ -1,4 +1,4 @@
-"""The two seams: what an embedder and a reranker must do, and how one is found by its entry point."""
+"""The two protocols, for embedders and rerankers, and how a backend is found by its entry point."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Input = Document | Mapping[str, Any] | str
 EMBEDDERS = "pgmeaning.embedders"
 RERANKERS = "pgmeaning.rerankers"
 
-# What installs a backend's packages; `local` does for all others of ours.
+# The extra that installs a backend's packages; for all our other backends it is `local`.
 EXTRAS = {"qwen3_vl": "qwen", "http": "http"}
 
 
 class Embedder(Protocol):
     """Turns documents and queries into vectors that can be compared.
 
-    Calls may come from different threads, the embedding ones never two at a time; `count_tokens` may come at any time.
+    Calls may come from different threads. Two embedding calls never overlap; `count_tokens` may be called at any time.
     """
 
     @property
@@ -34,13 +34,13 @@ class Embedder(Protocol):
         """Length of every vector."""
 
     def embed_documents(self, documents: Sequence[Document]) -> Vectors:
-        """float32 [n, dimensions], unit length, in the order given; raises InputError for an input it cannot take."""
+        """float32 [n, dimensions], unit length, in order; raises InputError for an input that it cannot embed."""
 
     def embed_queries(self, queries: Sequence[Document]) -> Vectors:
         """The same for queries, with the model's query prompt."""
 
     def count_tokens(self, documents: Sequence[Document]) -> list[int]:
-        """Tokens that each document costs the model, for batches by budget; cheap, an estimate will do."""
+        """The tokens of each document, for batches by token budget. It must be fast; an estimate is enough."""
 
 
 class Reranker(Protocol):
@@ -51,15 +51,15 @@ class Reranker(Protocol):
 
 
 class LoadedEmbedder:
-    """An embedder as `load_embedder` hands it out: takes mappings and strings too, and lets no bad vector through."""
+    """An embedder as `load_embedder` returns it: takes mappings and strings too, and lets no bad vector through."""
 
     def __init__(self, embedder: Embedder, max_tokens: int | None = None) -> None:
         self._embedder = embedder
         self.dimensions = embedder.dimensions
-        self.max_tokens = max_tokens  # what is beyond is not read; None: unknown
+        self.max_tokens = max_tokens  # text beyond this is not read; None: unknown
 
     def embed_documents(self, documents: Sequence[Input]) -> Vectors:
-        """float32 [n, dimensions], unit length; raises InputError for an input that cannot be taken, BadVector."""
+        """float32 [n, dimensions], unit length; raises InputError for an unsuitable input, and BadVector."""
         return self._checked(self._embedder.embed_documents(as_documents(documents)), len(documents))
 
     def embed_queries(self, queries: Sequence[Input]) -> Vectors:
@@ -67,17 +67,17 @@ class LoadedEmbedder:
         return self._checked(self._embedder.embed_queries(as_documents(queries)), len(queries))
 
     def count_tokens(self, documents: Sequence[Input]) -> list[int]:
-        """Tokens that each document costs the model."""
+        """The tokens of each document."""
         return self._embedder.count_tokens(as_documents(documents))
 
     @property
     def budget(self) -> Budget | None:
-        """What one call should hold on the device; None where any will do."""
+        """What one call should hold on the device; None if any size is fine."""
         return budget_of(self._embedder)
 
     @property
     def checkpoint(self) -> Checkpoint | None:
-        """What is called now and then during bulk work, where the backend can: see `models.pipeline`."""
+        """A function called now and then during bulk work, if the backend supports it: see `models.pipeline`."""
         return getattr(self._embedder, "checkpoint", None)
 
     @checkpoint.setter
@@ -85,11 +85,11 @@ class LoadedEmbedder:
         let_in(self._embedder, checkpoint)
 
     def prepare(self, documents: Sequence[Input]) -> None:
-        """Let it begin with documents that come next; returns at once."""
+        """Let it start preparing the documents that come next; returns at once."""
         prepare(self._embedder, as_documents(documents))
 
     def begin_documents(self, documents: Sequence[Input]) -> Callable[[], Vectors]:
-        """Launch `embed_documents`, where the backend can; what is returned waits for the vectors."""
+        """Launch `embed_documents`, if the backend can; the returned function waits for the vectors."""
         finish = begin(self._embedder, as_documents(documents))
         return lambda: self._checked(finish(), len(documents))
 
@@ -98,13 +98,13 @@ class LoadedEmbedder:
 
 
 class LoadedReranker:
-    """A reranker as `load_reranker` hands it out: takes mappings and strings too, and lets no bad score through."""
+    """A reranker as `load_reranker` returns it: takes mappings and strings too, and lets no bad score through."""
 
     def __init__(self, reranker: Reranker) -> None:
         self._reranker = reranker
 
     def score(self, query: Input, documents: Sequence[Input], instruction: str | None = None) -> Vectors:
-        """float32 [n], 0..1; raises InputError for an input that cannot be taken, BadVector."""
+        """float32 [n], 0..1; raises InputError for an unsuitable input, and BadVector."""
         judged = as_documents(documents)
         if not judged:
             return np.empty(0, np.float32)
@@ -114,7 +114,7 @@ class LoadedReranker:
 
 
 def load_embedder(model: Model | str, dimensions: int | None = None, **options: Any) -> LoadedEmbedder:
-    """Load an embedder (a built-in one by its name) through its entry point; `options` are its backend's own.
+    """Load an embedder (a built-in one by name) through its backend's entry point; `options` are the backend's.
 
     Raises ModelNotFound for an unknown name, ModelUnavailable where the model cannot run here.
     """
@@ -125,7 +125,7 @@ def load_embedder(model: Model | str, dimensions: int | None = None, **options: 
 
 
 def load_reranker(model: Model | str, **options: Any) -> LoadedReranker:
-    """Load a reranker (a built-in one by its name) through its entry point; `options` are its backend's own.
+    """Load a reranker (a built-in one by name) through its backend's entry point; `options` are the backend's.
 
     Raises ModelNotFound for an unknown name, ModelUnavailable where the model cannot run here.
     """
@@ -134,16 +134,16 @@ def load_reranker(model: Model | str, **options: Any) -> LoadedReranker:
 
 
 def as_documents(items: Sequence[Input]) -> list[Document]:
-    """Each item as a Document; raises InputError that names the first that cannot be one."""
+    """Each item as a Document; raises InputError for the first that cannot be one."""
     if isinstance(items, str | Mapping | Document):
-        raise InputError("one input was given where several are taken", hint="put it into a list")
+        raise InputError("a single input was given instead of a list", hint="put it into a list")
     return [item if isinstance(item, Document) else as_document(item) for item in items]
 
 
 def as_document(item: Input) -> Document:
-    """A string is a text. A mapping has `text`, `image`, `video`, `instruction`, each of which may be missing or None.
+    """A string is a text. A mapping may have `text`, `image`, `video` and `instruction`; None counts as missing.
 
-    `image` is one image or a list of them; `video` is one video: a path, or a list of images. `videos` are several.
+    `image` is an image or a list of images; `video` is a path or a list of images; `videos` is a list of videos.
     """
     match item:
         case Document():
@@ -159,12 +159,12 @@ def as_document(item: Input) -> Document:
 
 
 def check_dimensions(model: Model, wanted: int) -> None:
-    """Raise ModelUnavailable unless the model gives vectors of that length (its own, or a Matryoshka prefix)."""
+    """Raise ModelUnavailable unless the model can make vectors of that length (its own or a Matryoshka prefix)."""
     smallest = model.min_dimensions or model.dimensions
     if not smallest <= wanted <= model.dimensions:
         raise ModelUnavailable(
             f"model {model.name!r} has no {wanted}-dimensional vectors",
-            hint=f"ask for {smallest} to {model.dimensions}" if model.min_dimensions else f"it gives {smallest}",
+            hint=f"choose {smallest} to {model.dimensions}" if model.min_dimensions else f"it has {smallest}",
         )
 
 
@@ -191,7 +191,8 @@ def _resolved(model: Model | str, kind: str) -> Model:
     found = builtin_model(model) if isinstance(model, str) else model
     if found.kind != kind:
         raise ModelUnavailable(
-            f"model {found.name!r} is no {kind}", hint=f"it is a {found.kind}: use load_{found.kind}()"
+            f"model {found.name!r} cannot be loaded as {kind}: it is of kind {found.kind}",
+            hint=f"use load_{found.kind}()",
         )
     return found
 
