@@ -1,4 +1,4 @@
-"""Rows as people read them: tables, or one field a line on a narrow terminal; values that can be copied back."""
+"""Shows rows to people: as tables, or one field per line on a narrow terminal; values can be copied back."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-# Below this a table would break every value: fields go one a line, as in psql's \x.
+# Below this width a table would break every value, so each field gets its own line, as with psql's \x.
 NARROW = 60
-# What a column of text needs beside keys, which are not broken; and what stands between columns.
+# The width that a column of text needs beside keys, which are not broken; and the separator between columns.
 TEXT_WIDTH, SEPARATOR = 8, 3
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def printable(text: str) -> str:
-    """Text without the control characters that a terminal would obey; line ends and tabs stay."""
+    """Text without control characters, which a terminal would obey; line ends and tabs stay."""
     return CONTROL.sub("", text)
 
 
@@ -31,9 +31,9 @@ def table(
     rows: Sequence[Mapping[str, Any]], columns: Iterable[str], width: int, *,
     keys: Names[str] = (), exact: Names[str] = (),
 ) -> Table | Text:  # fmt: skip
-    """Some columns of rows; one field a line where the width is small, or would break a key.
+    """Some columns of rows; one field per line if the width is small, or would break a key.
 
-    `exact` columns are the user's own, shown as SQL takes them back; `keys` can be copied in one piece.
+    `exact` columns are the user's own, shown as SQL reads them; `keys` are never broken, so they can be copied.
     """
     names = list(columns)
     cells = [[copyable(row[name]) if name in exact else shown(row[name]) for name in names] for row in rows]
@@ -44,7 +44,7 @@ def table(
 
 
 def _needed(names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequence[bool]) -> int:
-    """The columns that a table takes at least, with whole keys; the rest can be broken, and without keys anything."""
+    """The least width of a table with unbroken keys; other columns can be broken, so without keys any width works."""
     from rich.cells import cell_len
 
     lengths = [max(map(cell_len, column)) for column in zip(names, *cells, strict=True)]
@@ -73,7 +73,7 @@ def _horizontal(
 
 
 def _vertical(names: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> Text:
-    """One field a line. The terminal breaks long lines: what is copied from it has no line ends in between."""
+    """One field per line. The terminal itself wraps long lines, so text copied from it has no line ends inserted."""
     from rich.text import Text
 
     titles = [printable(name) for name in names]
@@ -92,7 +92,7 @@ def _field(title: str, cell: str) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """A value of ours as people read it: numbers without separators, measures rounded."""
+    """One of our values for people to read: numbers without separators, measurements rounded."""
     return printable(_shown(value))
 
 
@@ -113,7 +113,7 @@ def _shown(value: Any) -> str:
 
 
 def copyable(value: Any) -> str:
-    """A value of the user's, with all its digits, as PostgreSQL reads it."""
+    """One of the user's values, with all its digits, as PostgreSQL reads it."""
     return printable(_copyable(value))
 
 
@@ -132,7 +132,7 @@ def _copyable(value: Any) -> str:
 
 
 def as_json_text(value: Any) -> str:
-    """A key as the functions of pgmeaning take it, or any other jsonb; numerics with all their digits."""
+    """A key, or any other jsonb, as pgmeaning's functions take it; numerics with all their digits."""
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{json.dumps(str(name))}: {as_json_text(item)}' for name, item in value.items())}}}"
     if isinstance(value, list | tuple):

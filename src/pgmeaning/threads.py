@@ -1,6 +1,6 @@
-"""What threads do at once and what they share; none of them keeps the process from ending.
+"""Runs work in parallel threads and shares objects between them; none of the threads keeps the process alive.
 
-Not an executor: its threads would hold up the end of the process while a server stalls.
+Not an executor: its threads would delay the end of the process while a server stalls.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ R = TypeVar("R")
 def each(
     work: Callable[[T], R], items: Sequence[T], concurrency: int, stopping: threading.Event | None = None
 ) -> list[R]:
-    """What `work` makes of each item, in their order, at most `concurrency` at once; raises the first error.
+    """The result of `work` for each item, in order, with at most `concurrency` at once; raises the first error.
 
-    Once `stopping` is set no further item is begun: the results are those of the others.
+    Once `stopping` is set, no further item is started: only the results so far are returned.
     """
     found: dict[int, R] = {}
     errors: list[BaseException] = []
@@ -48,7 +48,7 @@ def each(
 
 
 class Shared(Generic[T]):
-    """A thing that threads share: made on first use, and used by one of them at a time."""
+    """An object that threads share: made on first use, and used by one of them at a time."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
@@ -57,7 +57,7 @@ class Shared(Generic[T]):
 
     @contextmanager
     def use(self) -> Iterator[T]:
-        """It, for as long as the body runs; raises what making it raises, and a later use tries anew."""
+        """Hold the object while the body runs; raises what making it raises, and a later use tries again."""
         with self._turn:
             if self._made is None:
                 self._made = self._make()
@@ -65,7 +65,7 @@ class Shared(Generic[T]):
 
 
 def _run_all(body: Callable[[], None], count: int) -> None:
-    """In so many threads; one needs none of its own."""
+    """Run the body in `count` threads; a single one runs in the caller's."""
     if count < 2:
         return body()
     threads = [threading.Thread(target=body, name="pgmeaning parallel", daemon=True) for _ in range(count)]

@@ -12,7 +12,7 @@ class Model:
     """One row of the registry: what to run, and everything that changes its vectors.
 
     `dimensions` is the length of its vectors (0 for a reranker), `min_dimensions` the smallest Matryoshka prefix
-    that may be asked for (None: no other dimension than its own).
+    that may be requested (None: only its own dimension).
     """
 
     name: str
@@ -27,16 +27,16 @@ class Model:
     template: str | None = None
     pooling: str | None = None
     normalize: bool = True
-    query_prompt: str | None = None  # with '{text}' where the query goes, or an instruction, as the template wants
+    query_prompt: str | None = None  # with '{text}' in place of the query, or an instruction if the template has one
     document_prompt: str | None = None
     modalities: tuple[str, ...] = ("text",)
     options: Mapping[str, Any] = field(default_factory=dict)
-    reranker: str | None = None  # of an embedder: the one that becomes the default along with it
+    reranker: str | None = None  # an embedder's companion, which becomes the default along with it
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A named agreement: who follows one release can compare vectors with all who do."""
+    """A named set of models: vectors can be compared between all databases that follow the same release."""
 
     name: str
     embedder: str
@@ -66,7 +66,7 @@ class Chunking:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a row's text. `kept`: the number of the stored chunk with that text, whose vector it keeps."""
+    """A piece of a row's text. `kept`: the number of the stored chunk with the same text, whose vector it keeps."""
 
     text: str
     content_hash: bytes
@@ -81,7 +81,7 @@ class Target:
     collection: str
     model: str
     dimensions: int
-    vector_type: str  # 'vector' or 'halfvec', as the numbers are kept
+    vector_type: str  # 'vector' or 'halfvec', the type of the stored vectors
     paused: bool
     problem: str | None
     source_exists: bool
@@ -101,13 +101,13 @@ class Target:
 
     @property
     def workable(self) -> bool:
-        """Whether rows of it may be embedded now."""
+        """Whether its rows may be embedded now."""
         return self.source_exists and not self.paused and self.problem is None
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A sidecar's temporary right to one queue row; `generation` tells whether the row changed since."""
+    """A sidecar's lease on one queue row; `generation` tells whether the row has changed since."""
 
     collection_id: int
     model: str
@@ -118,27 +118,27 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A claimed row as it was read. `document` is None when there is nothing to embed or the row is gone.
+    """A claimed row as it was read. `document` is None if there is nothing to embed or the row is gone.
 
     A row of several chunks has them in `chunks`, and its `document` is the first of them, with the row's images.
-    `key_bytes` are its key columns in PostgreSQL's binary format, as COPY BINARY takes them back, whatever their types.
+    `key_bytes` are its key columns in PostgreSQL's binary format, for COPY BINARY, whatever their types.
     """
 
     claim: Claim
     document: Document | None = None
     key_bytes: tuple[bytes | None, ...] = ()
     content_hash: bytes | None = None
-    unchanged: bool = False  # its vector was made of this very content
+    unchanged: bool = False  # its vector was made from exactly this content
     chunks: tuple[Chunk, ...] = ()
 
     @property
     def needs_vector(self) -> bool:
-        """Whether the row has content, and not the content of the vectors there are."""
+        """Whether the row has content that its stored vectors were not made from."""
         return self.document is not None and not self.unchanged
 
     @property
     def new_chunks(self) -> list[tuple[int, Chunk]]:
-        """(number, chunk) of those that keep no stored vector."""
+        """(number, chunk) of the chunks that have no stored vector to keep."""
         return [(number, chunk) for number, chunk in enumerate(self.chunks) if chunk.kept is None]
 
     @property
@@ -153,7 +153,7 @@ class Row:
 
     @property
     def documents(self) -> list[Document]:
-        """What must be embedded, one for each vector: the row's document; or of several chunks those that are new."""
+        """What must be embedded, one per vector: the row's document, or the new ones among its chunks."""
         if self.document is None or self.unchanged:
             return []
         if not self.chunks:
@@ -161,7 +161,7 @@ class Row:
         return [self.document if number == 0 else Document(chunk.text) for number, chunk in self.new_chunks]
 
     def chunk_hash(self, number: int) -> bytes | None:
-        """What is stored with a chunk. The first one stands for the row: its hash is what a reconcile compares."""
+        """The hash stored with a chunk. The first chunk's is the hash of the row, which a reconcile compares."""
         return self.chunks[number].content_hash if number else self.content_hash
 
 
@@ -169,9 +169,9 @@ class Row:
 class Hit:
     """One row that a search found. `distance` is the cosine distance (0..2), `score` higher is better.
 
-    `key` has the key columns as JSON has them, numbers with a fraction as Decimal; similar() and wait_for() take it.
-    `row` has the columns in Python's types; a date or time that Python does not know (infinity, BC) is its text.
-    The ranks, from 1, are its places among the nearest and (in hybrid search) among those found by words.
+    `key` has the key columns as JSON values, with fractions as Decimal; similar() and wait_for() take it.
+    `row` has the columns as Python types; a date or time that Python cannot represent (infinity, BC) is a string.
+    The ranks, from 1, are its positions among the nearest and (in hybrid search) among those found by words.
     """
 
     key: dict[str, Any]

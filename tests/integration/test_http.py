@@ -91,7 +91,7 @@ def test_the_key_gets_into_neither_the_database_nor_the_log(
     engine.script += [lambda request: Answer(401, dict(request.headers))] * 100
     assert drain(attempts=1) == 1
     log = "".join(capfd.readouterr())
-    assert "does not let us in (401)" in log
+    assert "denied access (401)" in log
     kept = db.execute("SELECT string_agg(q::text, ' ') FROM pgmeaning.queue AS q").fetchone()
     assert kept is not None
     assert "sk-very-secret" not in kept[0] + log
@@ -124,9 +124,7 @@ def test_rows_are_embedded_once_an_endpoint_is_up_again(
 def test_a_status_tells_why_a_model_is_not_served(served: str, engine: Engine, db: Connection, dsn: str) -> None:
     engine.script += [Answer(401)] * 1000
     with running(Sidecar(dsn, Settings(maintenance=0.05))):
-        wait_until(
-            lambda: "does not let us in" in str(db.execute("SELECT problems FROM pgmeaning.sidecars").fetchall())
-        )
+        wait_until(lambda: "denied access" in str(db.execute("SELECT problems FROM pgmeaning.sidecars").fetchall()))
 
 
 def test_a_checkpoint_behind_an_endpoint_is_added_beside_the_local_one(dsn: str) -> None:

@@ -104,12 +104,12 @@ def test_media_are_refused_with_their_place(reranker: LoadedReranker, media: dic
 
 
 def test_half_a_surrogate_pair_is_refused(reranker: LoadedReranker) -> None:
-    with pytest.raises(InputError, match="no valid Unicode"):
+    with pytest.raises(InputError, match="not valid Unicode"):
         reranker.score("a", ["\ud800"])
 
 
 def test_a_classifier_of_another_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match="'tiny' gives 3 numbers for a pair"):
+    with pytest.raises(ModelUnavailable, match="'tiny' returns 3 numbers for a pair"):
         load_reranker(MODEL, location=checkpoint(tmp_path, labels=3))
 
 

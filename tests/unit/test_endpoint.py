@@ -104,7 +104,7 @@ def test_a_body_that_breaks_off_is_tried_again(engine: Engine) -> None:
 
 def test_a_body_that_always_breaks_off_is_an_error(engine: Engine) -> None:
     engine.script += [Answer(body="whole", missing=5)] * 2
-    with pytest.raises(ModelError, match=f"{engine.url}/v1/embeddings broke off: peer closed"):
+    with pytest.raises(ModelError, match=f"{engine.url}/v1/embeddings dropped the connection: peer closed"):
         Asked(engine, retries=1).post()
 
 
@@ -129,18 +129,18 @@ def test_a_refused_input_is_an_input_error_with_the_endpoints_words(engine: Engi
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
-        (Answer(401), r"does not let us in \(401\) .*PGMEANING_API_KEY.*PGMEANING_API_KEY_FILE"),
-        (Answer(403), r"does not let us in \(403\)"),
+        (Answer(401), r"denied access \(401\) .*PGMEANING_API_KEY.*PGMEANING_API_KEY_FILE"),
+        (Answer(403), r"denied access \(403\)"),
         (Answer(404, "no route"), r"has no /v1/embeddings, or no model 'some/model' \(404\): .*no route.*served_name"),
         (Answer(405), "has no /v1/embeddings"),
         (Answer(418, b"<html>tea\n  pot"), "failed with 418: <html>tea pot"),
-        (Answer(308, headers={"Location": "https://elsewhere"}), r"points elsewhere \(308\)"),
+        (Answer(308, headers={"Location": "https://elsewhere"}), r"redirects elsewhere \(308\)"),
         (
             Answer(200, b"<html>hello", {"Content-Type": "text/html"}),
-            r"answered .*no whole JSON \(text/html\): <html>hello .*proxy",
+            r"answered .*other than complete JSON \(text/html\): <html>hello .*proxy",
         ),
-        (Answer(200, b'{"data": [{"index": 0, "embed'), "answered .*no whole JSON"),
-        (Answer(200, b"\xff\xfe\xff"), "answered .*no whole JSON"),
+        (Answer(200, b'{"data": [{"index": 0, "embed'), "answered .*other than complete JSON"),
+        (Answer(200, b"\xff\xfe\xff"), "answered .*other than complete JSON"),
     ],
     ids=["401", "403", "404", "405", "418", "308", "html", "cut", "binary"],
 )
@@ -279,8 +279,8 @@ def test_connections_are_kept(engine: Engine) -> None:
         ({"timeout": "long"}, "option timeout cannot be 'long'"),
         ({"extra_body": [1]}, "option extra_body cannot be"),
         ({"url": ""}, "has no endpoint.*base URL"),
-        ({"url": "ftp://host"}, "'ftp://host' is no URL"),
-        ({"url": "http://user:secret@host"}, "holds a user or password.*PGMEANING_API_KEY"),
+        ({"url": "ftp://host"}, "'ftp://host' is not a URL"),
+        ({"url": "http://user:secret@host"}, "contains a user or password.*PGMEANING_API_KEY"),
         ({"api_key_env": "AWS_SECRET"}, "must begin with PGMEANING_API_KEY"),
     ],
     ids=str,

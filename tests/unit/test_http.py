@@ -90,7 +90,7 @@ def test_text_that_the_model_could_not_read_is_not_sent(engine: Engine) -> None:
 
 
 def test_half_a_surrogate_pair_is_refused_before_it_is_sent(engine: Engine) -> None:
-    with pytest.raises(InputError, match="no valid Unicode at character 1"):
+    with pytest.raises(InputError, match="not valid Unicode at character 1"):
         load(engine).embed_documents(["a\ud800"])
     assert engine.requests == []
 
@@ -276,16 +276,16 @@ def test_a_template_that_no_engine_fills_in_is_refused(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("body", "complaint"),
     [
-        (embeddings([[1.0] * 384]), "returned 1 vectors, or others, for 2 inputs"),
-        (embeddings([[1.0] * 384] * 3), "returned 3 vectors, or others, for 2 inputs"),
-        ({"data": [{"index": 1, "embedding": [1.0] * 384}] * 2}, "returned 2 vectors, or others, for 2 inputs"),
-        (embeddings([[1.0] * 383] * 2), "returned vectors of the length 383, not 384.*does it serve 'some/model'"),
+        (embeddings([[1.0] * 384]), "returned 1 vectors, or wrong indexes, for 2 inputs"),
+        (embeddings([[1.0] * 384] * 3), "returned 3 vectors, or wrong indexes, for 2 inputs"),
+        ({"data": [{"index": 1, "embedding": [1.0] * 384}] * 2}, "returned 2 vectors, or wrong indexes, for 2 inputs"),
+        (embeddings([[1.0] * 383] * 2), "returned vectors of length 383, not 384.*does it serve 'some/model'"),
         (embeddings([[1.0] * 384, [1.0] * 383]), "the length 383 and 384, not 384"),
         (embeddings([[1.0] * 384, [float("nan")] * 384]), "returned NaN or infinity"),
         (embeddings([[1.0] * 384, [None] * 384]), "returned NaN or infinity"),
         (embeddings([[1.0] * 384, [1e300] * 384]), "returned NaN or infinity"),
-        (embeddings([[1.0] * 384, ["a"] * 384]), "something else than numbers"),
-        (embeddings([[1.0] * 384, "?"]), "no base64 of float32"),
+        (embeddings([[1.0] * 384, ["a"] * 384]), "something other than numbers"),
+        (embeddings([[1.0] * 384, "?"]), "not base64 of float32"),
         (embeddings([[1.0] * 384, None]), "no vector"),
         ({"error": "busy"}, "answered without vectors"),
         ([1, 2], "answered without vectors"),
@@ -344,7 +344,7 @@ def test_logits_become_scores_where_the_options_say_so(engine: Engine) -> None:
         (scores(1.5), "not 0..1.*sigmoid = true"),
         (scores(float("nan")), "NaN"),
         (scores(None), "NaN"),
-        (scores(), "0 scores, or others, for 1"),
+        (scores(), "0 scores, or wrong indexes, for 1"),
         (Answer(body={}), "without scores"),
     ],
     ids=["logit", "nan", "null", "fewer", "none"],

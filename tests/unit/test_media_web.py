@@ -201,7 +201,7 @@ def test_redirects_in_a_circle_end(served: Web) -> None:
 @pytest.mark.parametrize("status", [204, 301, 404, 500])
 def test_another_status_than_200_is_an_error(served: Web, status: int) -> None:
     served.answers["/a.png"] = answering(b"", status)
-    with pytest.raises(InputError, match=f"answers {status}"):
+    with pytest.raises(InputError, match=f"answered {status}"):
         read_image(served.url("/a.png"), allowed(served))
 
 

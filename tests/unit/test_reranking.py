@@ -284,7 +284,7 @@ def test_a_setting_names_another_reranker(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_embedder_is_refused() -> None:
-    with pytest.raises(ModelUnavailable, match="no reranker"):
+    with pytest.raises(ModelUnavailable, match="not reranker"):
         rerank("q", ["a"], model="synthetic-384")
 
 

@@ -104,7 +104,7 @@ def test_media_are_refused_with_the_place_of_the_input(field: str, kind: str) ->
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:
-    with pytest.raises(InputError, match="no valid Unicode at character 2"):
+    with pytest.raises(InputError, match="not valid Unicode at character 2"):
         minilm().embed_documents(["日a\ud800"])
 
 

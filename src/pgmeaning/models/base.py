@@ -191,7 +191,7 @@ def _resolved(model: Model | str, kind: str) -> Model:
     found = builtin_model(model) if isinstance(model, str) else model
     if found.kind != kind:
         raise ModelUnavailable(
-            f"model {found.name!r} cannot be loaded as {kind}: it is of kind {found.kind}",
+            f"model {found.name!r} is of kind {found.kind}, not {kind}",
             hint=f"use load_{found.kind}()",
         )
     return found

@@ -1,4 +1,4 @@
-"""Which documents go through a model together: by token budget, not by row count; similar lengths together."""
+"""Groups documents into batches for a model: by token budget instead of row count, with similar lengths together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pgmeaning.types import Document
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Places of documents that go through the model together, and the tokens that costs, padding included."""
+    """Positions of documents that go through the model together, and the tokens they cost, padding included."""
 
     places: list[int]
     tokens: int
@@ -20,8 +20,8 @@ class Batch:
 def batches(lengths: Sequence[int], budget: int, rows: int | None = None, *, padded: bool = True) -> Iterator[Batch]:
     """Cut documents of these lengths (in tokens) into batches, the longest first, none of which exceeds the budget.
 
-    A document that is longer than the budget is alone. `rows`: the most documents of a batch. `padded`: whether each
-    costs as much as the longest of its batch.
+    A document longer than the budget is alone. `rows`: the most documents in a batch. `padded`: whether each costs as
+    much as the longest in its batch.
     """
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     if not padded:
@@ -49,7 +49,7 @@ def _packed(order: Sequence[int], lengths: Sequence[int], budget: int, rows: int
 
 
 def token_lengths(embedder: Embedder, documents: Sequence[Document]) -> list[int]:
-    """Tokens of each document; a rough guess where the model cannot count them: embedding shows which is to blame."""
+    """Tokens of each document; a rough guess if the model cannot count them: embedding will show the faulty one."""
     try:
         counted = embedder.count_tokens(documents)
     except Exception:

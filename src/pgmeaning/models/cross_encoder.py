@@ -1,7 +1,7 @@
-"""Classic rerankers, which read query and document together; the sentence-transformers library runs them.
+"""Classic rerankers, which read query and document together, run by the sentence-transformers library.
 
-The scores are those of the library's own CrossEncoder with a sigmoid. What is added: batches cut to what the
-processor's cache holds, a guard against megabytes of text, and errors that say what to do.
+The scores are those of the library's CrossEncoder with a sigmoid. Added are batches that fit the processor's cache, a
+guard against megabytes of text, and errors that say what to do.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class CrossEncoderReranker:
     def __init__(self, network: CrossEncoder, model: Model) -> None:
         if network.num_labels != 1:
             raise ModelUnavailable(
-                f"model {model.name!r} gives {network.num_labels} numbers for a pair, a reranker gives one",
-                hint="it is a classifier of another kind",
+                f"model {model.name!r} returns {network.num_labels} numbers for a pair, but a reranker returns one",
+                hint="it is another kind of classifier",
             )
         self._network = network
         self._name = model.name
@@ -55,7 +55,7 @@ class CrossEncoderReranker:
         self._turn = threading.Lock()  # a tokenizer keeps its padding as state
 
     def score(self, query: Document, documents: Sequence[Document], instruction: str | None = None) -> Vectors:
-        """float32 [n], 0..1. An instruction changes nothing, and what is beyond the model's limit is not read.
+        """float32 [n], 0..1. An instruction has no effect, and text beyond the model's limit is not read.
 
         Raises InputError for an image or a video.
         """
@@ -74,7 +74,7 @@ class CrossEncoderReranker:
         return found
 
     def _length(self, query: str, text: str) -> int:
-        """About how many tokens a pair has; too few cost memory, too many speed, and neither changes a score."""
+        """A rough token count of a pair. Too low costs memory, too high speed; neither changes a score."""
         return min(self._max_tokens, 3 + (len(query) + len(text)) // 4)
 
     def _text(self, document: Document, what: str) -> str:

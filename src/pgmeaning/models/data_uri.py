@@ -1,4 +1,4 @@
-"""Images and videos as data URIs, the form in which an endpoint takes them."""
+"""Encodes images and videos as data URIs, the form in which endpoints take them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pgmeaning.media import Video, fetch_video, read_image
 
 
 def image_uri(source: Any) -> str:
-    """An image, from whatever `read_image` takes, as a PNG's data URI; raises InputError where it cannot be read."""
-    # Lossless: a JPEG of a JPEG has another vector. Level 1: the network is faster than level 6.
+    """An image, in any form that `read_image` takes, as a PNG data URI; raises InputError if it cannot be read."""
+    # Lossless: a JPEG of a JPEG has a different vector. Level 1: level 6 takes longer than the network.
     return f"data:image/png;base64,{_encoded(source, 'PNG', compress_level=1)}"
 
 

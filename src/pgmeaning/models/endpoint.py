@@ -1,4 +1,4 @@
-"""One HTTP endpoint: requests with retries and a key, answers as JSON, and errors that name it and say what to do."""
+"""One HTTP endpoint: requests with retries and a key, JSON responses, and errors that name it and say what to do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pgmeaning.types import Model
 
 KEY_VARIABLE = "PGMEANING_API_KEY"
 
-# Statuses that a second try may turn into an answer, and those that blame the input.
+# Statuses worth a second try, and those that blame the input.
 PASSING = frozenset({408, 429, 500, 502, 503, 504, 529})
 REFUSED = frozenset({400, 413, 422})
 DOWN = frozenset({429, 502, 503, 504, 529})
@@ -36,24 +36,24 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Serving:
-    """How an endpoint is spoken to; none of it changes a vector."""
+    """The options for talking to an endpoint; none of them changes a vector."""
 
     url: str = ""
     served_name: str = ""  # what a request calls the model
-    path: str = ""  # where the engine's is not the usual one
-    concurrency: int = 8  # requests under way at once
+    path: str = ""  # if the engine's is not the usual one
+    concurrency: int = 8  # requests in progress at once
     timeout: float = 60.0  # seconds without a byte
     retries: int = 4
     batch_rows: int = 32  # inputs in one request
     api_key_env: str = KEY_VARIABLE
-    send_dimensions: bool = True  # False: vectors are cut here
-    rerank_field: str = "documents"  # what the request calls them: TEI says 'texts'
-    sigmoid: bool = False  # the endpoint gives logits
-    extra_body: Mapping[str, Any] = field(default_factory=dict)  # goes into every request as it is
+    send_dimensions: bool = True  # False: vectors are cut on our side
+    rerank_field: str = "documents"  # their field in the request; TEI's is 'texts'
+    sigmoid: bool = False  # True: the endpoint returns logits
+    extra_body: Mapping[str, Any] = field(default_factory=dict)  # added to every request unchanged
 
 
 def serving(model: Model, location: object = None, **options: Any) -> Serving:
-    """The registry's options with those of the caller; raises ModelUnavailable for one that is unknown or wrong."""
+    """The registry's options, overridden by the caller's; raises ModelUnavailable if one is unknown or wrong."""
     unknown = options.keys() - SERVING_OPTIONS
     if unknown:
         raise ModelUnavailable(
@@ -88,12 +88,12 @@ def _typed(model: Model, name: str, kind: Any, value: Any) -> Any:
 def _base_url(model: Model, url: str) -> str:
     if not _is_url(url):
         raise ModelUnavailable(
-            f"model {model.name!r} has no endpoint" if not url else f"model {model.name!r}: {url!r} is no URL",
+            f"model {model.name!r} has no endpoint" if not url else f"model {model.name!r}: {url!r} is not a URL",
             hint="give the engine's base URL as its location or its option url, such as http://127.0.0.1:8000",
         )
     if "@" in urlsplit(url).netloc:
         raise ModelUnavailable(
-            f"model {model.name!r}: its URL holds a user or password", hint=f"put the key into {KEY_VARIABLE}"
+            f"model {model.name!r}: its URL contains a user or password", hint=f"put the key into {KEY_VARIABLE}"
         )
     return url.rstrip("/").removesuffix("/v1")
 
@@ -111,10 +111,10 @@ class Endpoint:
         weakref.finalize(self, self._client.close)
 
     def post(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
-        """What `read` makes of the answer to a body.
+        """Post a body, and return what `read` makes of the answer.
 
-        Raises InputError where the endpoint refuses the input, BadVector where `read` does, EndpointDown
-        where no input would do, ModelError, TimedOut.
+        Raises InputError if the endpoint refuses the input, BadVector if `read` does, EndpointDown if the endpoint
+        is down for any input, ModelError, TimedOut.
         """
         url = self.how.url + path
         content = json.dumps(
@@ -127,7 +127,7 @@ class Endpoint:
             raise BadVector(f"{self._who(url)} {Exception.__str__(error)}", hint=error.hint) from None
 
     def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """What `work` makes of each item, in their order, with several under way at once; raises the first error."""
+        """The result of `work` for each item, in order, with several in progress at once; raises the first error."""
         return each(work, items, self.how.concurrency)
 
     def _respond(self, url: str, content: bytes) -> httpx.Response:
@@ -141,14 +141,14 @@ class Endpoint:
             attempt += 1
 
     def _try(self, url: str, content: bytes, *, last: bool) -> httpx.Response | None:
-        """An answer, or None where there was none and another try may bring one."""
+        """A response, or None if there was none but another try may bring one."""
         try:
             return self._client.post(url, content=content, headers=_headers(self.how.api_key_env))
         except (httpx.ReadTimeout, httpx.WriteTimeout):
-            # Not tried again: it would stall again, and an engine goes on with what nobody waits for.
+            # Not tried again: it would stall again, and the engine still works on the request that nobody waits for.
             raise TimedOut(
                 f"{self._who(url)} did not answer within {self.how.timeout:g} seconds",
-                hint="give a larger option timeout, or smaller batches (batch_rows)",
+                hint="set the option timeout higher, or use smaller batches (batch_rows)",
             ) from None
         except httpx.TransportError as error:
             if not last:
@@ -159,8 +159,8 @@ class Endpoint:
         reason = str(error).strip() or type(error).__name__
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol | httpx.ProxyError):
             return EndpointDown(f"{self._who(url)} cannot be reached: {reason}", hint="is the engine running there?")
-        # An input may have killed the engine, so the input is not cleared of blame.
-        return ModelError(f"{self._who(url)} broke off: {reason}", hint="see the engine's own log")
+        # The input may have crashed the engine, so it is not cleared of blame.
+        return ModelError(f"{self._who(url)} dropped the connection: {reason}", hint="see the engine's own log")
 
     def _answer(self, url: str, response: httpx.Response) -> Any:
         if response.status_code != 200:
@@ -170,8 +170,8 @@ class Endpoint:
         except ValueError:
             kind = response.headers.get("content-type", "unknown type")
             raise EndpointDown(
-                f"{self._who(url)} answered with something that is no whole JSON ({kind}): {self._said(response)}",
-                hint="is this the engine's own address, and not that of a page or proxy?",
+                f"{self._who(url)} answered with something other than complete JSON ({kind}): {self._said(response)}",
+                hint="is this the engine's own address, and not a web page's or a proxy's?",
             ) from None
 
     def _failure(self, url: str, response: httpx.Response) -> Exception:
@@ -180,16 +180,16 @@ class Endpoint:
             return InputError(f"{self._who(url)} refused the input with {status}: {said}")
         if status in (401, 403):
             hint = f"put its key into {self.how.api_key_env}, or the name of its file into {self.how.api_key_env}_FILE"
-            return EndpointDown(f"{self._who(url)} does not let us in ({status})", hint=hint)
+            return EndpointDown(f"{self._who(url)} denied access ({status})", hint=hint)
         if status in (404, 405):
             path = url.removeprefix(self.how.url)
             return EndpointDown(
                 f"{self._who(url)} has no {path}, or no model {self.how.served_name!r} ({status}): {said}",
-                hint="the options path and served_name say otherwise",
+                hint="set the option path or served_name",
             )
         if response.is_redirect:
-            return EndpointDown(f"{self._who(url)} points elsewhere ({status})", hint="give the final URL")
-        # A 500 may be an input's doing; that an engine is busy, starting or gone is not.
+            return EndpointDown(f"{self._who(url)} redirects elsewhere ({status})", hint="give the final URL")
+        # An input may cause a 500, but not an engine that is busy, starting or gone.
         failure = EndpointDown if status in DOWN else ModelError
         return failure(f"{self._who(url)} failed with {status}: {said}", hint="see the engine's own log")
 
@@ -197,17 +197,17 @@ class Endpoint:
         return f"model {self._model!r}: the endpoint {url}"
 
     def _said(self, response: httpx.Response) -> str:
-        """What the endpoint said, on one line, without the key that it may repeat."""
+        """The endpoint's message, on one line, with the key removed if the message repeats it."""
         said, key = response.text, api_key(self.how.api_key_env)
         said = " ".join((said.replace(key, "***") if key else said).split())
         return said[:SHOWN] + "…" if len(said) > SHOWN else said
 
 
 def api_key(variable: str = KEY_VARIABLE) -> str | None:
-    """The key in that variable, or in the file that the variable with _FILE names; read anew each time.
+    """The key in that variable, or in the file that the variable with _FILE names; read again each time.
 
-    Only variables that begin with PGMEANING_API_KEY: whoever may add a model could else send any other to a server of
-    their own. Raises ModelUnavailable, never with the key in it.
+    Only variables that begin with PGMEANING_API_KEY: otherwise, whoever may add a model could send any variable to a
+    server of their own. Raises ModelUnavailable, never with the key in its message.
     """
     if not variable.startswith(KEY_VARIABLE):
         raise ModelUnavailable(f"api_key_env is {variable!r}", hint=f"it must begin with {KEY_VARIABLE}")
@@ -219,7 +219,7 @@ def api_key(variable: str = KEY_VARIABLE) -> str | None:
             raise ModelUnavailable(f"{variable}_FILE names {file!r}, which cannot be read") from None
     key = (key or "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise ModelUnavailable(f"{variable} holds characters that no key has", hint="it is one line of ASCII")
+        raise ModelUnavailable(f"{variable} contains characters that no key has", hint="a key is one line of ASCII")
     return key or None
 
 
@@ -229,7 +229,7 @@ def _headers(variable: str) -> dict[str, str]:
 
 
 def _seconds(response: httpx.Response | None, attempt: int) -> float:
-    """How long to wait before the next try: as the endpoint says, or twice as long as before."""
+    """How long to wait before the next try: as long as the endpoint says, or else twice as long as before."""
     said = "" if response is None else str(response.headers.get("retry-after", ""))
     if said.replace(".", "", 1).isdigit():  # else there is none, or it is a date
         return min(float(said), LONGEST_WAIT)

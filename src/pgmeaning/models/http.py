@@ -1,17 +1,18 @@
 """Models that a serving engine runs: vLLM, text-embeddings-inference (TEI), SGLang, Infinity, Ollama.
 
-`location` is the engine's base URL; or the model keeps its hub name as location and has the option `url`, and then its
-vectors may be compared with those that other backends make of that checkpoint. Options (`Serving`) come from the
-registry and from whoever loads the model, who comes first. The key comes from PGMEANING_API_KEY or from the file that
-PGMEANING_API_KEY_FILE names, never from the database.
+`location` is the engine's base URL. Or the model keeps its hub name as location and has the option `url`: then its
+vectors may be compared with those that other backends make with that checkpoint. Options (`Serving`) come from the
+registry and from the code that loads the model, which takes precedence. The key comes from PGMEANING_API_KEY or from
+the file that PGMEANING_API_KEY_FILE names, never from the database.
 
-- Embeddings: POST /v1/embeddings. A model without a template is sent `input`, with the registry's prompts; many in a
-  request. One whose template is ChatML (Qwen3-VL-Embedding, gme-Qwen2-VL) is sent `messages`, which vLLM fills into the
-  model's own template: system, user, an empty assistant turn; one document in a request, media as data URIs.
+- Embeddings: POST /v1/embeddings. A model without a template gets `input`, with the registry's prompts; many inputs per
+  request. One whose template is ChatML (Qwen3-VL-Embedding, gme-Qwen2-VL) gets `messages`, which vLLM fills into the
+  model's own template: system, user, an empty assistant turn; one document per request, media as data URIs.
 - Scores: POST /rerank, or /score with the option path = "/score".
 
 A user's text stays text: an engine reads `<|im_end|>` in a message as the control token, so `<|word|>` is sent as
-`<| word|>`. What is too long an engine cuts, or refuses; vLLM cuts with extra_body = {"truncate_prompt_tokens": -1}.
+`<| word|>`. An engine cuts or refuses a text that is too long; vLLM cuts with
+extra_body = {"truncate_prompt_tokens": -1}.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pgmeaning.models.text import checked_text, instruction, prompted, shortened
 from pgmeaning.models.vectors import Vectors, finished
 from pgmeaning.types import Document, Model
 
-# Templates that an engine fills in from a conversation. Another would be ignored without a word.
+# Templates that an engine fills in from a conversation. Any other would be ignored silently.
 CONVERSATIONS = frozenset({"qwen3-vl", "gme-qwen2-vl"})
 JUDGED = frozenset({"qwen3-vl-reranker"})
 
@@ -43,7 +44,7 @@ Body = dict[str, Any]
 
 
 def load(model: Model, dimensions: int, location: object = None, **options: Any) -> HttpEmbedder:
-    """An embedder behind an endpoint, which is not asked yet; raises ModelUnavailable for options that cannot be."""
+    """An embedder behind an endpoint, which is not contacted yet; raises ModelUnavailable for invalid options."""
     _check_template(model, CONVERSATIONS)
     return HttpEmbedder(Endpoint(model, serving(model, location, **options)), model, dimensions)
 
@@ -68,7 +69,7 @@ class HttpEmbedder:
         self._asked = {"dimensions": dimensions} if shorter and not self._cut_here else {}
 
     def embed_documents(self, documents: Sequence[Document]) -> Vectors:
-        """float32 [n, dimensions]. Raises InputError where the endpoint, or we, cannot take an input."""
+        """float32 [n, dimensions]. Raises InputError if the endpoint refuses an input, or it cannot be sent."""
         return self._embed(documents, self._model.document_prompt)
 
     def embed_queries(self, queries: Sequence[Document]) -> Vectors:
@@ -76,7 +77,7 @@ class HttpEmbedder:
         return self._embed(queries, self._model.query_prompt)
 
     def count_tokens(self, documents: Sequence[Document]) -> list[int]:
-        """A guess: a token for each four characters, 1024 for each image or video."""
+        """A guess: a token per four characters, 1024 per image or video."""
         return [_tokens(document, self._model.max_tokens) for document in documents]
 
     def _embed(self, documents: Sequence[Document], prompt: str | None) -> Vectors:
@@ -86,11 +87,11 @@ class HttpEmbedder:
         found = self._endpoint.each(lambda part: self._ask(part, prompt), parts)
         if not found:
             return np.empty((0, self.dimensions), np.float32)
-        # An engine that knows nothing of `dimensions` gives all of them.
+        # An engine that does not know `dimensions` returns all of them.
         return finished(np.concatenate(found), self._model, self.dimensions)
 
     def _parts(self, documents: Sequence[Document]) -> Iterator[Sequence[Document]]:
-        """What goes into one request each; a conversation is one document."""
+        """The documents of each request; a conversation holds only one."""
         size = 1 if self._model.template else self._endpoint.how.batch_rows
         for start in range(0, len(documents), size):
             yield documents[start : start + size]
@@ -114,7 +115,7 @@ class HttpEmbedder:
         lengths = {len(row) for row in rows}
         if len(lengths) > 1 or not lengths <= expected:
             raise BadVector(
-                f"returned vectors of the length {' and '.join(map(str, sorted(lengths)))}, not {self.dimensions}",
+                f"returned vectors of length {' and '.join(map(str, sorted(lengths)))}, not {self.dimensions}",
                 hint=f"does it serve {self._endpoint.how.served_name!r}?",
             )
         return np.stack(rows)
@@ -129,7 +130,7 @@ class HttpReranker:
         self._path = endpoint.how.path or "/rerank"
 
     def score(self, query: Document, documents: Sequence[Document], instruction: str | None = None) -> Vectors:
-        """float32 [n], 0..1. An instruction is sent where the model has a template, which has a place for it."""
+        """float32 [n], 0..1. An instruction is sent only if the model has a template, which has a place for it."""
         size = self._endpoint.how.batch_rows
         parts = [documents[start : start + size] for start in range(0, len(documents), size)]
         found = self._endpoint.each(lambda part: self._ask(query, part, instruction), parts)
@@ -148,7 +149,7 @@ class HttpReranker:
         if self._endpoint.how.sigmoid:
             return np.asarray(1 / (1 + np.exp(-scores.clip(-60, 60))), np.float32)
         if ((scores < 0) | (scores > 1)).any():
-            raise BadVector("returned a score that is not 0..1", hint="does it give logits? Then say sigmoid = true")
+            raise BadVector("returned a score that is not 0..1", hint="for logits, set the option sigmoid = true")
         return scores
 
     def _instruction(self, query: Document, instruction: str | None) -> Body:
@@ -156,7 +157,7 @@ class HttpReranker:
         return {"instruction": harmless(checked_text(said))} if said and self._model.template else {}
 
     def _content(self, document: Document) -> Any:
-        """A text alone as a string, media as the parts of a message."""
+        """A document of only text as a string; one with media as the parts of a message."""
         check_media(self._model, document)
         if document.images or document.videos:
             return {"content": parts_of(self._model, document)}
@@ -165,7 +166,7 @@ class HttpReranker:
 
 
 def conversation(model: Model, document: Document, prompt: str | None) -> Body:
-    """The messages from which vLLM makes the sequence that a Qwen3-VL-Embedding model was trained on."""
+    """The messages that vLLM turns into the sequence that a Qwen3-VL-Embedding model was trained on."""
     system = harmless(checked_text(instruction(document.instruction, prompt or "")))
     return {
         "messages": [
@@ -179,7 +180,7 @@ def conversation(model: Model, document: Document, prompt: str | None) -> Body:
 
 
 def parts_of(model: Model, document: Document) -> list[Body]:
-    """Videos, images, text, as the model was trained; one that has nothing at all is the word NULL."""
+    """Videos, images, text, in the order of the model's training; an empty document is the word NULL."""
     parts: list[Body] = [{"type": "video_url", "video_url": {"url": video_uri(video)}} for video in document.videos]
     parts += [{"type": "image_url", "image_url": {"url": image_uri(image)}} for image in document.images]
     if document.text is not None:
@@ -188,7 +189,7 @@ def parts_of(model: Model, document: Document) -> list[Body]:
 
 
 def harmless(text: str) -> str:
-    """The text with `<|word|>` as `<| word|>`, which no tokenizer takes for a control token."""
+    """The text with `<|word|>` as `<| word|>`, which no tokenizer reads as a control token."""
     return CONTROL.sub("<| ", text)
 
 
@@ -221,25 +222,25 @@ def _tokens(document: Document, most: int | None) -> int:
 
 
 def _in_order(answer: Any, count: int, what: str) -> list[Body]:
-    """The items of an answer, which may come in any order, by their `index`; raises BadVector unless all are there."""
+    """The items of an answer, sorted by their `index`, as any order is allowed; raises BadVector if any is missing."""
     items = answer
     if isinstance(answer, dict):
         items = answer.get("data", answer.get("results"))
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise BadVector(f"answered without {what}s", hint="does it speak the OpenAI way on this path?")
+        raise BadVector(f"answered without {what}s", hint="does it serve the OpenAI API on this path?")
     places = {item.get("index", place): item for place, item in enumerate(items)}
     if len(items) != count or places.keys() != set(range(count)):
-        raise BadVector(f"returned {len(items)} {what}s, or others, for {count} inputs")
+        raise BadVector(f"returned {len(items)} {what}s, or wrong indexes, for {count} inputs")
     return [places[place] for place in range(count)]
 
 
 def _vector(value: Any) -> Vectors:
-    """Numbers, or base64 of little-endian float32 as some engines give on request."""
+    """A vector given as numbers, or as base64 of little-endian float32, which some engines return on request."""
     if isinstance(value, str):
         try:
             return _numbers(np.frombuffer(base64.b64decode(value, validate=True), "<f4"))
         except ValueError as error:
-            raise BadVector(f"returned a vector that is no base64 of float32: {error}") from None
+            raise BadVector(f"returned a vector that is not base64 of float32: {error}") from None
     return _numbers(value)
 
 
@@ -249,7 +250,7 @@ def _numbers(value: Any) -> Vectors:
         with np.errstate(over="ignore"):
             numbers = np.asarray(value, np.float32)
     except (TypeError, ValueError):
-        raise BadVector("returned something else than numbers") from None
+        raise BadVector("returned something other than numbers") from None
     if numbers.ndim != 1 or not np.isfinite(numbers).all():
         raise BadVector("returned NaN or infinity, or no vector", hint="half precision overflows")
     return numbers

@@ -1,17 +1,17 @@
 """A small reranker by late interaction: query and document are read apart, then compared token by token.
 
-It is not a cross-encoder: no attention runs between query and document, so it is cheap and less sharp. The score is the
-mean of two cosines:
+It is not a cross-encoder: no attention runs between query and document, so it is cheaper and less precise. The score is
+the mean of two cosines:
 
 - MaxSim (Khattab and Zaharia, ColBERT, 2020): for each token of the query the best cosine with any token of the
-  document, averaged over the query's tokens. A token weighs as much as its vector is long, which is the weight that the
-  model's own mean pooling gives it. Special tokens are left out: they match each other in every document.
-- that of the two sentence vectors.
+  document, averaged over the query's tokens. A token's weight is the length of its vector, as in the model's own mean
+  pooling. Special tokens are left out: they match each other in every document.
+- The cosine of the two sentence vectors.
 
-Nothing in it was fitted: the halves are equal, and on the sets below any share from .3 to .8 beats the sentence vectors
+Nothing was fitted: both halves count the same, and on the sets below any share from .3 to .8 beats the sentence vectors
 alone. all-MiniLM-L6-v2, nDCG@10 with binary gains, every document ranked (sentence vectors -> MaxSim alone -> both):
 
-    semanlink (cherche 2.2.1): 113 tags with 3 or more of 314 arXiv papers, title and abstract    .439 -> .503 -> .499
+    semanlink (cherche 2.2.1): 113 tags on 3 or more of 314 arXiv papers, title and abstract      .439 -> .503 -> .499
     the same papers, title, comment and abstract                                                 .451 -> .509 -> .519
     4,000 Debian packages, name and short description, 393 debtags                               .451 -> .461 -> .475
 """
@@ -52,9 +52,9 @@ class LateInteractionReranker:
         self._special = torch.tensor(sorted(special - {None}), device=encoder.transformer.device)
 
     def score(self, query: Document, documents: Sequence[Document], instruction: str | None = None) -> Vectors:
-        """float32 [n], 0..1: half of 1 + the mean cosine, so .5 is unrelated. An instruction changes nothing.
+        """float32 [n], 0..1: half of 1 + the mean cosine, so .5 is unrelated. An instruction has no effect.
 
-        Beyond the model's limit a text is not read. Raises InputError for an image or a video.
+        Text beyond the model's limit is not read. Raises InputError for an image or a video.
         """
         question = self._encoder.forward([self._text(query, "query")])
         texts = [self._text(document, f"document {place}") for place, document in enumerate(documents)]
@@ -73,7 +73,7 @@ class LateInteractionReranker:
         return self._sentence_weight * sentences[0] + (1 - self._sentence_weight) * tokens
 
     def _words(self, features: Features) -> Tensor:
-        """bool [n, tokens]: what counts in a comparison; in a text without a word its special tokens stand in."""
+        """bool [n, tokens]: the tokens to compare; a text without words is compared by its special tokens."""
         read = features["attention_mask"].bool()
         words = read & ~torch.isin(features["input_ids"], self._special)
         return torch.where(words.any(dim=1, keepdim=True), words, read)
@@ -83,7 +83,7 @@ class LateInteractionReranker:
 
 
 def max_sim(query: Tensor, query_words: Tensor, documents: Tensor, document_words: Tensor) -> Tensor:
-    """[n], -1..1: a query's tokens [q, d] against each document's [n, t, d]; the masks [q], [n, t] say what counts."""
+    """[n], -1..1: a query's tokens [q, d] against each document's [n, t, d]; the masks [q], [n, t] select tokens."""
     weights = query.norm(dim=-1) * query_words
     cosines = documents @ normalize(query, dim=-1).T / documents.norm(dim=-1, keepdim=True)
     best = cosines.masked_fill(~document_words.unsqueeze(-1), -torch.inf).amax(dim=1)

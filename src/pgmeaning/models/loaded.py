@@ -15,14 +15,14 @@ from pgmeaning.errors import ModelError
 log = structlog.get_logger()
 M = TypeVar("M")
 
-# While an endpoint is down, how often it is tried.
+# How often an endpoint is tried while it is down.
 DOWN_SECONDS = 5.0
-# After a failure to load, how long until it is tried again: a mount or a download may come.
+# The time until a model that failed to load is tried again: a mount or a download may appear.
 RETRY_SECONDS = 60.0
 
 
 class LoadedModels(Generic[M]):
-    """Models by name, loaded on first use; those that share a priority lock run one at a time between them."""
+    """Models by name, loaded on first use; of those that share a priority lock, one runs at a time."""
 
     def __init__(self, load: Callable[[str], M], priority_lock: PriorityLock | None = None) -> None:
         self._load = load
@@ -33,14 +33,14 @@ class LoadedModels(Generic[M]):
         self.priority_lock = priority_lock or PriorityLock()
 
     def get(self, name: str) -> M:
-        """The model of that name; raises ModelError where it cannot run here, at once if that is known."""
+        """The model of that name; raises ModelError if it cannot run here, at once if that is known."""
         if self.is_at_hand(name):
             return self._known(name)
         with self._loading:
             return self._known(name) if self.is_at_hand(name) else self._try(name)
 
     def is_at_hand(self, name: str) -> bool:
-        """Whether `get` need not load it."""
+        """Whether `get` would answer without loading the model."""
         with self._changing:
             return name in self._loaded or self._rests(name)
 
@@ -52,13 +52,13 @@ class LoadedModels(Generic[M]):
             return self._loaded[name]
 
     def suspend(self, name: str, error: ModelError) -> None:
-        """Leave a loaded model alone for a while: its endpoint is down."""
+        """Suspend a loaded model for a while: its endpoint is down."""
         with self._changing:
             self._failed[name] = (time.monotonic() + DOWN_SECONDS, error)
         log.warning("model suspended", model=name, seconds=DOWN_SECONDS, error=str(error))
 
     def is_suspended(self, name: str) -> bool:
-        """Whether it is to be left alone for now."""
+        """Whether it is suspended now."""
         with self._changing:
             return self._rests(name)
 
@@ -95,7 +95,7 @@ class LoadedModels(Generic[M]):
 
 
 class PriorityLock:
-    """Who may use the processor: bulk work only while no query waits, so that a query waits for one batch at most."""
+    """Decides who runs a model: bulk work only while no query waits, so a query waits for at most one batch."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -105,7 +105,7 @@ class PriorityLock:
 
     @contextmanager
     def query(self) -> Iterator[None]:
-        """Before any bulk work that waits."""
+        """Take the lock for a query, ahead of any bulk work that waits."""
         with self._condition:
             self._waiting_queries += 1
             self._condition.wait_for(lambda: not self._busy)
@@ -118,7 +118,7 @@ class PriorityLock:
 
     @contextmanager
     def bulk(self) -> Iterator[None]:
-        """When no query waits."""
+        """Take the lock for bulk work, when no query waits."""
         with self._condition:
             self._take_for_bulk()
         try:
@@ -127,8 +127,8 @@ class PriorityLock:
             self._release()
 
     def give_way(self) -> None:
-        """Within bulk work: let queries that wait go first, then go on. A query's own work goes on at once."""
-        if not self._waiting_queries:  # nearly always; who comes just now is seen between the next two layers
+        """Within bulk work: let waiting queries go first, then continue. Within a query, continue at once."""
+        if not self._waiting_queries:  # nearly always; a query arriving now is seen between the next two layers
             return
         with self._condition:
             if self._in_bulk and self._waiting_queries:

@@ -1,6 +1,6 @@
-"""What an embedder may offer beside its protocol, so that bulk work and queries share a device well.
+"""What an embedder may offer beyond its protocol, so that bulk work and queries share a device well.
 
-A backend needs none of it: without, a call is one piece of work that begins and ends when it is made.
+All of it is optional: without it, a call is one piece of work that is done when the call returns.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ class Budget:
     tokens: int
     rows: int
     claim_rows: int
-    padded: bool  # whether every row of a call costs as much as its longest
+    padded: bool  # whether every row of a call costs as much as the longest
 
 
 class Embeds(Protocol):
-    """What `begin` needs of an embedder."""
+    """What `begin` needs from an embedder."""
 
     def embed_documents(self, documents: Sequence[Document]) -> Vectors:
         """float32 [n, dimensions]."""
 
 
 class Pipelined(Protocol):
-    """All of it.
+    """All the optional methods.
 
-    `checkpoint`, where it is set, is called every few milliseconds of bulk work, by the thread that asked
-    for it; while it does not return, another thread may embed queries.
+    `checkpoint`, if it is set, is called every few milliseconds of bulk work, by the thread that does it; until it
+    returns, another thread may embed queries.
     """
 
     checkpoint: Checkpoint | None
@@ -48,26 +48,26 @@ class Pipelined(Protocol):
         """What one call should hold on the device."""
 
     def prepare(self, documents: Sequence[Document]) -> None:
-        """Begin what can be done for documents that come next (reading images); returns at once."""
+        """Start preparing the documents that come next (reading images); returns at once."""
 
     def begin_documents(self, documents: Sequence[Document]) -> Callable[[], Vectors]:
-        """Launch `embed_documents`; what is returned waits for the vectors. Raises InputError as that does."""
+        """Launch `embed_documents`; the returned function waits for the vectors. Raises InputError likewise."""
 
 
 def budget_of(embedder: object) -> Budget | None:
-    """What one call should hold; None where any will do."""
+    """What one call should hold; None if any size is fine."""
     found = getattr(embedder, "budget", None)
     return found if isinstance(found, Budget) else None
 
 
 def prepare(embedder: object, documents: Sequence[Document]) -> None:
-    """Let it begin with documents that come next."""
+    """Let the embedder start preparing the documents that come next, if it can."""
     if hasattr(embedder, "prepare"):
         cast(Pipelined, embedder).prepare(documents)
 
 
 def begin(embedder: Embeds, documents: Sequence[Document]) -> Callable[[], Vectors]:
-    """Launch `embed_documents`, or run it where it cannot be launched; what is returned waits for the vectors."""
+    """Launch `embed_documents`, or run it if it cannot be launched; the returned function waits for the vectors."""
     if hasattr(embedder, "begin_documents"):
         return cast(Pipelined, embedder).begin_documents(documents)
     vectors = embedder.embed_documents(documents)
@@ -75,6 +75,6 @@ def begin(embedder: Embeds, documents: Sequence[Document]) -> Callable[[], Vecto
 
 
 def let_in(embedder: object, checkpoint: Checkpoint | None) -> None:
-    """Have `checkpoint` called now and then during `embed_documents`, where the backend can."""
+    """Have `checkpoint` called now and then during `embed_documents`, if the backend can."""
     if hasattr(embedder, "checkpoint"):
         cast(Pipelined, embedder).checkpoint = checkpoint

@@ -15,11 +15,11 @@ from typing import Any
 from pgmeaning.errors import ModelNotFound
 from pgmeaning.types import Model, Release
 
-# Backends that run one and the same checkpoint must agree on its vectors, so a change of server is no change of model.
-# Where one does not agree (other image preprocessing), that is a fault for a probe to find, not another model.
+# Backends that run the same checkpoint must agree on its vectors, so changing the server does not change the model. If
+# one disagrees (other image preprocessing), that is a fault for a probe to find, not another model.
 CHECKPOINT_BACKENDS = frozenset({"qwen3_vl", "sentence_transformers", "http"})
 
-# Options of the http backend that say how an endpoint is spoken to, and change no vector.
+# Options of the http backend that say how to talk to an endpoint, and change no vector.
 SERVING_OPTIONS = frozenset({
     "url", "served_name", "path", "concurrency", "timeout", "retries", "batch_rows", "api_key_env", "send_dimensions",
     "rerank_field", "sigmoid", "extra_body",
@@ -32,7 +32,7 @@ def builtin_models() -> dict[str, Model]:
 
 
 def builtin_model(name: str) -> Model:
-    """The built-in model of that name; raises ModelNotFound with the nearest names as its hint."""
+    """The built-in model of that name; raises ModelNotFound, with the closest names as its hint."""
     entries = _registry()["models"]
     if name not in entries:
         raise ModelNotFound(f"there is no built-in model {name!r}", hint=_suggestion(name, list(entries)))
@@ -45,30 +45,30 @@ def releases() -> dict[str, Release]:
 
 
 def current_release() -> Release:
-    """The release that a fresh database follows."""
+    """The release that a new database follows."""
     return next(release for release in releases().values() if release.current)
 
 
 def templates() -> dict[str, str]:
-    """The named templates: all that a model reads, with {instruction}, {content}, {query} and {document} to fill in."""
+    """The named templates: the model's full input, with {instruction}, {content}, {query} and {document} to fill in."""
     return dict(_registry()["templates"])
 
 
 def located(model: Model, folder: str | None) -> Model:
-    """The model, at its own place below the folder of models where it has one there."""
+    """The model, with its location in the folder of models if it is there."""
     own = Path(folder or "", model.name)
     return replace(model, location=str(own)) if folder and own.is_dir() else model
 
 
 def fingerprint(model: Model) -> str:
-    """Hex SHA-256 of all that changes a model's vectors. Equal: vectors may be compared. Unequal: never.
+    """Hex SHA-256 of everything that changes a model's vectors. Only with equal fingerprints may they be compared.
 
-    Hashed is JSON with sorted keys, no blanks and ASCII escapes, so the order of keys and the version of Python don't
-    matter. In it: location, revision, dimensions, max_tokens, pooling, normalize, both prompts, the template's own text
-    (not its name), the modalities as a set, the options, and the backend's family: all that run one checkpoint as it
-    was published are one family, any other backend is its own. Left out, since they change no vector: name, kind,
-    status, min_dimensions, reranker and how an endpoint is spoken to (SERVING_OPTIONS; but where its URL is the
-    location, the name that is asked for there counts). For vectors shorter than the model's own:
+    It hashes JSON with sorted keys, no blanks and ASCII escapes, so the order of keys and the version of Python do not
+    matter. Included: location, revision, dimensions, max_tokens, pooling, normalize, both prompts, the template's text
+    (not its name), the modalities as a set, the options, and the backend's family: backends that run a checkpoint as
+    published form one family, and any other backend is its own. Left out, since they change no vector: name, kind,
+    status, min_dimensions, reranker and the options for talking to an endpoint (SERVING_OPTIONS; but if its URL is the
+    location, the name that is requested there counts). For vectors shorter than the model's own:
     `fingerprint(replace(model, dimensions=...))`.
     Raises ValueError or TypeError for options that JSON cannot hold.
     """

@@ -1,8 +1,7 @@
 """Models that the sentence-transformers library runs, with the registry's prompts, pooling, padding and lengths.
 
-The vectors are those of the library's own `encode`. What is added: batches cut to what the processor's cache holds (on
-two cores 1.5 times as fast as the library's batches of 32), a guard against megabytes of text, and errors that say what
-to do.
+The vectors are those of the library's own `encode`. Added are batches that fit the processor's cache (on two cores 1.5
+times as fast as the library's batches of 32), a guard against megabytes of text, and errors that say what to do.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from pgmeaning.models.text import checked_text, prompted, shortened
 from pgmeaning.models.vectors import Vectors, finished, unit_length
 from pgmeaning.types import Document, Model
 
-# The registry's words for pooling, in the library's.
+# The registry's names for kinds of pooling -> the library's.
 POOLING = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 
 
@@ -39,12 +38,12 @@ def load_encoder(
     model: Model, *, location: str | Path | None = None, device: str | None = None, dtype: str | None = None,
     threads: int | None = None, trust_remote_code: bool = False,
 ) -> Encoder:  # fmt: skip
-    """Load the model itself, as the embedder and the late-interaction reranker share it.
+    """Load the model itself, which the embedder and the late-interaction reranker share.
 
-    `location`: a folder or a hub name instead of the registry's. `device`: None takes the best there is. `dtype`: None
-    is float32 on a CPU and the checkpoint's own elsewhere. `threads`: of the whole process. `trust_remote_code`: run
-    the Python files that some checkpoints bring (gte-Qwen2, jina-clip-v2, gme); never without being told.
-    Raises ModelUnavailable where its weights are not to be had.
+    `location`: a folder or a hub name instead of the registry's. `device`: None takes the best available. `dtype`: None
+    is float32 on a CPU and the checkpoint's own elsewhere. `threads`: for the whole process. `trust_remote_code`: run
+    the Python files that come with some checkpoints (gte-Qwen2, jina-clip-v2, gme); never by default.
+    Raises ModelUnavailable if the weights cannot be loaded.
     """
 
     def build(source: dict[str, Any]) -> SentenceTransformer:
@@ -58,7 +57,7 @@ def load_encoder(
 
 
 class Encoder:
-    """A loaded model: texts in, what its modules computed of them out."""
+    """A loaded model: takes texts, and returns what its modules compute."""
 
     def __init__(self, transformer: SentenceTransformer, model: Model) -> None:
         self.transformer = transformer.eval()
@@ -73,7 +72,7 @@ class Encoder:
                 module.pooling_mode = POOLING[model.pooling]
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special ones included, at most `max_tokens`."""
+        """Tokens of each text, including special ones, at most `max_tokens`."""
         if not texts:
             return []
         with self._tokenizing:
@@ -84,7 +83,7 @@ class Encoder:
         return [len(ids) for ids in found["input_ids"]]
 
     def run(self, texts: Sequence[str]) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Yield (places in `texts`, features) in batches of similar length; padding costs time, never precision.
+        """Yield (positions in `texts`, features) in batches of similar length; padding costs time, not precision.
 
         Features are those of the library: input_ids and attention_mask int64 [n, tokens], token_embeddings
         [n, tokens, d], sentence_embedding [n, d].
@@ -93,7 +92,7 @@ class Encoder:
             yield batch.places, self.forward([self.shortened(texts[place]) for place in batch.places])
 
     def forward(self, inputs: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """One forward pass of all inputs, which are texts, or what else the library takes."""
+        """One forward pass of all inputs, which are texts or anything else that the library takes."""
         with torch.inference_mode():
             with self._tokenizing:
                 features = self.transformer.preprocess(list(inputs))
@@ -101,7 +100,7 @@ class Encoder:
             return found
 
     def shortened(self, text: str) -> str:
-        """The text as far as the model could possibly read it."""
+        """The text, cut to the most that the model could read."""
         return shortened(text, self.max_tokens)
 
 
@@ -117,11 +116,11 @@ class SentenceTransformerEmbedder:
         if made != model.dimensions:
             raise ModelUnavailable(
                 f"model {model.name!r} has {model.dimensions} dimensions, the weights that were found give {made}",
-                hint="another model is at its location",
+                hint="its location holds another model",
             )
 
     def embed_documents(self, documents: Sequence[Document]) -> Vectors:
-        """float32 [n, dimensions]; a missing text is an empty one. Raises InputError for media that it cannot take."""
+        """float32 [n, dimensions]; a missing text counts as empty. Raises InputError for unsupported media."""
         return self._embed(documents, self._model.document_prompt)
 
     def embed_queries(self, queries: Sequence[Document]) -> Vectors:
@@ -144,7 +143,7 @@ class SentenceTransformerEmbedder:
         return finished(vectors, self._model, self.dimensions)
 
     def _embed_images(self, document: Document, text: str) -> Vectors:
-        """The mean of a vector for each image; the text has one of its own where the model takes one or the other."""
+        """The mean of one vector per image; the text has its own if the model takes only one of the two at once."""
         images: list[Any] = [read_image(image) for image in document.images]
         inputs = [{"text": text, "image": image} for image in images] if text and self._together else images
         apart = [text] if text and not self._together else []
@@ -156,7 +155,7 @@ class SentenceTransformerEmbedder:
             raise InputError(f"model {self._model.name!r} cannot embed this image: {error}") from error
 
     def _text(self, document: Document, prompt: str | None) -> str:
-        # A model with a template has code of its own that fills it in; the prompts are that template's instructions.
+        # A model with a template has its own code to fill it in; the prompts are that template's instructions.
         if self._model.template is not None:
             return checked_text(document.text or "")
         return prompted(self._model, document, prompt)

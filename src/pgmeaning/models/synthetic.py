@@ -1,8 +1,8 @@
-"""Made-up vectors at next to no cost: for tests, and for benchmarks of everything but the model.
+"""Made-up vectors at almost no cost, for tests and for benchmarks of everything but the model.
 
-A vector is a row of blocks picked from one fixed table by a hash of the input. So the same input gives the same vector
-in every process, on every machine; two inputs are all but orthogonal (cosine about 0, standard deviation 1 / sqrt(d));
-and a shorter vector is the normalised beginning of a longer one. They mean nothing: near texts are not near.
+A vector is a series of blocks picked from a fixed table by a hash of the input. So the same input gives the same vector
+in every process, on every machine; two inputs are almost orthogonal (cosine about 0, standard deviation 1 / sqrt(d));
+and a shorter vector is the normalised beginning of a longer one. They have no meaning: similar texts are not close.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def load(model: Model, dimensions: int, **_options: Any) -> SyntheticEmbedder:
 
 
 class SyntheticEmbedder:
-    """Unit vectors from a hash of text and media; an instruction changes nothing, a query is a document."""
+    """Unit vectors from a hash of text and media. An instruction has no effect; queries are embedded like documents."""
 
     def __init__(self, dimensions: int) -> None:
         self.dimensions = dimensions
@@ -50,13 +50,13 @@ class SyntheticEmbedder:
         return self.embed_documents(queries)
 
     def count_tokens(self, documents: Sequence[Document]) -> list[int]:
-        """One for each 256 characters, image or video: a long text costs little more than a short one."""
+        """One per 256 characters, image or video: a long text costs little more than a short one."""
         return [
             1 + len(document.text or "") // 256 + len(document.images) + len(document.videos) for document in documents
         ]
 
     def _picks(self, document: Document) -> bytes:
-        # SHAKE gives as many bytes as are asked for, and fewer are the beginning of more: hence the Matryoshka prefix.
+        # SHAKE gives as many bytes as requested, and fewer are a prefix of more: hence the Matryoshka prefix.
         if document.images or document.videos:
             return hashlib.shake_128(_serialised(document)).digest(2 * self._blocks)
         text = document.text
@@ -72,12 +72,12 @@ def _table() -> Vectors:
 
 
 def _serialised(document: Document) -> bytes:
-    """All that is embedded of a document, so that no two different ones come out the same."""
+    """Everything that is embedded of a document, so that no two different ones come out the same."""
     return _packed(b"m", [_bytes(document.text), _bytes(document.images), _bytes(document.videos)])
 
 
 def _bytes(value: object) -> bytes:
-    """The content of an image or array, of bytes, text and lists of such; the repr of a path or anything else."""
+    """The content of an image or array, of bytes, text and lists of these; the repr of a path or anything else."""
     if isinstance(value, bytes | bytearray | memoryview):
         return b"b" + bytes(value)
     if isinstance(value, str):
@@ -90,7 +90,7 @@ def _bytes(value: object) -> bytes:
 
 
 def _shape(value: object) -> tuple[object, ...]:
-    """What tells apart images of the same bytes: size and mode of a PIL image, shape and type of an array."""
+    """What distinguishes images with the same bytes: size and mode of a PIL image, shape and type of an array."""
     return tuple(str(getattr(value, name, None)) for name in ("size", "mode", "shape", "dtype"))
 
 

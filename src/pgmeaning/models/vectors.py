@@ -12,10 +12,10 @@ Vectors = NDArray[np.float32]
 
 
 def check_vectors(vectors: Vectors, count: int, dimensions: int) -> Vectors:
-    """Return the vectors, or raise BadVector when they are not [count, dimensions], finite and not zero."""
+    """Return the vectors, or raise BadVector unless they are [count, dimensions], finite and not zero."""
     if vectors.shape != (count, dimensions):
         raise BadVector(f"the model returned an array of shape {vectors.shape}, not ({count}, {dimensions})")
-    # One pass over the numbers: a square is NaN or infinite where its component is, and their sum is too.
+    # One pass over the numbers: if a component is NaN or infinite, so is its square, and the sum of squares.
     squared_lengths = np.einsum("ij,ij->i", vectors, vectors)
     if not np.isfinite(squared_lengths).all():
         raise BadVector("the model returned NaN or infinity", hint="half precision overflows in some models")
@@ -25,7 +25,7 @@ def check_vectors(vectors: Vectors, count: int, dimensions: int) -> Vectors:
 
 
 def check_scores(scores: Vectors, count: int) -> Vectors:
-    """Return the scores, or raise BadVector when they are not [count], finite and 0..1."""
+    """Return the scores, or raise BadVector unless they are [count], finite and 0..1."""
     if scores.shape != (count,):
         raise BadVector(f"the reranker returned an array of shape {scores.shape}, not ({count},)")
     if not ((scores >= 0) & (scores <= 1)).all():
@@ -36,7 +36,7 @@ def check_scores(scores: Vectors, count: int) -> Vectors:
 
 
 def finished(vectors: Vectors, model: Model, dimensions: int) -> Vectors:
-    """Vectors as a model makes them, cut to the length that is wanted and normalised, as the registry says."""
+    """A model's vectors, cut to the requested length, and normalised if the registry says so."""
     if vectors.shape[1] > dimensions:
         if model.options.get("layer_norm_before_cut"):
             vectors = (vectors - vectors.mean(axis=1, keepdims=True)) / vectors.std(axis=1, keepdims=True)
@@ -45,7 +45,7 @@ def finished(vectors: Vectors, model: Model, dimensions: int) -> Vectors:
 
 
 def unit_length(vectors: Vectors) -> Vectors:
-    """Rows divided by their Euclidean norm; a row of zeros stays as it is, for `check_vectors` to refuse."""
+    """The rows divided by their Euclidean norm; a row of zeros stays as it is, for `check_vectors` to refuse."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(norms == 0, 1, norms)).astype(np.float32)
 
