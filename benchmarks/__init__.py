@@ -1,1 +1,1 @@
-"""One script a question; each prints a table with ratios of things measured in the same run."""
+"""One script per question; each prints a table of ratios between things measured in the same run."""

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a server, a sidecar process, the raw limit, tables."""
+"""What the benchmarks share: a server, a sidecar process, the raw limit, and tables of results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BATCH = 128
 
 @contextmanager
 def database(**settings: str) -> Iterator[str]:
-    """The DSN of a migrated database: on the server of PGMEANING_BENCH_DSN, else on an embedded one."""
+    """The DSN of a migrated database: on the server of PGMEANING_BENCH_DSN, or else on an embedded one."""
     given = os.environ.get("PGMEANING_BENCH_DSN")
     with _server(settings) if given is None else _given(given) as server:
         with psycopg.connect(server, autocommit=True) as connection:
@@ -64,7 +64,7 @@ def _server(settings: dict[str, str]) -> Iterator[str]:
 
 @contextmanager
 def sidecar(dsn: str, *, slow: bool = False) -> Iterator[multiprocessing.Process]:
-    """A sidecar in a process of its own, ready when the body begins; `slow`: its model takes 50 ms a batch."""
+    """A sidecar in its own process, ready when the body begins; `slow`: its model takes 50 ms per batch."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     process = context.Process(target=_run_sidecar, args=(dsn, stop, slow), daemon=True)
@@ -79,7 +79,7 @@ def sidecar(dsn: str, *, slow: bool = False) -> Iterator[multiprocessing.Process
 
 
 class Slow:
-    """An embedder that takes its time without using the processor, as one on a GPU or behind HTTP does."""
+    """An embedder that takes time but not the processor, like one on a GPU or behind HTTP."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
@@ -88,7 +88,7 @@ class Slow:
         self.count_tokens = embedder.count_tokens
 
     def embed_documents(self, documents: Sequence[Document]) -> Vectors:
-        """The other's vectors, 50 ms later."""
+        """The wrapped embedder's vectors, 50 ms later."""
         time.sleep(0.05)
         return self._embedder.embed_documents(documents)
 
@@ -111,7 +111,7 @@ def _stop_when(stop: Event, running: Sidecar) -> None:
 
 
 def peak_memory(pid: int) -> float:
-    """The most memory that a process ever held, in MB (Linux)."""
+    """The peak memory of a process, in MB (Linux)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1024
@@ -119,7 +119,7 @@ def peak_memory(pid: int) -> float:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
-    """Poll a condition."""
+    """Poll until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -134,7 +134,7 @@ def wal(connection: Connection) -> int:
 
 
 def copy_raw(connection: Connection, table: str, vectors: Vectors) -> float:
-    """Seconds for the raw limit: COPY BINARY of (id, vector), a commit each batch, over one connection."""
+    """Seconds for the raw limit: COPY BINARY of (id, vector) over one connection, with a commit per batch."""
     dimensions = vectors.shape[1]
     started = time.perf_counter()
     for start in range(0, len(vectors), BATCH):
@@ -158,7 +158,7 @@ def unit_vectors(count: int, dimensions: int) -> Vectors:
 
 
 def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A plain table, columns aligned, numbers to the right."""
+    """Print a plain table: columns aligned, numbers to the right."""
     cells = [[f"{value:,.3g}" if isinstance(value, float) else str(value) for value in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(heads), *cells]) for i in range(len(heads))]
     print(f"\n{title}")

@@ -1,9 +1,9 @@
-"""How fast are rows embedded, beside the raw limit of writing the same vectors? And how soon is a new row visible?
+"""How fast are rows embedded, compared with just writing the same vectors? And how soon is a new row's vector visible?
 
     python -m benchmarks.ingest [--rows 20000] [--rounds 3]
 
-The model costs (next to) nothing, so what is measured is pgmeaning. Raw limit: COPY BINARY of the same vectors over one
-connection into a bare table with a primary key, a commit each 128 rows. Each round measures both, in turn.
+The model costs almost nothing, so this measures pgmeaning. The raw limit is COPY BINARY of the same vectors over one
+connection into a bare table with a primary key, with a commit every 128 rows. Each round measures both, in turn.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def throughput(dsn: str, connection: bench.Connection, count: int, rounds: int) -> None:
-    """Rows a second and WAL a row: raw, raw with a signature column, attach and drain."""
+    """Rows per second and WAL per row: raw, raw with a signature column, attach and drain."""
     vectors = bench.unit_vectors(count, 4096)
     raw: list[tuple[float, float]] = []
     signed: list[tuple[float, float]] = []
@@ -111,7 +111,7 @@ def _visible(connection: bench.Connection, key: int) -> bool:
 
 
 def latency(dsn: str, connection: bench.Connection, tries: int = 200) -> None:
-    """From the INSERT's commit to the vector being visible, with a sidecar that sleeps."""
+    """The time from the INSERT's commit until the vector is visible, with a sidecar that was asleep."""
     connection.execute("SELECT pgmeaning.attach('docs', ARRAY['title', 'body'], model => %s)", (MODEL,))
     times: list[float] = []
     with bench.sidecar(dsn):

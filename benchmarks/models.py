@@ -1,10 +1,10 @@
-"""What does the database cost the model, and what do batches by token budget save?
+"""How much does the database slow the model down, and how much do batches by token budget save?
 
     python -m benchmarks.models [--rows 5000] [--rounds 3]
 
-First: the sidecar drains docstrings with all-MiniLM-L6-v2, against sentence-transformers' own `encode` (batches of 32)
-of the same texts. Then: a tiny Qwen3-VL with random weights embeds texts of mixed length in batches by token budget,
-against batches of 32 in the order given. In turn, round by round; medians.
+First, the sidecar drains docstrings with all-MiniLM-L6-v2, compared with sentence-transformers' own `encode` (batches
+of 32) of the same texts. Then a tiny Qwen3-VL with random weights embeds texts of mixed length in batches by token
+budget, compared with batches of 32 in the order given. Both are run in turn, round by round; the figures are medians.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def minilm(texts: Sequence[str], rounds: int) -> None:
-    """The sidecar beside `encode`."""
+    """The sidecar compared with `encode`."""
     from sentence_transformers import SentenceTransformer
 
     from pgmeaning.models.checkpoints import find_weights
@@ -71,7 +71,7 @@ def minilm(texts: Sequence[str], rounds: int) -> None:
 
 
 def drain(client: pgmeaning.Client, dsn: str, embedder: LoadedEmbedder) -> None:
-    """Attach, embed every row with the model that is loaded already, and detach."""
+    """Attach, embed every row with the model that is already loaded, and detach."""
     client.attach("docs", columns=["doc"], model=MODEL)
     assert Sidecar(dsn, load=lambda model: embedder).run(drain=True) == 0
     assert client.status()[0]["owed"] == 0
@@ -79,13 +79,13 @@ def drain(client: pgmeaning.Client, dsn: str, embedder: LoadedEmbedder) -> None:
 
 
 def tiny_qwen(texts: Sequence[str], rounds: int) -> None:
-    """Batches by token budget beside batches of a fixed number of rows."""
+    """Batches by token budget compared with batches of a fixed number of rows."""
     from tests.conformance.tiny_qwen import build_embedder
 
     with tempfile.TemporaryDirectory() as folder:
         where = str(build_embedder(Path(folder)))
         load = partial(load_embedder, "Qwen3-VL-Embedding-2B", dimensions=64, location=where)
-        # What is given at once goes through the model at once, instead of being cut up inside.
+        # Inputs given together go through the model together, instead of being split up inside.
         fixed, embedder = load(batch_tokens=sys.maxsize), load()
         documents = [Document(text) for text in texts]
         seconds = in_turn(
@@ -99,7 +99,7 @@ def tiny_qwen(texts: Sequence[str], rounds: int) -> None:
 
 
 def by_budget(embedder: LoadedEmbedder, documents: Sequence[Document]) -> None:
-    """As the sidecar does it."""
+    """Batches by token budget, as in the sidecar."""
     settings = Settings()
     lengths = token_lengths(embedder, documents)
     for batch in batches(lengths, settings.batch_tokens, settings.batch_rows):
@@ -119,7 +119,7 @@ def in_turn(rounds: int, *works: Callable[[], object]) -> list[float]:
 
 
 def report(title: str, names: Sequence[str], seconds: Sequence[float], texts: Sequence[str]) -> None:
-    """Rows a second, and the ratio to the first."""
+    """Print rows per second, and the ratio to the first."""
     rows = [[name, len(texts) / took, seconds[0] / took] for name, took in zip(names, seconds, strict=True)]
     bench.print_table(title, ["", "rows/s", "ratio"], rows)
 

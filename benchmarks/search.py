@@ -1,13 +1,13 @@
-"""How fast is a search, and how much does it find, beside exact search and beside pgvector by hand?
+"""How fast is a search, and what is its recall, compared with exact search and with hand-written pgvector queries?
 
     python -m benchmarks.search [--rows 10000 50000 200000] [--data clustered real spectrum docstrings]
                                 [--vector-type vector halfvec] [--queries 100]
 
-Four kinds of vectors. `clustered`: clusters of fifty in 4096 dimensions. `real`: MiniLM's vectors of the docstrings of
-the packages that are installed here, turned into 4096 dimensions, which keeps every distance between them. `spectrum`:
-4096 dimensions whose variances fall off as a model's do, in a turned basis and off the origin, without clusters, which
-is harder than texts are. `docstrings`: MiniLM's 384 dimensions as they are. Queries are of the same kind, and not
-stored. Each table is of one run. The column that the filters are on has an index. There are some 90,000 docstrings.
+There are four kinds of vectors. `clustered`: clusters of fifty in 4096 dimensions. `real`: MiniLM's vectors of the
+docstrings of the packages installed here, rotated into 4096 dimensions, which keeps every distance between them.
+`spectrum`: 4096 dimensions whose variances fall off like a model's, in a rotated basis and off the origin, without
+clusters, which is harder than texts are. `docstrings`: MiniLM's 384 dimensions as they are. Queries are of the same
+kind, and not stored. Each table comes from one run. The filtered column has an index. There are some 90,000 docstrings.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ FILTERS = {"0.1 %": 1, "1 %": 10, "50 %": 500}
 
 
 class Result(NamedTuple):
-    """One way to search; what it took to build, and the bytes a row that it reads or adds, where it has them."""
+    """One way to search; its build time, and the bytes per row that it reads or adds, if known."""
 
     way: str
     recall: float
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def make(data: str, rows: int, queries: int) -> tuple[Vectors, Vectors]:
-    """Unit vectors to store, and others to ask for."""
+    """Unit vectors to store, and others as queries."""
     makers = {"clustered": _clustered, "real": _real, "spectrum": _spectrum, "docstrings": _docstrings}
     made = makers[data](rows + queries)
     return made[:rows], made[rows:]
@@ -117,7 +117,7 @@ def _spectrum(count: int) -> Vectors:
 
 
 def _in_blocks(count: int, some: Callable[[int], Vectors]) -> Vectors:
-    """So many vectors, a block at a time: 200,000 of them are 3 GB."""
+    """That many vectors, a block at a time: 200,000 of them are 3 GB."""
     vectors = np.empty((count, DIMENSIONS), np.float32)
     for start in range(0, count, BLOCK):
         vectors[start : start + BLOCK] = some(min(BLOCK, count - start))
@@ -154,7 +154,7 @@ def _docstrings(count: int) -> Vectors:
 
 
 def _texts(count: int) -> list[str]:
-    """Docstrings of the packages on the path, each once, cut to what is read of a snippet."""
+    """Distinct docstrings of the packages on the path, cut to the length of a snippet."""
     found: dict[str, None] = {}
     for text in _all_docstrings():
         found.setdefault(text[:300])
@@ -181,7 +181,7 @@ def _all_docstrings() -> Iterator[str]:
 
 
 def fill(connection: bench.Connection, model: str, vectors: Vectors, vector_type: str = "vector") -> str:
-    """A collection that has these vectors, without a sidecar; returns its vector table."""
+    """Make a collection with these vectors, without a sidecar; returns its vector table."""
     connection.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text, thousandth int)")
     connection.execute(
         "INSERT INTO docs SELECT i, 'text ' || i, mod(i * 7919, 1000) FROM generate_series(0, %s) AS i",
@@ -212,7 +212,7 @@ def _copy(connection: bench.Connection, table: str, model: str, vectors: Vectors
 
 
 def remember(connection: bench.Connection, model: str, queries: Vectors) -> None:
-    """Put the queries' vectors into the cache, so that what is measured is the search."""
+    """Put the queries' vectors into the cache, so that only the search is measured."""
     for number, query in enumerate(queries):
         connection.execute(
             "INSERT INTO pgmeaning.query_cache VALUES (%s, true, pgmeaning._input_hash(%s), %s)",
@@ -226,7 +226,7 @@ def remember(connection: bench.Connection, model: str, queries: Vectors) -> None
 def compare(
     dsn: str, connection: bench.Connection, data: str, vector_type: str, vectors: Vectors, queries: Vectors
 ) -> list[Result]:
-    """All ways on one table, one after the other."""
+    """Measure all ways to search on one table, one after the other."""
     table = fill(connection, MODELS[data], vectors, vector_type)
     remember(connection, MODELS[data], queries)
     answers = nearest(vectors, queries)
@@ -269,7 +269,7 @@ def nearest(vectors: Vectors, queries: Vectors, mask: NDArray[np.bool_] | None =
 
 
 def by_hand(connection: bench.Connection, statement: str, queries: Vectors) -> Callable[[int], list[int]]:
-    """What a user would write, by the number of the query."""
+    """A hand-written search, by the number of the query."""
     return lambda i: ids(connection, statement, Vector(queries[i]))
 
 
@@ -289,7 +289,7 @@ def ids(connection: bench.Connection, statement: str, *arguments: object) -> lis
 
 
 def hand_written(table: str, vector_type: str, kind: str, size: int, candidates: int) -> str:
-    """What a user of pgvector would write for the same index."""
+    """The statement that a user of pgvector would write for the same index."""
     if kind == "direct":
         return f"SELECT id FROM {table} ORDER BY embedding <=> %s::{vector_type} LIMIT {K}"
     return (
@@ -300,7 +300,7 @@ def hand_written(table: str, vector_type: str, kind: str, size: int, candidates:
 
 
 def measure(way: str, search: Callable[[int], list[int]], answers: Sequence[set[int]]) -> Result:
-    """Recall and milliseconds, warm."""
+    """Recall and milliseconds, with a warm cache."""
     for i in range(min(3, len(answers))):
         search(i)
     shares, milliseconds = [], []
@@ -314,7 +314,7 @@ def measure(way: str, search: Callable[[int], list[int]], answers: Sequence[set[
 
 
 def build(dsn: str) -> tuple[indexing.Plan, recall.Report]:
-    """Build and test as a sidecar would; the plan has what was foretold, with the seconds that it took."""
+    """Build and measure the index as a sidecar would; the plan holds the estimates."""
     settings = Settings(index_rows=1)
     with indexing.connected(dsn) as connection:
         (plan,) = indexing.plans(connection, settings, "docs")
@@ -323,7 +323,7 @@ def build(dsn: str) -> tuple[indexing.Plan, recall.Report]:
 
 
 def show(title: str, results: Sequence[Result]) -> None:
-    """One size's table."""
+    """Print the table of one size."""
     exact = results[0].p50
     bench.print_table(
         title,
@@ -339,7 +339,7 @@ def show(title: str, results: Sequence[Result]) -> None:
 
 
 def show_growth(title: str, grown: dict[int, list[Result]]) -> None:
-    """What more rows cost: each way's milliseconds by the number of rows, and the last beside the first."""
+    """Print the cost of more rows: milliseconds of each way by the number of rows, and the ratio of last to first."""
     ways = [result.way for result in next(iter(grown.values()))]
     sizes = list(zip(*grown.values(), strict=True))
     times = [[result.p50 for result in way] for way in sizes]

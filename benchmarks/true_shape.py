@@ -1,4 +1,4 @@
-"""Qwen3-VL-Embedding-8B at its true shape without a checkpoint, and what it is given to read."""
+"""Qwen3-VL-Embedding-8B in its true shape, without a checkpoint, and inputs for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEVICE = torch.device("cuda" if CUDA else "cpu")
 
 
 def build(tiny: bool) -> Any:
-    """The network with random weights; what a layer adds is small beside what it adds to, as in trained ones."""
+    """The network with random weights; each layer adds little to its input, as in trained networks."""
     torch.manual_seed(0)
     config = tiny_qwen.build_config(256, 2) if tiny else true_shape()
     with torch.device(DEVICE):

@@ -1,12 +1,12 @@
-"""What do our triggers cost the writers?
+"""How much do our triggers slow down writers?
 
     python -m benchmarks.writers [--seconds 6] [--rounds 3]
 
-pgbench writes into one table without triggers and into one that is attached, in turn, round by round. "Trigger alone":
-the lock of an awake sidecar is held, so there is no NOTIFY, and nothing else runs. "Sidecar busy": a real one is awake
-with a model that takes its time, as one behind HTTP does, and has a backlog to embed in both turns. "Sidecar asleep":
-nobody drains, so each statement's commit carries a NOTIFY. "Sidecar at full speed": the model costs nothing, so the
-sidecar competes with the writers.
+pgbench writes into a table without triggers and into an attached one, in turn, round by round. "Trigger alone": the
+lock of an awake sidecar is held, so there is no NOTIFY, and nothing else runs. "Sidecar busy": a real one is awake,
+with a model that takes time but not the processor, like one behind HTTP, and has a backlog to embed in both turns.
+"Sidecar asleep": no sidecar is awake, so each commit sends a NOTIFY. "Sidecar at full speed": the model costs nothing,
+so the sidecar competes with the writers.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
 def compare(
     dsn: str, script: str, clients: int, setting: str, options: argparse.Namespace
 ) -> tuple[float, float, float]:
-    """(transactions a second without and with the trigger, the ratio), medians of the rounds."""
+    """(transactions per second without and with the trigger, their ratio), medians of the rounds."""
     plain: list[float] = []
     attached: list[float] = []
     for _ in range(options.rounds):
@@ -89,7 +89,7 @@ def _tables(dsn: str) -> None:
 
 @contextmanager
 def _sidecar(dsn: str, setting: str, seconds: int) -> Iterator[None]:
-    """A sidecar of that setting; where it is to be busy, it has more to embed than both turns give it time for."""
+    """The sidecar of that setting; a busy one has more to embed than it can do in both turns."""
     if setting == "slow":
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(
@@ -107,7 +107,7 @@ def _sidecar(dsn: str, setting: str, seconds: int) -> Iterator[None]:
 
 
 def pgbench(dsn: str, script: str, clients: int, seconds: int) -> float:
-    """Transactions a second."""
+    """Run pgbench; returns transactions per second."""
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(script + "\n")
         file.flush()

@@ -1,6 +1,6 @@
-"""Attach a table, search it by meaning, rerank what was found.
+"""Attach a table, search it by meaning, and rerank the results.
 
-Run `pgmeaning migrate` and `pgmeaning sidecar` against the same database first; PGMEANING_DSN says which.
+First run `pgmeaning migrate` and `pgmeaning sidecar` against the same database, which PGMEANING_DSN names.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pgmeaning
 
 
 def main() -> None:
-    """Print the three best of five recipes."""
+    """Print the best three of five recipes."""
     with pgmeaning.connect(os.environ.get("PGMEANING_DSN", "")) as client:
         client.connection.execute("CREATE TABLE IF NOT EXISTS recipes (id int PRIMARY KEY, title text, body text)")
         client.connection.execute(

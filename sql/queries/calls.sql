@@ -109,7 +109,7 @@ SELECT pgmeaning.want_index(%(collection)s, %(kind)s, %(dimensions)s)
 -- ---------------------------------------------------------------- The sidecar
 
 -- name: answer_request
--- The reply. Committed before the locks of the requests are let go.
+-- Stores the reply. It is committed before the requests' locks are released.
 SELECT pgmeaning._answer(%(model)s, %(as_query)s, %(input)s, %(embedding)s)
 
 -- name: wake_others
@@ -132,22 +132,22 @@ SELECT pgmeaning._test_loopback()
 -- ---------------------------------------------------------------- Advisory locks
 
 -- name: migration_lock
--- One migration at a time; let go at the end of the transaction.
+-- One migration at a time; released at the end of the transaction.
 SELECT pg_catalog.pg_advisory_xact_lock(1885826405, 3)
 
 -- name: try_drain_lock
--- "Somebody is awake": triggers that cannot share this lock send no NOTIFY.
+-- "Somebody is awake": triggers that cannot take this lock in share mode send no NOTIFY.
 SELECT pg_try_advisory_lock(pgmeaning._lock_class(), pgmeaning._awake_lock())
 
 -- name: drop_drain_lock
 SELECT pg_advisory_unlock(pgmeaning._lock_class(), pgmeaning._awake_lock())
 
 -- name: try_maintenance
--- One sidecar at a time looks after the sources, for one transaction.
+-- One sidecar at a time checks the sources, for one transaction.
 SELECT pg_try_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._maintenance_lock())
 
 -- name: try_index_lock
--- Held by whoever builds an index of this vector table.
+-- Held by the session that builds an index of this vector table.
 SELECT pg_try_advisory_lock(pgmeaning._index_lock_class(), pgmeaning._lock_number(%(vectors)s))
 
 -- name: drop_index_lock

@@ -280,7 +280,7 @@ def test_a_template_that_no_engine_fills_in_is_refused(engine: Engine) -> None:
         (embeddings([[1.0] * 384] * 3), "returned 3 vectors, or wrong indexes, for 2 inputs"),
         ({"data": [{"index": 1, "embedding": [1.0] * 384}] * 2}, "returned 2 vectors, or wrong indexes, for 2 inputs"),
         (embeddings([[1.0] * 383] * 2), "returned vectors of length 383, not 384.*does it serve 'some/model'"),
-        (embeddings([[1.0] * 384, [1.0] * 383]), "the length 383 and 384, not 384"),
+        (embeddings([[1.0] * 384, [1.0] * 383]), "length 383 and 384, not 384"),
         (embeddings([[1.0] * 384, [float("nan")] * 384]), "returned NaN or infinity"),
         (embeddings([[1.0] * 384, [None] * 384]), "returned NaN or infinity"),
         (embeddings([[1.0] * 384, [1e300] * 384]), "returned NaN or infinity"),

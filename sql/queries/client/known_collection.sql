@@ -1,3 +1,3 @@
--- Raises what every function raises for a collection that there is not; one whose table was dropped is still there.
+-- Raises the usual error if there is no such collection; one whose table was dropped still exists.
 SELECT pgmeaning._collection(%(collection)s)
 WHERE NOT EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.name = %(collection)s)

@@ -1,5 +1,5 @@
--- pgvector's types, wherever that extension was put, and the system's bit; a type's name may be another's on the
--- search_path.
+-- pgvector's types, in whatever schema the extension is, and the system's bit: on the search_path, the same name may
+-- be another type's.
 SELECT t.typname, t.oid, t.typarray
 FROM pg_catalog.pg_type AS t
 WHERE t.typnamespace = 'pg_catalog'::regnamespace AND t.typname = 'bit'

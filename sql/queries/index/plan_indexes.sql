@@ -1,6 +1,6 @@
--- Every vector table's index as it is and as it should be. A measurement is due when somebody asks, and once there is
--- four times as much. A prefix of other dimensions than wanted does not fit. Of several indexes those that we named are
--- ours to drop; what is invalid without a builder, a broken build left behind.
+-- Every vector table's index as it is and as it should be. A measurement is due on request, and when the table has
+-- four times as many rows. A prefix of other dimensions than those requested does not count. Only indexes with our
+-- names may be dropped; an invalid one that nobody builds is left over from a failed build.
 SELECT c.id AS collection_id, c.name AS collection, t.model, t.vectors::oid::int8 AS vectors,
        pgmeaning._relation_name(t.vectors) AS table,
        p.present, p.kind, p.dimensions, p.row_count, p.bytes, p.build_seconds, p.statement, p.reason,

@@ -1,4 +1,4 @@
--- Whether somebody waits for a lock on the vector table that a build of its index does not let pass.
+-- Whether somebody waits for a lock on the vector table that conflicts with the build of its index.
 SELECT EXISTS (SELECT FROM pg_locks
                WHERE NOT granted AND relation = %(vectors)s
                AND mode IN ('AccessExclusiveLock', 'ShareRowExclusiveLock')

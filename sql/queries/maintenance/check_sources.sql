@@ -1,4 +1,4 @@
--- Collections whose table was dropped, broke, healed, or whose partitions changed.
+-- Collections whose table was dropped, broke or was mended, or whose partitions changed.
 SELECT c.id, c.name, r.oid IS NULL AS dropped,
        CASE WHEN r.oid IS NOT NULL
             THEN coalesce(pgmeaning._source_problem(c), pgmeaning._access_problem(c)) END AS problem,

@@ -1,4 +1,4 @@
--- Requests that nobody waits for, what detached collections owed, sidecars long dead.
+-- Removes requests that nobody waits for, rows that detached collections owed, and sidecars that died long ago.
 WITH requests AS (
     DELETE FROM pgmeaning.request WHERE expires_at < now() - interval '1 minute'
 ), forgotten AS (

@@ -1,4 +1,4 @@
--- After the down migrations only Alembic's own table and the loopback are left.
+-- After the down migrations, only Alembic's own table and the loopback are left.
 DO $$
 DECLARE
     login text := 'pgmeaning_loopback_' || (SELECT oid FROM pg_database WHERE datname = current_database());
@@ -6,14 +6,14 @@ BEGIN
     DROP TABLE IF EXISTS pgmeaning.alembic_version;
     DROP SCHEMA IF EXISTS pgmeaning;
     DROP SERVER IF EXISTS pgmeaning_loopback CASCADE;
-    -- Only the role that was made for this very database: one that came with a template is another's. Databases made
-    -- from this one get a role of their own when a sidecar starts there.
+    -- Only the role that was made for this database: one that came with a template belongs to another. Databases made
+    -- from this one get their own role when a sidecar starts there.
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = login) THEN
         BEGIN
             EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM %I', current_database(), login);
             EXECUTE format('DROP ROLE %I', login);
         EXCEPTION WHEN insufficient_privilege OR dependent_objects_still_exist THEN
-            NULL;  -- a role that can do nothing any more
+            NULL;  -- keep the role, which can no longer do anything
         END;
     END IF;
 END

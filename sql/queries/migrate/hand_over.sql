@@ -1,5 +1,5 @@
--- What a superuser, or a member of the owning role, has made goes to the owner of the installation, who could not
--- replace it at the next migration. What was there before keeps its owner when it is replaced.
+-- Objects made by a superuser, or by a member of the owning role, go to the owner of the installation, who could not
+-- replace them in the next migration otherwise. Existing objects keep their owner when they are replaced.
 DO $$
 DECLARE
     installer oid := (SELECT relowner FROM pg_class WHERE oid = 'pgmeaning.alembic_version'::regclass);
@@ -14,14 +14,14 @@ BEGIN
                      c.relnamespace, 'pg_class'::regclass, c.oid
               FROM pg_class AS c WHERE c.relkind IN ('r', 'v', 'S', 'c')
               UNION ALL
-              -- Whose loopback it is follows the function that uses it.
+              -- The loopback belongs to the owner of the function that uses it.
               SELECT 'SERVER', 'pgmeaning_loopback', s.srvowner, 'pgmeaning'::regnamespace,
                      'pg_foreign_server'::regclass, s.oid
               FROM pg_foreign_server AS s
               WHERE s.srvname = 'pgmeaning_loopback') AS o (kind, name, owner, namespace, class, oid)
         WHERE o.namespace IN ('pgmeaning'::regnamespace, 'pgmeaning_data'::regnamespace)
           AND o.owner <> installer AND pg_has_role(o.owner, 'USAGE')
-          -- The sequence of a column goes with its table; what an extension made is not ours.
+          -- The sequence of a column follows its table; an extension's objects are not ours.
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = o.class AND d.objid = o.oid AND d.objsubid = 0
                           AND (d.deptype = 'e' OR d.deptype IN ('a', 'i') AND d.refclassid = 'pg_class'::regclass
                                AND d.refobjsubid > 0))

@@ -1,4 +1,4 @@
--- Schemas of an earlier installation; one with nothing in it was made beforehand, for a role that may make none.
+-- Schemas of an earlier installation. An empty one was created in advance, for a role that may not create schemas.
 SELECT string_agg(n.nspname, ', ' ORDER BY n.nspname)
 FROM pg_catalog.pg_namespace AS n
 WHERE n.nspname = 'pgmeaning_data'

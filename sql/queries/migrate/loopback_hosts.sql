@@ -1,7 +1,7 @@
--- Where this server may be reached from itself, the likelier first. A superuser's log-in needs no password, so a socket
--- will do; others must be asked for one, which peer authentication on a socket often is not.
+-- Where this server may be reached from itself, the likeliest first. A superuser may connect without a password, so a
+-- socket will do; for others the server must ask for one, and with peer authentication on a socket it does not.
 SELECT host FROM (
-    -- By the view, which leaves out what the role may not see: current_setting() would raise.
+    -- From the view, which leaves out what the role may not see: current_setting() would raise an error.
     SELECT 1, btrim(split_part(setting, ',', 1)) FROM pg_settings WHERE name = 'unix_socket_directories'
     UNION ALL
     SELECT 2, CASE WHEN btrim(listen) IN ('*', '0.0.0.0', 'localhost', '') THEN '127.0.0.1'

@@ -1,5 +1,5 @@
--- Takes the most urgent rows for a lease. Attempts count from here, so that a row which kills its sidecar runs out of
--- them too; rows that may have done so are taken alone, lest they take others with them.
+-- Leases the most urgent rows. An attempt counts from here, so that a row that crashes its sidecar runs out of them
+-- too; rows that may have done so are taken alone, so that they do not take others with them.
 WITH picked AS MATERIALIZED (
     SELECT q.ctid
     FROM pgmeaning.queue AS q

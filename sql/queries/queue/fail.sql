@@ -1,4 +1,4 @@
--- Records failed attempts: another one after a wait that doubles, or none after the last.
+-- Records failed attempts. The next attempt follows after a wait that doubles each time, unless this was the last.
 UPDATE pgmeaning.queue AS q
 SET claimed_by = NULL, last_error = c.error,
     visible_at = now() + least(%(backoff)s * power(2, q.attempts - 1), %(backoff_max)s) * interval '1 second',

@@ -1,4 +1,4 @@
--- Rows whose sidecar died with them, time after time.
+-- Marks rows as failed that crashed their sidecar at every attempt.
 UPDATE pgmeaning.queue
 SET failed_at = now(), claimed_by = NULL,
     last_error = coalesce(last_error, format('its sidecar died %%s times while it embedded this row', attempts))

@@ -1,8 +1,8 @@
 -- Moves changes from the inbox into the queue: at most one row per (collection, model, key), with a new generation, so
--- that the result of an embedding that began before the change never wins. One sidecar at a time folds (the try-lock),
--- so nobody waits for another's portion; sorted, so that two upserts never wait for each other. A note starts a scan
--- from the beginning, also where one was under way: what it has passed may have changed since. What is being embedded
--- just then begins anew too: rows that a TRUNCATE took would get their vectors behind the scan's back.
+-- that a vector whose embedding began before the change never wins. One sidecar at a time folds (the try-lock), so none
+-- waits for another's portion; sorted, so that two upserts never wait for each other. A note starts a scan from the
+-- beginning, even if one is in progress: rows that it has passed may have changed since. Rows being embedded at that
+-- moment start again too: otherwise rows removed by a TRUNCATE would get vectors that the scan no longer sees.
 WITH {portion}, taken AS (
     DELETE FROM pgmeaning.inbox
     WHERE ctid = ANY (ARRAY(SELECT p.id FROM portion AS p))
@@ -19,8 +19,8 @@ WITH {portion}, taken AS (
         SET generation = excluded.generation, visible_at = now(), attempts = 0, priority = 1, claimed_by = NULL,
             failed_at = NULL, last_error = NULL
 ), large AS MATERIALIZED (
-    -- One by one, as in scan_page: the queue's index takes 2,704 bytes, model and all. What it refuses stands there as
-    -- failed.
+    -- One by one, as in scan_page: an entry of the queue's index, with the model, has at most 2,704 bytes. A key that
+    -- it refuses is recorded as failed.
     SELECT pgmeaning._queue_large(c.collection_id, t.model, c.key, 1, c.since) AS done
     FROM changed AS c JOIN pgmeaning.target AS t USING (collection_id)
     WHERE pg_column_size(c.key) > 2000

@@ -1,5 +1,5 @@
--- Leaves changes in the inbox whose queue row a user's open transaction holds, by detach() or retry(): slower, so it is
--- asked for only after folding has met such a row.
+-- Leaves changes in the inbox if a user's open transaction has locked their queue row, with detach() or retry(). It is
+-- slower, so it is used only after folding has met such a row.
 candidate AS MATERIALIZED (
     SELECT i.ctid AS id, i.collection_id, i.key FROM pgmeaning.inbox AS i
     WHERE (SELECT pg_try_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._fold_lock())) LIMIT %(limit)s

@@ -1,5 +1,5 @@
--- Queue rows of collections that are gone: what was queued while detach() ran, unseen by it. One index probe a
--- collection.
+-- Queue rows of collections that are gone: they were queued while detach() ran, which did not see them. One index probe
+-- per collection.
 WITH RECURSIVE queued AS (
     SELECT min(collection_id) AS id FROM pgmeaning.queue
     UNION ALL

@@ -1,2 +1,2 @@
--- The reply. Committed before the request's lock is let go.
+-- Stores the reply. It is committed before the request's lock is released.
 UPDATE pgmeaning.request SET reply = %(scores)s WHERE id = %(id)s

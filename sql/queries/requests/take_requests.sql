@@ -1,8 +1,8 @@
 -- Queries to answer: those for a vector, or those for a reranker, which have documents. The advisory lock is held
--- before the claim can be seen, so whoever waits for the reply waits for it. Equal queries for a vector have one more
--- lock together: while one sidecar makes their vector, the others leave them. Its reply is committed before that lock
--- is free, so who gets the lock sees it: such a query is answered already. Step by step: in one condition, the planner
--- would be free to lock requests that it does not take.
+-- before the claim becomes visible, so whoever waits for the reply waits for the lock. Equal queries for a vector share
+-- one more lock: while one sidecar makes their vector, the others leave them. Its reply is committed before that lock
+-- is released, so whoever gets the lock sees it: such a query is answered already. It is done step by step: in a single
+-- condition, the planner could lock requests that are not taken.
 WITH waiting AS MATERIALIZED (
     SELECT q.id, pgmeaning._lock_number(q.id) AS place,
         CASE WHEN q.documents IS NULL THEN pgmeaning._query_number(q.model, q.as_query, q.input) END AS number

@@ -1,4 +1,4 @@
--- The oldest query vectors above the bound, and those that are too old; none that somebody is about to read.
+-- Deletes the oldest query vectors above the bound, and those that are too old, but none that is about to be read.
 WITH wanted AS MATERIALIZED (
     SELECT r.model, r.as_query, pgmeaning._input_hash(r.input) AS input_hash FROM pgmeaning.request AS r
     WHERE r.documents IS NULL

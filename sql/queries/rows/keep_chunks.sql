@@ -1,6 +1,6 @@
--- Brings the chunks of one row to their new numbers, with their vectors, and removes those that are no longer in it.
--- Returns how many could be kept. Moved ones are deleted and inserted in one statement (the sort makes sure: all first
--- deleted), since an UPDATE would meet numbers that are still taken.
+-- Renumbers the chunks of one row, which keep their vectors, and removes those that are no longer in it. Returns how
+-- many could be kept. Moved chunks are deleted and inserted in one statement (the sort makes sure that all are deleted
+-- first), since an UPDATE would run into numbers that are still taken.
 WITH kept AS MATERIALIZED (
     SELECT * FROM unnest(%(old)s::int[], %(new)s::int[], %(hashes)s::bytea[]) AS u (old, new, content_hash)
 ), k AS MATERIALIZED (

@@ -1,5 +1,5 @@
--- The chunks that these rows have, by the hash of their texts: what is still in the row keeps its vector. Only the
--- first has the hash of the whole row instead.
+-- The stored chunks of these rows, by the hash of their texts: a chunk that is still in the row keeps its vector. Only
+-- the first one has the hash of the whole row instead.
 SELECT u.place::int, found.chunk, found.hash
 FROM unnest(%(keys)b::text[]::jsonb[]) WITH ORDINALITY AS u (key, place)
 CROSS JOIN LATERAL jsonb_to_record(u.key) AS k ({key_record})

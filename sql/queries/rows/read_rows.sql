@@ -1,5 +1,5 @@
--- The claimed rows as they are now, with the hash of what their vector was made of. Rows that are gone do not come
--- back. OFFSET 0 keeps the look-ups look-ups by key, however little the planner knows of the tables.
+-- The claimed rows as they are now, with the hash that their vector was made from. Rows that are gone are not returned.
+-- OFFSET 0 forces a look-up by key, however little the planner knows about the tables.
 SELECT u.place, {content_hash} AS content_hash, known.content_hash AS known_hash, {record_key}, {contents}
 FROM (SELECT %(characters)s::int AS characters, %(media_bytes)s::int AS media_bytes,
              %(media_characters)s::int AS media_characters) AS bound

@@ -1,5 +1,5 @@
--- The vectors of these keys, about to be replaced or no longer wanted. OFFSET 0 keeps the look-up a look-up by key,
--- however little the planner knows of a table that is being filled.
+-- Deletes the vectors of these keys, which are about to be replaced or are no longer needed. OFFSET 0 forces a look-up
+-- by key, however little the planner knows about a table that is being filled.
 DELETE FROM {vectors}
 WHERE ctid = ANY (ARRAY(
     SELECT found.ctid

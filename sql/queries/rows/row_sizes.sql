@@ -1,4 +1,4 @@
--- How long the texts of the claimed rows are, without reading them; a row that is gone is missing.
+-- The sizes of the claimed rows' texts, without reading them; a row that is gone is left out.
 SELECT u.place, {content_bytes} AS bytes
 FROM unnest(%(keys)b::text[]::jsonb[]) WITH ORDINALITY AS u (key, place)
 CROSS JOIN LATERAL jsonb_to_record(u.key) AS k ({key_record})

@@ -1,6 +1,5 @@
--- The next page of the source in the order of its key: rows without a vector, or with one of another content, are
--- queued, the first of them as claims of this sidecar already. A row with nothing to embed has a null hash and owes no
--- vector.
+-- Scans the next page of the source in the order of its key. Rows whose vector is missing or stale are queued, and the
+-- first of them are claimed by this sidecar at once. A row with nothing to embed has a null hash and owes no vector.
 WITH last_key AS MATERIALIZED (
     SELECT * FROM jsonb_to_record(%(cursor)s::text::jsonb) AS k ({key_record})
 ), page AS MATERIALIZED (
@@ -10,7 +9,7 @@ WITH last_key AS MATERIALIZED (
 ), owed AS (
     SELECT p.key, row_number() OVER (ORDER BY p.place) AS place
     FROM page AS p CROSS JOIN LATERAL jsonb_to_record(p.key) AS k ({key_record})
-    -- OFFSET 0 keeps this a look-up by key, however little the planner knows of a table that is being filled.
+    -- OFFSET 0 forces a look-up by key, however little the planner knows about a table that is being filled.
     LEFT JOIN LATERAL (SELECT v.content_hash FROM {vectors} AS v
                        WHERE {vector_is_record} AND v.chunk = 0 OFFSET 0) AS known ON true
     WHERE known.content_hash IS DISTINCT FROM p.content_hash
@@ -24,7 +23,7 @@ WITH last_key AS MATERIALIZED (
     ON CONFLICT (collection_id, model, key) DO NOTHING
     RETURNING key, generation, claimed_by
 ), large AS MATERIALIZED (
-    -- One by one, since the queue's index may refuse them.
+    -- One by one, since the queue's index may refuse some.
     SELECT pgmeaning._queue_large(%(collection_id)s, %(model)s, o.key, 0, now()) AS done
     FROM owed AS o WHERE pg_column_size(o.key) > 2000
 ), seen AS (
