@@ -10,7 +10,7 @@ PgmeaningError
 ├── InputError             this one input cannot be embedded; others can
 ├── ArgumentError          an argument has a wrong type or makes no sense; also a ValueError
 ├── CollectionError        a collection is unknown, broken, paused or exists already
-├── DatabaseError          the database refused, or there is no connection
+├── DatabaseError          the database raised an error, or there is no connection
 │   └── SchemaOutdated     the database's schema is older or newer than this package
 ├── ServerError            the embedded PostgreSQL cannot be started, stopped or found
 └── TimedOut               no answer came in time

@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     def _named(cls, value: str) -> str:
         wrong = [host for host in _parts(value, ",") if not HOST.fullmatch(host)]
         if wrong:
-            raise ValueError(f"{wrong[0]!r} is no host: write images.example, *.example or images.example:8080")
+            raise ValueError(f"{wrong[0]!r} is not a host: write images.example, *.example or images.example:8080")
         return value
 
     @property

@@ -248,7 +248,7 @@ class Client:
         source's columns, with $1, $2, ... for `filter_params`; or a mapping of columns to the values that they must
         equal. `mode` "hybrid" searches for the words too.
 
-        A document that was cut into chunks is found once, by its best chunk; with `grouped=False`, chunks are found.
+        A document that was cut into chunks is found once, by its best chunk; with `grouped=False`, every chunk counts.
         """
         k, rerank = whole("k", k), whole_or_none("rerank", rerank)
         if rerank is not None and min(k, rerank) < 1:
@@ -354,7 +354,7 @@ class Client:
         with translated_errors():
             found = targets.targets(self.connection, collection)
         if not found:
-            raise CollectionError(f"there is no collection {collection!r}", hint="attach() makes a table one")
+            raise CollectionError(f"there is no collection {collection!r}", hint="create it with attach()")
         return found[0]
 
     def _execute(self, name: str, arguments: Mapping[str, Any]) -> psycopg.Cursor[Any]:

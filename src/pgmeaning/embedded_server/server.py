@@ -263,7 +263,7 @@ class EmbeddedServer:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on the port; whether PostgreSQL may use it, it finds out itself."""
+    """Whether nobody listens on the port; PostgreSQL finds out itself whether it may use it."""
     try:
         _bind(port)
     except OSError as error:

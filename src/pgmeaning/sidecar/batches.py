@@ -43,7 +43,7 @@ def _embed(
         found.append((start, _vectors(embedder, documents, dimensions)))
     except EndpointDown:
         raise
-    except Exception as error:  # whatever a model raises for one input must fail only that input
+    except Exception as error:  # whatever a model raises for an input must fail only that input
         if len(documents) == 1:
             errors[start] = describe(error)
             return

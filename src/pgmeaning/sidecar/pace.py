@@ -6,7 +6,7 @@ from collections import defaultdict
 
 
 class Pace:
-    """Rows a second, as a moving average."""
+    """Rows per second, as a moving average."""
 
     def __init__(self) -> None:
         self.rows_per_second: float | None = None

@@ -74,7 +74,7 @@ class Requests:
         raise NotImplementedError
 
     def is_ready(self) -> bool:
-        """Whether something that was put off can be answered now."""
+        """Whether a deferred request can be answered now."""
         return False
 
     def _take(self, limit: int, *, rerank: bool) -> list[Request]:
@@ -106,7 +106,7 @@ class QueryRequests(Requests):
         self._loaders: dict[str, threading.Thread] = {}
 
     def is_ready(self) -> bool:
-        """Whether something that was put off can be answered now."""
+        """Whether a deferred request can be answered now."""
         return any(self._embedders.is_at_hand(request.model) for request in self._put_off)
 
     def answer(self) -> int:
