@@ -177,7 +177,7 @@ class Bench:
         for work, documents in self.part(1).items():
             self.alone[work] = self.throughput("packed and compiled", self.fast, work, documents)
         self.table.note("compiled anew while running", graphs=graphs_compiled() - before)
-        self.compare("bfloat16, packed and compiled, to float32 padded", self.fast)
+        self.compare(f"{self.body.dtype}, as loaded by default, to float32 padded", self.fast)
 
     def query(self) -> None:
         """One query while nothing else runs."""
@@ -366,8 +366,8 @@ class Bench:
                 started = time.perf_counter()
                 try:
                     connection.execute(
-                        "SELECT pgmeaning.embed(%s, collection => %s, timeout => '2s')",
-                        (f"{QUERY}, {number} of {table}", table),
+                        "SELECT pgmeaning.embed(%s, model => %s, timeout => '2s')",
+                        (f"{QUERY}, {number} of {table}", MODEL),
                     )
                 except psycopg.Error as error:
                     if not over.is_set():
