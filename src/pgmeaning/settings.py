@@ -31,12 +31,19 @@ class Settings(BaseSettings):
         default=2, gt=0, description="how often it looks for new partitions, dropped tables and mended collections"
     )
     reconcile: float = Field(default=3600, gt=0, description="how often every row is compared with its vector's hash")
-    claim_rows: int = Field(default=512, ge=1, description="the most rows claimed at once")
-    claim_seconds: float = Field(default=4, gt=0, description="about how many seconds of work a claim should hold")
-    batch_rows: int = Field(default=128, ge=1, description="the most rows in one call of the model")
-    batch_tokens: int = Field(
-        default=1024, ge=1, description="the most tokens, padding included, in one call; set more on a GPU"
+    claim_rows: int | None = Field(
+        default=None, ge=1, description="most rows claimed at a time; default: what fits the device, 512 on a CPU"
     )
+    claim_seconds: float = Field(default=4, gt=0, description="about how many seconds of work a claim should hold")
+    batch_rows: int | None = Field(
+        default=None, ge=1,
+        description="most rows in one call of the model; default: what fits the device, 128 on a CPU",
+    )  # fmt: skip
+    batch_tokens: int | None = Field(
+        default=None, ge=1,
+        description="most tokens in one call of the model, padding included; default: what fits the device, "
+        "1024 on a CPU",
+    )  # fmt: skip
     writers: int = Field(default=2, ge=1, le=16, description="connections that write vectors")
     grace: float = Field(default=5, ge=0, description="how long a running batch may take to finish after SIGTERM")
     cache_rows: int = Field(default=10_000, ge=0, description="query vectors kept; at times a tenth more")

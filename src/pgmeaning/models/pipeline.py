@@ -25,6 +25,7 @@ class Budget:
     rows: int
     claim_rows: int
     padded: bool  # whether every row of a call costs as much as the longest
+    launched: bool = False  # whether `begin_documents` returns before the device is done
 
 
 class Embeds(Protocol):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pgmeaning.errors import EndpointDown, describe
 from pgmeaning.models.base import Embedder
+from pgmeaning.models.pipeline import begin, budget_of
 from pgmeaning.models.vectors import Vectors, check_vectors, prefix
 from pgmeaning.types import Document
 
@@ -20,6 +21,33 @@ class Embedded:
     places: tuple[int, ...]
     vectors: Vectors  # float32 [len(places), d]
     errors: dict[int, str]
+
+
+def launch(embedder: Embedder, documents: Sequence[Document], dimensions: int) -> Callable[[], Embedded]:
+    """Embed a batch, or begin to where a device works on by itself; what is returned waits for the vectors.
+
+    Raises EndpointDown alone.
+    """
+    budget = budget_of(embedder)
+    if budget is None or not budget.launched:
+        found = embed(embedder, documents, dimensions)
+        return lambda: found
+    try:
+        finish = begin(embedder, documents)
+    except Exception:  # of which document this is shows when they are embedded apart
+        found = embed(embedder, documents, dimensions)
+        return lambda: found
+    return lambda: _finished(finish, embedder, documents, dimensions)
+
+
+def _finished(
+    finish: Callable[[], Vectors], embedder: Embedder, documents: Sequence[Document], dimensions: int
+) -> Embedded:
+    try:
+        vectors = _checked(finish(), embedder, len(documents), dimensions)
+    except Exception:
+        return embed(embedder, documents, dimensions)
+    return Embedded(tuple(range(len(documents))), vectors, {})
 
 
 def embed(embedder: Embedder, documents: Sequence[Document], dimensions: int) -> Embedded:
@@ -53,10 +81,11 @@ def _embed(
 
 
 def _vectors(embedder: Embedder, documents: Sequence[Document], dimensions: int) -> Vectors:
-    vectors = np.asarray(embedder.embed_documents(documents), np.float32)
-    check_vectors(vectors, len(documents), embedder.dimensions)
-    return (
-        vectors
-        if dimensions == embedder.dimensions
-        else check_vectors(prefix(vectors, dimensions), len(documents), dimensions)
-    )
+    return _checked(embedder.embed_documents(documents), embedder, len(documents), dimensions)
+
+
+def _checked(found: Vectors, embedder: Embedder, count: int, dimensions: int) -> Vectors:
+    vectors = check_vectors(np.asarray(found, np.float32), count, embedder.dimensions)
+    if dimensions == embedder.dimensions:
+        return vectors
+    return check_vectors(prefix(vectors, dimensions), count, dimensions)

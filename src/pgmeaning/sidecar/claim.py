@@ -13,11 +13,12 @@ from pgmeaning.database import sql_files as sql
 from pgmeaning.errors import ModelError
 from pgmeaning.models.base import Embedder
 from pgmeaning.models.loaded import LoadedModels
+from pgmeaning.models.pipeline import Budget
 from pgmeaning.sidecar.drain import Drain
 from pgmeaning.sidecar.in_flight import InFlight
 from pgmeaning.sidecar.pace import Paces
 from pgmeaning.sidecar.queue import FOLD_LIMIT, Folded
-from pgmeaning.sidecar.run import Run
+from pgmeaning.sidecar.run import ANY_DEVICE, Run
 from pgmeaning.sidecar.scan import Scans
 from pgmeaning.sidecar.session import Session
 from pgmeaning.sidecar.wake import AWAKE_FOR, Wakefulness
@@ -96,7 +97,8 @@ class Claimer:
         if plenty and time.monotonic() - self._folded_at < FOLD_SECONDS:
             return True  # nothing is folded while the queue holds plenty for every lane
         self._folded_at = time.monotonic()
-        folded = self._session.queue.fold(FOLD_CLAIMS * self._settings.claim_rows if plenty else FOLD_LIMIT)
+        few = FOLD_CLAIMS * (self._settings.claim_rows or ANY_DEVICE.claim_rows)
+        folded = self._session.queue.fold(few if plenty else FOLD_LIMIT)
         self._refresh(folded)
         return folded.taken > 0
 
@@ -114,7 +116,7 @@ class Claimer:
         embedder = self._embedder(lane[0])
         if embedder is None:
             return False
-        targets, limit = self._ready(lane), self._limit(lane)
+        targets, limit = self._ready(lane), self._limit(lane, self._run.budget(embedder))
         claims = self._claim(lane[0], list(targets), limit)
         self._plenty[lane] = len(claims) == limit
         for collection_id, group in _by_collection(claims).items():
@@ -139,11 +141,10 @@ class Claimer:
             if (target.model, target.has_media) == lane and target.workable and not self._in_flight.is_postponed(target)
         }
 
-    def _limit(self, lane: Lane) -> int:
+    def _limit(self, lane: Lane, budget: Budget) -> int:
         """How many rows a claim may hold."""
-        settings = self._settings
-        most = min(settings.claim_rows, settings.media_rows) if lane[1] else settings.claim_rows
-        return self._paces[lane].rows_in(settings.claim_seconds, settings.batch_rows, most)
+        most = min(budget.claim_rows, self._settings.media_rows) if lane[1] else budget.claim_rows
+        return self._paces[lane].rows_in(self._settings.claim_seconds, budget.rows, most)
 
     def _claim(self, model: str, collections: Sequence[int], limit: int) -> list[Claim]:
         """Suspects come last, and only into an empty pipeline."""

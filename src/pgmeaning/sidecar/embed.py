@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import structlog
 
 from pgmeaning.errors import EndpointDown, describe
 from pgmeaning.models.base import Embedder
-from pgmeaning.models.batches import Batch, batches, token_lengths
+from pgmeaning.models.batches import Batch, batches
 from pgmeaning.models.loaded import LoadedModels
-from pgmeaning.sidecar.batches import embed
+from pgmeaning.models.pipeline import prepare
+from pgmeaning.sidecar.batches import Embedded, launch
 from pgmeaning.sidecar.bounded_queue import BoundedQueue
 from pgmeaning.sidecar.pace import Paces
 from pgmeaning.sidecar.row_vectors import RowVectors
@@ -20,8 +23,23 @@ from pgmeaning.sidecar.work import Output, Work, embedded, without_vectors
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A batch on its way through the model. `finish` waits for its vectors."""
+
+    work: Work
+    vectors: RowVectors
+    places: Sequence[int]
+    tokens: int
+    started: float
+    finish: Callable[[], Embedded]
+
+
 class EmbedStep:
-    """Takes work and hands on outputs; queries go before its batches."""
+    """Takes work and hands on outputs; queries go before its batches.
+
+    Where a device works asynchronously, one batch is launched before the vectors of the last are awaited.
+    """
 
     def __init__(
         self, run: Run, embedders: LoadedModels[Embedder], paces: Paces, work: BoundedQueue[Work],
@@ -32,10 +50,12 @@ class EmbedStep:
         self._paces = paces
         self._work = work
         self._outputs = outputs
+        self._launched: Launched | None = None
+        self._finished_at = 0.0
 
     def run(self) -> None:
         """Run until the queue of work ends; then end the queue of outputs."""
-        while (work := self._work.get()) is not None:
+        while (work := self._next()) is not None:
             try:
                 self._embed(work)
             except Exception as error:
@@ -44,22 +64,35 @@ class EmbedStep:
                 self._outputs.put(without_vectors(work.target, errors=errors))
         self._outputs.end()
 
+    def _next(self) -> Work | None:
+        """The next work; unless it is there already, what was launched is finished first."""
+        if self._launched is not None:
+            if (work := self._work.get_nowait()) is not None:
+                return work
+            self._finish()
+        return self._work.get()
+
     def _embed(self, work: Work) -> None:
         others = [row for row in work.rows if not row.vector_count]
         if others:
             self._outputs.put(without_vectors(work.target, others))
         vectors = RowVectors([row for row in work.rows if row.vector_count], work.target.dimensions)
-        lengths = token_lengths(work.embedder, vectors.documents)
-        settings = self._run.settings
-        for batch in batches(lengths, settings.batch_tokens, settings.batch_rows):
+        for batch, ahead in self._batches(work, vectors):
             if self._run.stopping.is_set():
                 return
+            prepare(work.embedder, [vectors.documents[place] for place in ahead])
             if self._embedders.is_suspended(work.target.model) or not self._embed_batch(work, vectors, batch):
                 self._outputs.put(without_vectors(work.target, handed_back=vectors.waiting))
                 return
 
+    def _batches(self, work: Work, vectors: RowVectors) -> Iterator[tuple[Batch, list[int]]]:
+        """(batch, the places of the next): what fits the model's device."""
+        budget = self._run.budget(work.embedder)
+        cut = list(batches(work.lengths, budget.tokens, budget.rows, padded=budget.padded))
+        yield from zip(cut, [*(batch.places for batch in cut[1:]), []], strict=True)
+
     def _embed_batch(self, work: Work, vectors: RowVectors, batch: Batch) -> bool:
-        """Embed a batch and hand on the rows that now have all their vectors; False: the endpoint is down."""
+        """Embed a batch, or launch it and finish the one before; False: the endpoint is down."""
         places = vectors.needed(batch.places)
         if not places:
             return True
@@ -67,15 +100,28 @@ class EmbedStep:
         started = time.monotonic()
         try:
             with self._embedders.priority_lock.bulk():
-                found = embed(work.embedder, documents, work.target.dimensions)
+                finish = launch(work.embedder, documents, work.target.dimensions)
         except EndpointDown as error:
             self._embedders.suspend(work.target.model, error)
             return False
-        seconds = time.monotonic() - started
-        self._paces[work.target.model, work.target.has_media].record(len(places) * vectors.rows_each, seconds)
-        done = vectors.take(places, found)
+        self._finish()
+        self._launched = Launched(work, vectors, places, batch.tokens, started, finish)
+        if not self._run.budget(work.embedder).launched:
+            self._finish()
+        return True
+
+    def _finish(self) -> None:
+        """Hand on the rows that have all their vectors with the batch that was launched."""
+        if (batch := self._launched) is None:
+            return
+        self._launched = None
+        target, vectors = batch.work.target, batch.vectors
+        found = batch.finish()
+        now = time.monotonic()
+        seconds, self._finished_at = now - max(batch.started, self._finished_at), now
+        self._paces[target.model, target.has_media].record(len(batch.places) * vectors.rows_each, seconds)
+        done = vectors.take(batch.places, found)
         if done.rows or done.errors:
             self._outputs.put(
-                embedded(work.target, done.rows, done.vectors, done.errors, tokens=batch.tokens, seconds=seconds)
+                embedded(target, done.rows, done.vectors, done.errors, tokens=batch.tokens, seconds=seconds)
             )
-        return True

@@ -14,6 +14,7 @@ import structlog
 from pgmeaning.errors import describe
 from pgmeaning.media import fetch_media
 from pgmeaning.sidecar.bounded_queue import BoundedQueue
+from pgmeaning.sidecar.row_vectors import measured
 from pgmeaning.sidecar.run import Run
 from pgmeaning.sidecar.work import Output, Work, without_vectors
 from pgmeaning.threads import each
@@ -46,7 +47,7 @@ class Fetcher:
             if errors:
                 self._outputs.put(without_vectors(work.target, errors=errors))
             if rows:
-                self._work.put(replace(work, rows=tuple(rows)))
+                self._work.put(measured(replace(work, rows=tuple(rows))))
 
     def fetch(self, rows: Sequence[Row]) -> tuple[list[Row], list[tuple[Row, str]]]:
         """The rows with their bytes, and the rows that failed, each with the reason. Not all of them once stopped."""

@@ -25,6 +25,7 @@ from pgmeaning.errors import ModelNotFound
 from pgmeaning.indexes.build import AS_ANYBODY, Indexer
 from pgmeaning.models.base import Embedder, Reranker, load_embedder, load_reranker
 from pgmeaning.models.loaded import LoadedModels
+from pgmeaning.models.pipeline import let_in
 from pgmeaning.models.registry import located
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.bounded_queue import BoundedQueue
@@ -38,6 +39,7 @@ from pgmeaning.sidecar.pace import Paces
 from pgmeaning.sidecar.queue import Queue
 from pgmeaning.sidecar.read import Reader
 from pgmeaning.sidecar.requests import QueryRequests, RerankRequests
+from pgmeaning.sidecar.row_vectors import measured
 from pgmeaning.sidecar.run import Run
 from pgmeaning.sidecar.session import session
 from pgmeaning.sidecar.work import Output, Work
@@ -71,7 +73,7 @@ class Sidecar:
         self.id = self._run.id
         self.in_flight = InFlight()
         self.exit_status = 0
-        self.embedders = LoadedModels(lambda name: load(self._model(name)))
+        self.embedders = LoadedModels(partial(self._loaded, load))
         self.rerankers = LoadedModels(lambda name: load_reranker(self._model(name)), self.embedders.priority_lock)
         self._drain = False  # set by run()
         self._paces = Paces()
@@ -114,7 +116,10 @@ class Sidecar:
         )
         for claimed in claimer.claims():
             for work in reader.work(claimed):
-                (self._media if work.target.has_media else self._work).put(work)
+                if work.target.has_media:
+                    self._media.put(work)
+                else:
+                    self._work.put(measured(work))
 
     def _fetch(self) -> None:
         Fetcher(self._run, self._media, self._work, self._outputs).run()
@@ -137,6 +142,11 @@ class Sidecar:
     def _drained(self) -> Drain | None:
         looked = self._maintenance.looked_at_sources
         return Drain(self._run, lambda: self.embedders.problems, looked, self.stop) if self._drain else None
+
+    def _loaded(self, load: Callable[[Model], Embedder], name: str) -> Embedder:
+        embedder = load(self._model(name))
+        let_in(embedder, self.embedders.priority_lock.give_way)
+        return embedder
 
     def _model(self, name: str) -> Model:
         with connect(self._run.dsn, "models") as connection:

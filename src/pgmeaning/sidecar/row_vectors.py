@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pgmeaning.models.batches import token_lengths
 from pgmeaning.models.vectors import Vectors
 from pgmeaning.sidecar.batches import Embedded
+from pgmeaning.sidecar.work import Work
 from pgmeaning.types import Document, Row
 
 
@@ -99,6 +101,12 @@ class RowVectors:
         partial.vectors[piece] = vector
         partial.missing -= 1
         return self._partial.pop(row).vectors if not partial.missing else None
+
+
+def measured(work: Work) -> Work:
+    """The work with the lengths of its documents: counted before its turn, beside the model."""
+    documents, _ = unique([document for row in work.rows for document in row.documents])
+    return replace(work, lengths=tuple(token_lengths(work.embedder, documents)))
 
 
 def unique(documents: Sequence[Document]) -> tuple[list[Document], list[int]]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
+from pgmeaning.models.pipeline import Budget, budget_of
 from pgmeaning.settings import Settings
 from pgmeaning.types import Target
 
 # A thread that sleeps on a connection notices within this time that the sidecar stops.
 STOP_POLL = 0.1
+# What one call of a model holds that does not say what fits its device.
+ANY_DEVICE = Budget(tokens=1024, rows=128, claim_rows=512, padded=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,16 @@ class Run:
     models: tuple[str, ...] | None = None
     id: UUID = field(default_factory=uuid4)
     stopping: threading.Event = field(default_factory=threading.Event)
+
+    def budget(self, embedder: object) -> Budget:
+        """What one call of a model holds: what the settings say, else what fits its device."""
+        fitting, settings = budget_of(embedder) or ANY_DEVICE, self.settings
+        return replace(
+            fitting,
+            tokens=settings.batch_tokens or fitting.tokens,
+            rows=settings.batch_rows or fitting.rows,
+            claim_rows=settings.claim_rows or fitting.claim_rows,
+        )
 
     def serves(self, target: Target) -> bool:
         """Whether the target's model is one of those that this sidecar runs."""

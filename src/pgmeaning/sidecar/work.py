@@ -28,6 +28,7 @@ class Work:
     target: Target
     rows: tuple[Row, ...]
     embedder: Embedder
+    lengths: tuple[int, ...] = ()  # tokens of each distinct document, once they are counted
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def _is_right(way: str, device: torch.device, dtype: torch.dtype, heads: int, ke
             if not torch.allclose(found.float(), expected.float(), atol=TOLERANCE):
                 return False
     except Exception as error:
-        log.info("attention by another way", way=way, error=str(error).splitlines()[0] if str(error) else repr(error))
+        log.warning("attention by another way", way=way, error=repr(error).split("\\n")[0][:200])
         return False
     return True
 

@@ -80,9 +80,9 @@ class Qwen3VLEmbedder:
         lengths = self._inputs.lengths(documents, default)
         cut = list(batches(lengths, self._network.batch_tokens, padded=not self._network.packs))
         launched: list[tuple[list[int], Callable[[], Vectors]]] = []
-        for batch, following in zip(cut, [*cut[1:], None], strict=True):
-            for ahead in (batch, following):
-                self.prepare([documents[place] for place in ahead.places] if ahead else [])
+        for number, batch in enumerate(cut):
+            for ahead in cut[number : number + 2]:
+                self.prepare([documents[place] for place in ahead.places])
             prompts = [self._inputs.prompt(documents[place], default) for place in batch.places]
             states = self._network.last_hidden(prompts, checkpoint)[:, : self.dimensions]
             launched.append((batch.places, copied_back(states)))

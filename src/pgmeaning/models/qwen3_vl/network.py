@@ -107,7 +107,9 @@ class Network:
     def budget(self) -> Budget:
         """What one call should hold: one forward pass, and rows enough to fill it with short ones."""
         rows = ROWS_ON_CPU if self.device.type == "cpu" else ROWS_ELSEWHERE
-        return Budget(self.batch_tokens, rows, CALLS_CLAIMED * rows, padded=not self.packs)
+        return Budget(
+            self.batch_tokens, rows, CALLS_CLAIMED * rows, padded=not self.packs, launched=self.device.type == "cuda"
+        )
 
     @property
     def packs(self) -> bool:
