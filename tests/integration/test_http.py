@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import pgmeaning
 from pgmeaning.errors import InputError
 from pgmeaning.models import load_embedder, loaded
+from pgmeaning.models.base import Embedder
 from pgmeaning.models.registry import builtin_model, fingerprint
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
@@ -47,6 +48,27 @@ def served(dsn: str, db: Connection, engine: Engine) -> str:
 
 def ids(db: Connection) -> list[int]:
     return [row[0] for row in db.execute("SELECT id FROM docs_embedding ORDER BY id")]
+
+
+def heartbeat(db: Connection) -> object:
+    return db.execute("SELECT heartbeat_at FROM pgmeaning.sidecar").fetchone()
+
+
+def next_heartbeat(db: Connection) -> None:
+    last = heartbeat(db)
+    wait_until(lambda: heartbeat(db) != last)
+
+
+class Counted:
+    """A function, and how often it was called."""
+
+    def __init__(self, function: Callable[[str], Embedder]) -> None:
+        self.count = 0
+        self._function = function
+
+    def __call__(self, name: str) -> Embedder:
+        self.count += 1
+        return self._function(name)
 
 
 def test_rows_are_embedded_through_the_endpoint_and_found(
@@ -119,6 +141,21 @@ def test_rows_are_embedded_once_an_endpoint_is_up_again(
     with running(Sidecar(dsn, Settings(attempts=1, batch_rows=8))):
         wait_until(lambda: len(ids(db)) == 20)
     assert db.execute("SELECT count(*) FROM pgmeaning.failures").fetchone() == (0,)
+
+
+def test_a_sidecar_rests_while_the_endpoint_of_a_backlog_is_down(
+    served: str, engine: Engine, db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db.execute("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(21, 200) AS i")
+    engine.script += [Answer(503, headers={"Retry-After": "0"})] * 1000
+    sidecar = Sidecar(dsn, Settings(batch_rows=8, claim_rows=8, maintenance=0.1))
+    rounds = Counted(sidecar.embedders.get)
+    monkeypatch.setattr(sidecar.embedders, "get", rounds)
+    with running(sidecar):
+        wait_until(lambda: sidecar.embedders.is_suspended(served))
+        for _ in range(10):
+            next_heartbeat(db)
+    assert rounds.count < 1000, "it went round and round"
 
 
 def test_a_status_tells_why_a_model_is_not_served(served: str, engine: Engine, db: Connection, dsn: str) -> None:

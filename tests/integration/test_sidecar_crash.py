@@ -11,7 +11,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.conftest import wait_until
+from pgmeaning.settings import Settings
+from pgmeaning.sidecar.process import Sidecar
+from tests.conftest import running, wait_until
+from tests.integration.embedders import Gate, Watched
 from tests.types import Connection, Drain
 
 STEPS = ["claimed", "read", "embedding", "uncommitted", "written"]
@@ -71,6 +74,24 @@ def test_a_row_that_kills_its_process_each_time_ends_as_failed_and_the_others_su
         ({"id": 7}, "its sidecar died 4 times while it embedded this row")
     ]
     assert count(db, "SELECT count(*) FROM docs_embedding") == 19
+
+
+def test_a_row_that_killed_its_sidecars_waits_until_the_rows_of_other_models_are_done(db: Connection, dsn: str) -> None:
+    make_docs(db, 1)
+    db.execute("UPDATE docs SET body = 'poison'")
+    for _ in range(2):
+        with process(dsn, "poison", lease=1.1) as started:
+            assert started.wait(60) == -signal.SIGKILL
+    db.execute("CREATE TABLE others (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('others', ARRAY['body'], model => 'synthetic-4096', dimensions => 64)")
+    db.execute("INSERT INTO others SELECT i, 'text ' || i FROM generate_series(1, 20) AS i")
+    wait_until(lambda: count(db, "SELECT count(*) FROM pgmeaning.queue WHERE visible_at <= now()") == 1)
+    gate = Gate("poison")
+    with running(Sidecar(dsn, Settings(maintenance=0.1), load=lambda model: Watched(gate).load(model))):
+        gate.reached()
+        assert count(db, "SELECT count(*) FROM others_embedding") == 20
+        assert count(db, "SELECT count(*) FROM pgmeaning.queue WHERE claimed_by IS NOT NULL") == 1
+        gate.open()
 
 
 def test_a_single_attempt_does_not_turn_every_row_into_a_suspect(db: Connection, drain: Drain) -> None:

@@ -88,7 +88,7 @@ class Claimer:
         for lane in lanes:
             found = yield from self._claim_lane(lane)
             busy = busy or found
-        return busy
+        return busy if self._in_flight else (yield from self._claim_suspect(lanes)) or busy
 
     def _fold(self) -> bool:
         """Move a portion of the inbox into the queue; returns whether to come back at once."""
@@ -115,9 +115,10 @@ class Claimer:
         """Claim from the queue for a lane, then the next page of each scan; returns whether there was anything."""
         embedder = self._embedder(lane[0])
         if embedder is None:
+            self._plenty[lane] = False  # nothing that we could work on
             return False
         targets, limit = self._ready(lane), self._limit(lane, self._run.budget(embedder))
-        claims = self._claim(lane[0], list(targets), limit)
+        claims = self._session.queue.claim(lane[0], list(targets), limit)
         self._plenty[lane] = len(claims) == limit
         for collection_id, group in _by_collection(claims).items():
             yield self._held(targets[collection_id], group, embedder)
@@ -146,13 +147,16 @@ class Claimer:
         most = min(budget.claim_rows, self._settings.media_rows) if lane[1] else budget.claim_rows
         return self._paces[lane].rows_in(self._settings.claim_seconds, budget.rows, most)
 
-    def _claim(self, model: str, collections: Sequence[int], limit: int) -> list[Claim]:
-        """Suspects come last, and only into an empty pipeline."""
-        claims = self._session.queue.claim(model, collections, limit)
-        if not claims and not self._in_flight:
-            claims = self._session.queue.claim_suspect(model, collections)
-            self._in_flight.add(claims, suspect=bool(claims))
-        return claims
+    def _claim_suspect(self, lanes: Sequence[Lane]) -> Generator[Claimed, None, bool]:
+        """Suspects come last, one at a time, and only into an empty pipeline; returns whether there was one."""
+        for lane in lanes:
+            embedder, targets = self._embedder(lane[0]), self._ready(lane)
+            claims = self._session.queue.claim_suspect(lane[0], list(targets)) if embedder else []
+            if embedder and claims:
+                self._in_flight.add(claims, suspect=True)
+                yield self._held(targets[claims[0].collection_id], claims, embedder)
+                return True
+        return False
 
     def _held(self, target: Target, claims: Sequence[Claim], embedder: Embedder) -> Claimed:
         self._in_flight.add(claims)
@@ -161,7 +165,7 @@ class Claimer:
     def _scan(self, targets: Sequence[Target], limit: int, embedder: Embedder) -> Generator[Claimed, None, bool]:
         """The next page of each scan; returns whether there was one."""
         busy = False
-        for target in targets if not self._in_flight.has_suspect else ():
+        for target in targets:
             page = self._scans.next_page(target, limit)
             if page is None:
                 continue
