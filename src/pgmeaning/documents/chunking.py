@@ -107,7 +107,7 @@ class Cutter:
         for row in rows:
             try:
                 done.append(self._cut(row) if id(row) in long else row)
-            except Exception as error:  # whatever a tokenizer raises for a text must fail only its row
+            except BaseException as error:  # whatever a tokenizer raises for a text must fail only its row
                 errors.append((row, describe(error)))
         return done, errors
 

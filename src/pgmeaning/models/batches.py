@@ -52,6 +52,6 @@ def token_lengths(embedder: Embedder, documents: Sequence[Document]) -> list[int
     """Tokens of each document; a rough guess if the model cannot count them: embedding will show the faulty one."""
     try:
         counted = embedder.count_tokens(documents)
-    except Exception:
+    except BaseException:
         counted = []
     return counted if len(counted) == len(documents) else [1 + len(document.text or "") // 4 for document in documents]

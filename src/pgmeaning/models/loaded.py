@@ -24,8 +24,13 @@ RETRY_SECONDS = 60.0
 class LoadedModels(Generic[M]):
     """Models by name, loaded on first use; of those that share a priority lock, one runs at a time."""
 
-    def __init__(self, load: Callable[[str], M], priority_lock: PriorityLock | None = None) -> None:
+    def __init__(
+        self, load: Callable[[str], M], priority_lock: PriorityLock | None = None,
+        passing: tuple[type[Exception], ...] = (),
+    ) -> None:  # fmt: skip
+        """`passing`: errors of `load` that say nothing about the model; they are raised as they are, and forgotten."""
         self._load = load
+        self._passing = passing
         self._loaded: dict[str, M] = {}
         self._failed: dict[str, tuple[float, ModelError]] = {}
         self._changing = threading.Lock()
@@ -69,7 +74,9 @@ class LoadedModels(Generic[M]):
         started = time.monotonic()
         try:
             loaded = self._load(name)
-        except Exception as error:
+        except self._passing:
+            raise
+        except BaseException as error:
             failure = (
                 error if isinstance(error, ModelError) else ModelError(f"model {name!r} cannot be loaded: {error}")
             )

@@ -34,7 +34,7 @@ def launch(embedder: Embedder, documents: Sequence[Document], dimensions: int) -
         return lambda: found
     try:
         finish = begin(embedder, documents)
-    except Exception:  # of which document this is shows when they are embedded apart
+    except BaseException:  # of which document this is shows when they are embedded apart
         found = embed(embedder, documents, dimensions)
         return lambda: found
     return lambda: _finished(finish, embedder, documents, dimensions)
@@ -45,7 +45,7 @@ def _finished(
 ) -> Embedded:
     try:
         vectors = _checked(finish(), embedder, len(documents), dimensions)
-    except Exception:
+    except BaseException:
         return embed(embedder, documents, dimensions)
     return Embedded(tuple(range(len(documents))), vectors, {})
 
@@ -71,7 +71,7 @@ def _embed(
         found.append((start, _vectors(embedder, documents, dimensions)))
     except EndpointDown:
         raise
-    except Exception as error:  # whatever a model raises for an input must fail only that input
+    except BaseException as error:  # whatever a model raises, a panic too, must fail only that input
         if len(documents) == 1:
             errors[start] = describe(error)
             return

@@ -58,7 +58,7 @@ class EmbedStep:
         while (work := self._next()) is not None:
             try:
                 self._embed(work)
-            except Exception as error:
+            except BaseException as error:
                 log.exception("unexpected error", thread="embed")
                 errors = [(row, describe(error)) for row in work.rows]
                 self._outputs.put(without_vectors(work.target, errors=errors))

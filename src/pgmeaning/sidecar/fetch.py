@@ -41,7 +41,7 @@ class Fetcher:
         while (work := self._fetchable.get()) is not None:
             try:
                 rows, errors = self.fetch(work.rows)
-            except Exception as error:
+            except BaseException as error:
                 log.exception("unexpected error", thread="fetch")
                 rows, errors = [], [(row, describe(error)) for row in work.rows]
             if errors:
@@ -62,5 +62,5 @@ class Fetcher:
             return row
         try:
             return replace(row, document=fetch_media(row.document, self._policy))
-        except Exception as error:  # whatever a decoder raises must fail only this row
+        except BaseException as error:  # whatever a decoder raises must fail only this row
             return row, describe(error)

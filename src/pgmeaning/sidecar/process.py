@@ -58,6 +58,10 @@ PINNED = {"write": WRITER_PATIENCE, "index": AS_ANYBODY}
 DRAIN_ERRORS = 5
 # After the grace period, vectors that are ready may still be written for this long.
 FLUSH_SECONDS = 1.0
+# A model's look-up that the server refuses just now says nothing about the model.
+PASSING = (psycopg.OperationalError, psycopg.InterfaceError)
+# A wait without end may sleep through a signal that came while the process was stopped.
+SIGNAL_SECONDS = 1.0
 
 
 class Sidecar:
@@ -73,8 +77,10 @@ class Sidecar:
         self.id = self._run.id
         self.in_flight = InFlight()
         self.exit_status = 0
-        self.embedders = LoadedModels(partial(self._loaded, load))
-        self.rerankers = LoadedModels(lambda name: load_reranker(self._model(name)), self.embedders.priority_lock)
+        self.embedders = LoadedModels(partial(self._loaded, load), passing=PASSING)
+        self.rerankers = LoadedModels(
+            lambda name: load_reranker(self._model(name)), self.embedders.priority_lock, PASSING
+        )
         self._drain = False  # set by run()
         self._paces = Paces()
         self._cutters = Cutters(Limits(self._run.settings.document_characters, self._run.settings.document_chunks))
@@ -91,7 +97,8 @@ class Sidecar:
         self._drain = drain
         self._maintenance.start_up()  # a wrong DSN is an error now, not a loop of them
         makers, writers = self._start_makers(), self._start_writers()
-        self._run.stopping.wait()
+        while not self._run.stopping.wait(SIGNAL_SECONDS):
+            pass
         self._shut_down(makers, writers)
         log.info("sidecar stopped", sidecar=str(self.id), rows=self.in_flight.rows_done)
         return self.exit_status
@@ -165,14 +172,28 @@ class Sidecar:
         }  # fmt: skip
         if not self._drain:  # a drain ends once nothing is owed, without waiting for an index
             connected["index"] = self._indexer.run
-        threads = [_thread("fetch", self._fetch), _thread("embed", self._embed)]
+        threads = [self._thread("fetch", self._fetch), self._thread("embed", self._embed)]
         return threads + [
-            _thread(name, partial(self._keep, name, body, self._run.stopping)) for name, body in connected.items()
+            self._thread(name, partial(self._keep, name, body, self._run.stopping)) for name, body in connected.items()
         ]
 
     def _start_writers(self) -> list[threading.Thread]:
         bodies = [self._writer() for _ in range(self._run.settings.writers)]
-        return [_thread("write", partial(self._keep, "write", body, self._over)) for body in bodies]
+        return [self._thread("write", partial(self._keep, "write", body, self._over)) for body in bodies]
+
+    def _thread(self, name: str, body: Callable[[], None]) -> threading.Thread:
+        """Start a thread; if it dies, the process ends, since its claims would be held and nobody work on them."""
+
+        def guarded() -> None:
+            try:
+                body()
+            except BaseException:
+                log.critical("a thread died: the sidecar stops", thread=name, exc_info=True)
+                self.stop(exit_status=1)
+
+        thread = threading.Thread(target=guarded, name=f"pgmeaning {name}", daemon=True)
+        thread.start()
+        return thread
 
     def _keep(self, name: str, body: Callable[[Connection], None], end: threading.Event) -> None:
         """Run a thread's body until it returns; reconnect when the connection or the server goes away."""
@@ -213,12 +234,6 @@ class Sidecar:
                 connection.execute(sql.query("maintenance/goodbye"), {"id": self.id})
         except psycopg.Error as error:
             log.warning("claims not handed back: they expire with their lease", error=str(error).strip())
-
-
-def _thread(name: str, target: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=target, name=f"pgmeaning {name}", daemon=True)
-    thread.start()
-    return thread
 
 
 def _join(threads: Sequence[threading.Thread], deadline: float) -> None:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 import numpy as np
+import psycopg
 import structlog
 from pgvector import Vector
 
@@ -134,14 +135,15 @@ class QueryRequests(Requests):
         return [request for request in requests if at_hand[request.model]]
 
     def _load(self, name: str) -> None:
-        with suppress(ModelError):  # it is logged already, and the next request is told
+        # The one is logged already, and the next request is told; after the other it is tried again in a moment.
+        with suppress(ModelError, psycopg.Error):
             self._embedders.get(name)
 
     def _answer_group(self, model: str, as_query: bool, group: Mapping[str, Sequence[Request]]) -> None:
         """Embed several texts, and answer every request for each."""
         try:
             vectors = self._embed(model, as_query, list(group))
-        except Exception as error:
+        except BaseException as error:
             if len(group) > 1:
                 for text, requests in group.items():
                     self._answer_group(model, as_query, {text: requests})
@@ -184,7 +186,7 @@ class RerankRequests(Requests):
         for request in requests:
             try:
                 scores = self._score(request)
-            except Exception as error:
+            except BaseException as error:
                 self._refuse(request, describe(error))
             else:
                 arguments = {"id": request.id, "scores": "{" + ",".join(map(repr, scores)) + "}"}

@@ -66,10 +66,12 @@ def _scan_page(connection: Connection, target: Target, arguments: dict[str, obje
 
 
 def _end(connection: Connection, target: Target, arguments: dict[str, object]) -> bool:
-    removed = connection.execute(sql.composed("scan/remove_orphans", target.parts), {"limit": ORPHANS}).rowcount
-    if removed < ORPHANS:
+    """Queue vectors without a row, and end the scan once all are queued; returns whether it has ended."""
+    statement = sql.composed("scan/queue_orphans", target.parts)
+    queued, _ = connection.execute(statement, {**arguments, "limit": ORPHANS}).fetchone() or (0, 0)
+    if queued < ORPHANS:
         connection.execute(sql.query("scan/end_scan"), arguments)
-    return removed < ORPHANS
+    return bool(queued < ORPHANS)
 
 
 class Scans:

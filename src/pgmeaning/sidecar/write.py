@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import accumulate
 
 import numpy as np
@@ -19,7 +20,7 @@ from pgmeaning.sidecar.in_flight import InFlight
 from pgmeaning.sidecar.queue import Queue
 from pgmeaning.sidecar.run import Run
 from pgmeaning.sidecar.work import Output
-from pgmeaning.types import Row, Target
+from pgmeaning.types import Claim, Row, Target
 
 log = structlog.get_logger()
 
@@ -69,8 +70,9 @@ class Writer:
         try:
             self._end(connection, queue, outputs)
         except psycopg.errors.LockNotAvailable:
-            # Another transaction locks the vectors or queue rows: others go on, these wait for their lease to end.
+            # Another transaction locks the vectors or the queue rows: others go on.
             self._in_flight.postpone(outputs[0].target)
+            self._hand_back(queue, [claim for output in outputs for claim in output.claims])
         except Exception as error:
             if connection.closed or (isinstance(error, psycopg.Error) and is_passing(error)):
                 raise
@@ -79,6 +81,11 @@ class Writer:
             queue.fail(claims, [f"the vector cannot be written: {error}"] * len(claims))
         for output in outputs:
             self._in_flight.drop(output.claims)
+
+    def _hand_back(self, queue: Queue, claims: Sequence[Claim]) -> None:
+        """Untried, since waiting for a lock is no attempt; if queue rows are locked, claims wait for their lease."""
+        with suppress(psycopg.errors.LockNotAvailable):
+            queue.release(claims)
 
     def _end(self, connection: Connection, queue: Queue, outputs: Sequence[Output]) -> None:
         target = outputs[0].target

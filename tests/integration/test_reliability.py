@@ -1,0 +1,173 @@
+"""Nothing is lost when a table, a model, a lock or the process changes underneath, and no live process idles."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import psycopg
+import pytest
+
+from pgmeaning.database import connection
+from pgmeaning.models.vectors import Vectors
+from pgmeaning.settings import Settings
+from pgmeaning.sidecar.process import Sidecar
+from tests.conftest import running, wait_until
+from tests.integration.embedders import Watched
+from tests.types import Connect, Connection, Drain
+
+QUICK = Settings(maintenance=0.1, poll=0.1, attempts=1, backoff=0.01)
+
+
+class Panic(BaseException):
+    """As PyO3's PanicException: no Exception."""
+
+
+def make(db: Connection, rows: int = 6) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('docs', ARRAY['body'])")
+    fill(db, rows)
+
+
+def fill(db: Connection, rows: int = 6) -> None:
+    db.execute("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(1, %s) AS i", (rows,))
+
+
+def embedded(db: Connection) -> list[int]:
+    return [key for (key,) in db.execute("SELECT id FROM docs_embedding ORDER BY id").fetchall()]
+
+
+def settled(db: Connection) -> bool:
+    """Whether nothing is owed, scanned or written."""
+    busy = (
+        "SELECT FROM pgmeaning.inbox UNION ALL SELECT FROM pgmeaning.queue "
+        "UNION ALL SELECT FROM pgmeaning.target WHERE scanning"
+    )
+    return db.execute(busy).fetchone() is None
+
+
+def test_rows_put_back_while_their_vectors_are_removed_get_them_again(db: Connection, dsn: str, drain: Drain) -> None:
+    make(db)
+    assert drain() == 0
+    # So slow that the rows are back, and another sidecar has looked at them, before the removal commits.
+    db.execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.3); RETURN OLD; END $$"
+    )
+    db.execute(
+        'CREATE TRIGGER slow BEFORE DELETE ON pgmeaning_data."docs__synthetic-384" FOR EACH ROW EXECUTE FUNCTION slow()'
+    )
+    removing = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+    with running(Sidecar(dsn, QUICK)), running(Sidecar(dsn, QUICK)):
+        db.execute("TRUNCATE docs")
+        wait_until(lambda: db.execute(removing).fetchone() is not None)
+        fill(db)
+        wait_until(lambda: db.execute(removing).fetchone() is None and settled(db))
+        assert embedded(db) == [1, 2, 3, 4, 5, 6]
+
+
+def test_vectors_whose_row_is_gone_unseen_are_removed_though_their_key_has_failed(db: Connection, drain: Drain) -> None:
+    make(db)
+    assert drain() == 0
+    db.execute(
+        "INSERT INTO pgmeaning.queue (collection_id, model, key, failed_at, last_error) "
+        "SELECT collection_id, model, '{\"id\": 1}', now(), 'failed' FROM pgmeaning.target"
+    )
+    db.execute("SET session_replication_role = replica; DELETE FROM docs WHERE id = 1; RESET session_replication_role")
+    db.execute("SELECT pgmeaning.refresh('docs')")
+    assert drain() == 0
+    assert embedded(db) == [2, 3, 4, 5, 6]
+
+
+def test_a_panic_of_the_model_fails_its_row_alone(db: Connection, dsn: str) -> None:
+    def panic(texts: list[str], vectors: Vectors) -> Vectors:
+        if "text 3" in texts:
+            raise Panic("the tokenizer panicked")
+        return vectors
+
+    make(db)
+    assert Sidecar(dsn, QUICK, load=Watched(panic).load).run(drain=True) == 1
+    assert embedded(db) == [1, 2, 4, 5, 6]
+    assert db.execute("SELECT error FROM pgmeaning.failures").fetchall() == [("Panic: the tokenizer panicked",)]
+
+
+def test_a_panic_while_tokens_are_counted_holds_up_no_row(db: Connection, dsn: str) -> None:
+    class Panicking(Watched):
+        def count_tokens(self, documents: object) -> list[int]:
+            raise Panic("the tokenizer panicked")
+
+    make(db)
+    assert Sidecar(dsn, QUICK, load=Panicking().load).run(drain=True) == 0
+    assert embedded(db) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_query_that_makes_the_model_panic_is_refused_and_the_next_is_answered(db: Connection, dsn: str) -> None:
+    class Panicking(Watched):
+        def embed_queries(self, queries: object) -> Vectors:
+            if "poison" in str(queries):
+                raise Panic("the tokenizer panicked")
+            return super().embed_queries(queries)  # type: ignore[arg-type]
+
+    make(db)
+    with running(Sidecar(dsn, QUICK, load=Panicking().load)):
+        with pytest.raises(psycopg.Error, match="the tokenizer panicked"):
+            db.execute("SELECT pgmeaning.embed('poison', collection => 'docs')")
+        assert db.execute("SELECT pgmeaning.embed('rice', collection => 'docs') IS NOT NULL").fetchone() == (True,)
+
+
+def test_a_thread_that_dies_ends_the_process(db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise Panic("out of memory")
+
+    make(db)
+    monkeypatch.setattr("pgmeaning.sidecar.embed.EmbedStep.run", die)
+    assert Sidecar(dsn, QUICK).run() == 1
+
+
+def test_a_look_up_of_a_model_that_is_refused_is_tried_again_in_a_moment(
+    db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(db)
+    refused = threading.Event()
+
+    def refusing(dsn: str, name: str, **pinned: str) -> Connection:
+        if name == "models" and not refused.is_set():
+            refused.set()
+            raise psycopg.OperationalError("FATAL: sorry, too many clients already")
+        return connection.connect(dsn, name, **pinned)
+
+    monkeypatch.setattr("pgmeaning.sidecar.process.connect", refusing)
+    assert Sidecar(dsn, QUICK).run(drain=True) == 0
+    assert refused.is_set()
+    assert embedded(db) == [1, 2, 3, 4, 5, 6]
+
+
+def test_waiting_for_locked_vectors_is_no_attempt(db: Connection, dsn: str, connect: Connect, drain: Drain) -> None:
+    make(db, 1)
+    assert drain() == 0
+    other = connect()
+    other.execute('BEGIN; LOCK pgmeaning_data."docs__synthetic-384" IN SHARE MODE')
+    db.execute("UPDATE docs SET body = 'changed'")
+    watched = Watched()
+    handed_back = "SELECT FROM pgmeaning.queue WHERE claimed_by IS NULL AND attempts = 0 AND failed_at IS NULL"
+    with running(Sidecar(dsn, QUICK, load=watched.load)):
+        wait_until(lambda: watched.embedded["changed"] > 0)
+        wait_until(lambda: db.execute(handed_back).fetchone() is not None)
+        other.execute("COMMIT")
+        wait_until(lambda: settled(db))
+    assert db.execute("SELECT FROM pgmeaning.failures").fetchone() is None
+
+
+def test_a_process_that_was_stopped_when_it_was_told_to_end_ends_once_it_goes_on(db: Connection, dsn: str) -> None:
+    command = [sys.executable, "-m", "pgmeaning", "sidecar", "--dsn", dsn]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"PGMEANING_POLL": "60"})
+    try:
+        wait_until(lambda: db.execute("SELECT FROM pgmeaning.sidecar").fetchone() is not None)
+        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGCONT):
+            process.send_signal(number)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
