@@ -48,7 +48,7 @@ def check(dsn: str) -> State:
     Raises DatabaseError where it cannot connect, and where `upgrade` would refuse what it finds.
     """
     with _connect(dsn) as connection:
-        return _known_state(connection)
+        return known_state(connection)
 
 
 def upgrade(dsn: str) -> State:
@@ -60,7 +60,7 @@ def upgrade(dsn: str) -> State:
     with _transaction(dsn) as (alchemy, connection):
         connection.execute(sql.query("migration_lock"))
         _refuse_strangers(connection)
-        before = _known_state(connection)
+        before = known_state(connection)
         if before.due:
             _upgrade(alchemy, connection)
     with _connect(dsn) as connection:
@@ -88,7 +88,7 @@ def downgrade(dsn: str) -> None:
     """Take pgmeaning out of the database, the vectors too. Source tables stay untouched."""
     with _transaction(dsn) as (alchemy, connection):
         connection.execute(sql.query("migration_lock"))
-        _known_state(connection)
+        known_state(connection)
         _run_alembic(alchemy, "downgrade", "base")
         connection.execute(sql.query("migrate/drop_schema"))
 
@@ -163,7 +163,7 @@ def _is_unreleased(revision: str, migrations_hash: str | None) -> bool:
     return migrations_hash != sql.migrations_hash(revision)
 
 
-def _known_state(connection: psycopg.Connection[Any]) -> State:
+def known_state(connection: psycopg.Connection[Any]) -> State:
     """What the database has, if this package can go on from there."""
     found = state(connection)
     if found.unreleased:
