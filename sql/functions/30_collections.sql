@@ -384,7 +384,8 @@ CREATE OR REPLACE FUNCTION pgmeaning._describe_collection(c pgmeaning.collection
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    taken constant name[] := '{chunk,chunk_text,model,embedding,signature,content_hash,embedded_at,words}';
+    taken constant name[] := '{chunk,chunk_text,model,embedding,signature,content_hash,embedded_at,words,'
+                             'pgmeaning.distance}';  -- the last is what a search calls the distance
 BEGIN
     SELECT coalesce(c.name, r.relname), n.nspname, pgmeaning._relation_name(c.source)
     INTO c.name, c.view_schema, c.source_name

@@ -151,7 +151,7 @@ AS $$ SELECT format('%I.dblink', n.nspname) FROM pg_extension AS e JOIN pg_names
 -- nothing but ask. SECURITY DEFINER: the user mapping belongs to this function's owner alone.
 CREATE OR REPLACE FUNCTION pgmeaning._ask_loopback(model text, inputs text[], as_query bool, patience interval,
     documents text[], OUT problem text, OUT replies text[])
-LANGUAGE plpgsql STABLE SECURITY DEFINER
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET client_min_messages = warning  -- not that the connection is still busy
 AS $$
 DECLARE
     dblink   text := pgmeaning._dblink();
@@ -408,7 +408,8 @@ BEGIN
         probe := SQLERRM;
     END;
     PERFORM pgmeaning._refuse_block(probe, 'prepare');
-    embedder := pgmeaning._query_model(collection, model, pg_catalog.format('CALL pgmeaning.prepare(%L, ', query));
+    embedder := pgmeaning._query_model(collection, model, 
+        pg_catalog.format('CALL pgmeaning.prepare(%L, ', pg_catalog."left"(query, 100)));
     IF query IS NOT NULL AND pgmeaning._cached(embedder, query, true) IS NULL THEN
         CALL pgmeaning._ask(embedder, ARRAY[query], true, patience, NULL, replies);
         IF replies IS NULL THEN

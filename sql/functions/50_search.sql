@@ -221,7 +221,7 @@ END
 $$;
 
 -- The vectors of FROM (...) AS v that are nearest by their exact distance to $1, and all of FROM (nearest) AS v as what
--- is found of them, in order. No key has a column of that name for the distance.
+-- is found of them, in order. No key column has the distance's name: attach() would have given it another.
 CREATE OR REPLACE FUNCTION pgmeaning._exact_distance_sql(c pgmeaning.collection, vectors text, bound text,
     OUT nearest text, OUT hits text)
 LANGUAGE plpgsql STABLE
@@ -547,10 +547,10 @@ AS $$
 DECLARE
     c pgmeaning.collection := pgmeaning._collection_of(pg_typeof(source));
 BEGIN
-    RETURN QUERY EXECUTE format(  -- the alias is of a name that no column has, which would be taken for it
-        'SELECT "the row", f.distance, f.score '
+    RETURN QUERY EXECUTE format(  -- not the alias alone, which might be a column's name
+        'SELECT ("the row".*)::%2$s, f.distance, f.score '
         'FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7, $8, $9, true, $10, $11, $12) WITH ORDINALITY AS f '
-        'CROSS JOIN LATERAL jsonb_to_record(f.key) AS k (%s) JOIN %s AS "the row" ON %s ORDER BY f.ordinality',
+        'CROSS JOIN LATERAL jsonb_to_record(f.key) AS k (%1$s) JOIN %2$s AS "the row" ON %3$s ORDER BY f.ordinality',
         pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._relation_name(c.source),
         pgmeaning._key_match('the row', c.key_columns, 'k', c.key_columns, c.key_types))
     USING c.name, query, k, filter, filter_params::text[], mode, candidates, rerank, reranker, timeout, weights,

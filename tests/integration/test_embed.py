@@ -195,6 +195,25 @@ def test_a_cancel_ends_the_wait_at_once_and_the_next_call_works(
         assert embed(asking, "answered") is not None
 
 
+def test_the_call_after_a_wait_that_was_given_up_says_nothing_of_it(db: Connection, dsn: str) -> None:
+    notices: list[str | None] = []
+    db.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+    with pytest.raises(psycopg.Error, match="no sidecar answered"):
+        embed(db, "too late", timeout="-1 second")
+    wait_until(lambda: loopback_is_idle(dsn))  # its answer has come, and nobody has read it
+    with running(Sidecar(dsn, Settings())):
+        assert embed(db, "answered") is not None
+    assert notices == []
+
+
+def loopback_is_idle(dsn: str) -> bool:
+    with psycopg.connect(dsn) as connection:
+        return connection.execute(
+            "SELECT state FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name = 'pgmeaning loopback'"
+        ).fetchone() == ("idle",)
+
+
 def test_statement_timeout_ends_the_wait_at_once_and_the_next_call_works(db: Connection, dsn: str) -> None:
     db.execute("SET statement_timeout = '200ms'")
     with ThreadPoolExecutor(1) as pool, pytest.raises(psycopg.errors.QueryCanceled):

@@ -159,6 +159,16 @@ def test_a_bad_image_fails_alone_and_says_why(db: Connection, drain: Drain) -> N
     assert "an SVG drawing" in errors[5]
 
 
+def test_an_empty_text_in_place_of_an_image_is_called_so(db: Connection, drain: Drain) -> None:
+    make(db, "text")
+    put(db, "", " ", data_uri(encoded()))
+    assert drain(attempts=1) == 1
+    assert set(vectors(db)) == {3}
+    assert set(failures(db)) == {1, 2}
+    for error in failures(db).values():
+        assert error == "an image or video is named by an empty text (write NULL where there is none)"
+
+
 def test_a_path_or_url_that_is_not_allowed_fails_its_row(
     db: Connection, drain: Drain, tmp_path: Path, served: Web
 ) -> None:

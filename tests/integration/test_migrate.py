@@ -143,6 +143,19 @@ def test_a_schema_of_an_unreleased_version_is_refused_with_what_to_do(
     command(dsn)
 
 
+def test_a_sidecar_refuses_a_schema_of_an_unreleased_version(db: Connection, dsn: str) -> None:
+    _as_before(db, "0001")
+    with pytest.raises(SchemaOutdated, match="never released"):
+        Sidecar(dsn).run(drain=True)
+
+
+def test_a_sidecar_older_than_the_database_says_that_it_is_to_be_upgraded(db: Connection, dsn: str) -> None:
+    db.execute("UPDATE pgmeaning.alembic_version SET version_num = '9999'")
+    with pytest.raises(SchemaOutdated, match="9999, is newer") as raised:
+        Sidecar(dsn).run(drain=True)
+    assert raised.value.hint == "upgrade the package pgmeaning"
+
+
 def test_a_schema_made_by_other_migrations_of_the_same_number_is_refused(db: Connection, dsn: str) -> None:
     db.execute("UPDATE pgmeaning.installation SET migrations_hash = 'of a draft'")
     with pytest.raises(SchemaOutdated, match="never released"):

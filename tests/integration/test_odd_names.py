@@ -70,6 +70,15 @@ def test_any_name_of_table_column_and_collection_is_only_a_name(db: Connection, 
     assert nothing_ran(db)
 
 
+@pytest.mark.parametrize("key", ["the row", "pgmeaning.distance"])
+def test_a_key_column_may_have_a_name_that_a_search_uses_itself(db: Connection, sidecar: Sidecar, key: str) -> None:
+    attached(db, "docs", key, "body", "docs", ", language => 'english'")
+    db.execute("CALL pgmeaning.wait_for('docs')")
+    nearest = db.execute("SELECT (hit).body FROM pgmeaning.search(NULL::docs, 'rice')").fetchall()
+    assert sorted(nearest) == [("rice",), ("wheat",)]
+    use(db, "docs", key, "body", "docs")
+
+
 def test_a_source_renamed_to_an_odd_name_is_still_found_with_its_policy(db: Connection, sidecar: Sidecar) -> None:
     attached(db, "docs", "100%", "body", "docs", ", language => 'english'")
     db.execute("CALL pgmeaning.wait_for('docs')")

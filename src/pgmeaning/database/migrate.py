@@ -48,7 +48,7 @@ def check(dsn: str) -> State:
     Raises DatabaseError if it cannot connect, or if `upgrade` would refuse the database.
     """
     with _connect(dsn) as connection:
-        return _known_state(connection)
+        return known_state(connection)
 
 
 def upgrade(dsn: str) -> State:
@@ -60,7 +60,7 @@ def upgrade(dsn: str) -> State:
     with _transaction(dsn) as (alchemy, connection):
         connection.execute(sql.query("migration_lock"))
         _refuse_strangers(connection)
-        before = _known_state(connection)
+        before = known_state(connection)
         if before.due:
             _upgrade(alchemy, connection)
     with _connect(dsn) as connection:
@@ -88,7 +88,7 @@ def downgrade(dsn: str) -> None:
     """Remove pgmeaning from the database, with all vectors. Source tables stay untouched."""
     with _transaction(dsn) as (alchemy, connection):
         connection.execute(sql.query("migration_lock"))
-        _known_state(connection)
+        known_state(connection)
         _run_alembic(alchemy, "downgrade", "base")
         connection.execute(sql.query("migrate/drop_schema"))
 
@@ -163,7 +163,7 @@ def _is_unreleased(revision: str, migrations_hash: str | None) -> bool:
     return migrations_hash != sql.migrations_hash(revision)
 
 
-def _known_state(connection: psycopg.Connection[Any]) -> State:
+def known_state(connection: psycopg.Connection[Any]) -> State:
     """The database's state, if this package can upgrade it."""
     found = state(connection)
     if found.unreleased:

@@ -33,6 +33,8 @@ def read_bytes(source: object, policy: Policy) -> bytes:
 
 
 def _named(source: str, policy: Policy) -> bytes:
+    if not source.strip():  # as a path it would be the current folder
+        raise InputError("an image or video is named by an empty text", hint="write NULL where there is none")
     found = SCHEME.match(source)
     scheme = found[1].lower() if found else ""
     if scheme == "data":

@@ -56,7 +56,7 @@ class Maintenance:
         """Before any work, check for a direct connection, the right schema, and a loopback that works."""
         check_direct(self._run.dsn)
         with connect(self._run.dsn, "sidecar") as connection:
-            state = migrate.state(connection)
+            state = migrate.known_state(connection)
             if state.revision != state.head:
                 raise SchemaOutdated(
                     f"the database's pgmeaning schema is {state.revision or 'missing'}, "
