@@ -100,7 +100,7 @@ BEGIN
     o.k := least(k, 2147483647);
     o.condition := pgmeaning._condition(c, filter, filter_params);
     o.mode := mode;
-    o.candidates := least(candidates, 2147483647);
+    o.candidates := CASE WHEN candidates IS NOT NULL THEN least(candidates, 2147483647) END;  -- null stays null
     o.grouped := coalesce(grouped, true);
     RETURN o;
 END

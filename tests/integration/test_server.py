@@ -390,7 +390,7 @@ def test_a_server_that_is_not_running_has_a_status_but_no_dsn(folder: Path) -> N
     server = EmbeddedServer(folder / "data")
     status = server.status()
     assert (status.running, status.pid, status.port, status.dsn) == (False, None, None, None)
-    with pytest.raises(ServerError, match=r"is not running \(pgmeaning server start\)"):
+    with pytest.raises(ServerError, match=r"is not running \(run: pgmeaning server start\)"):
         _ = server.dsn
 
 
@@ -658,7 +658,7 @@ def test_a_folder_that_the_account_cannot_enter_is_refused(folder: Path) -> None
 @as_root
 def test_a_folder_of_a_number_without_an_account_is_refused(folder: Path) -> None:
     os.chown(folder, 54321, 54321)
-    with pytest.raises(ServerError, match="uid 54321, which is no account"):
+    with pytest.raises(ServerError, match="uid 54321, which has no account here"):
         EmbeddedServer(folder).start()
 
 

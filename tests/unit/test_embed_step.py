@@ -100,6 +100,21 @@ def test_a_poison_fails_alone_whenever_it_shows(late: bool) -> None:
     assert [(claim.key, error) for output in outputs for claim, error in output.errors] == [("c", "ValueError: poison")]
 
 
+def test_rows_that_need_no_vector_are_handed_on_once_and_fail_nothing() -> None:
+    work: BoundedQueue[Work] = BoundedQueue(10)
+    outputs: BoundedQueue[Output] = BoundedQueue(100)
+    embedder = Launched([])
+    rows = tuple(Row(Claim(1, "launched", letter, 1, 1), Document(letter), unchanged=True) for letter in "ab")
+    work.put(measured(Work(TARGET, rows, embedder)))
+    work.end()
+    models: LoadedModels[Embedder] = LoadedModels(lambda name: embedder)
+    EmbedStep(Run("", Settings()), models, Paces(), work, outputs).run()
+    output = outputs.get_nowait()
+    assert output is not None
+    assert (output.rows, output.errors) == (rows, ())
+    assert outputs.get_nowait() is None
+
+
 def test_a_backend_that_cannot_launch_hands_on_each_batch_at_once() -> None:
     class Plain(SyntheticEmbedder):
         def embed_documents(self, documents: Sequence[Document]) -> Vectors:

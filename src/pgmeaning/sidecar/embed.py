@@ -89,7 +89,8 @@ class EmbedStep:
         """(batch, the places of the next): what fits the model's device."""
         budget = self._run.budget(work.embedder)
         cut = list(batches(work.lengths, budget.tokens, budget.rows, padded=budget.padded))
-        yield from zip(cut, [*(batch.places for batch in cut[1:]), []], strict=True)
+        for number, batch in enumerate(cut, start=1):
+            yield batch, cut[number].places if number < len(cut) else []
 
     def _embed_batch(self, work: Work, vectors: RowVectors, batch: Batch) -> bool:
         """Embed a batch, or launch it and finish the one before; False: the endpoint is down."""
