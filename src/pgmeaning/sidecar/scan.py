@@ -1,6 +1,6 @@
 """Backfill and reconcile are the same: a scan of the source in the order of its key, page by page.
 
-It queues rows whose vector is missing or stale, and at its end removes vectors without a row.
+It queues rows whose vector is missing or stale, and at its end vectors without a row.
 """
 
 from __future__ import annotations
