@@ -12,12 +12,11 @@ AS $$
     FROM unnest(c.key_types) AS t
 $$;
 
--- The trigger function of a collection: static SQL, so that its plans are cached. It is in the schema pgmeaning, so
--- that
+-- The trigger function of a collection: static SQL, so that its plans are cached. It is in the schema pgmeaning, and so
 -- DROP SCHEMA pgmeaning CASCADE drops the triggers as well: if they stayed, every write would fail.
 -- It must not fail, whatever became of the columns, and a subtransaction that catches errors would cost every write. So
 --   a column that was dropped or renamed falls through to the next scope, `gone`, which has all names: it gives a null
---   key, which fold() takes for a broken collection, or contents that differ, so that each updated row is recorded;
+--   in the key, for which the fold starts a scan, or contents that differ, so that each updated row is recorded;
 --   *<> compares the bytes of records: it exists for all types, and no collation hides a change;
 --   a virtual generated column cannot be read from a transition table: where one is embedded, each updated row is
 --   recorded.

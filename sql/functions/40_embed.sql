@@ -408,7 +408,7 @@ BEGIN
         probe := SQLERRM;
     END;
     PERFORM pgmeaning._refuse_block(probe, 'prepare');
-    embedder := pgmeaning._query_model(collection, model, 
+    embedder := pgmeaning._query_model(collection, model,
         pg_catalog.format('CALL pgmeaning.prepare(%L, ', pg_catalog."left"(query, 100)));
     IF query IS NOT NULL AND pgmeaning._cached(embedder, query, true) IS NULL THEN
         CALL pgmeaning._ask(embedder, ARRAY[query], true, patience, NULL, replies);

@@ -11,6 +11,7 @@ import threading
 import psycopg
 import pytest
 
+from pgmeaning import load_embedder
 from pgmeaning.database import connection
 from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
@@ -66,6 +67,22 @@ def test_rows_put_back_while_their_vectors_are_removed_get_them_again(db: Connec
         fill(db)
         wait_until(lambda: db.execute(removing).fetchone() is None and settled(db))
         assert embedded(db) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_key_renamed_and_back_within_a_transaction_hides_no_write_between(db: Connection, drain: Drain) -> None:
+    make(db)
+    assert drain() == 0
+    with db.transaction():
+        db.execute("ALTER TABLE docs RENAME id TO number")
+        db.execute("INSERT INTO docs VALUES (7, 'new')")
+        db.execute("UPDATE docs SET body = 'changed' WHERE number = 1")
+        db.execute("DELETE FROM docs WHERE number = 2")
+        db.execute("ALTER TABLE docs RENAME number TO id")
+    assert drain() == 0
+    assert embedded(db) == [1, 3, 4, 5, 6, 7]
+    changed = load_embedder("synthetic-384").embed_documents(["changed"])[0]
+    distance = "SELECT embedding <=> %s::vector FROM docs_embedding WHERE id = 1"
+    assert db.execute(distance, (str(changed.tolist()),)).fetchone() == (pytest.approx(0, abs=1e-6),)
 
 
 def test_vectors_whose_row_is_gone_unseen_are_removed_though_their_key_has_failed(db: Connection, drain: Drain) -> None:

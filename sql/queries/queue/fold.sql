@@ -7,8 +7,13 @@ WITH {portion}, taken AS (
     DELETE FROM pgmeaning.inbox
     WHERE ctid = ANY (ARRAY(SELECT p.id FROM portion AS p))
     RETURNING collection_id, key, note, written_at
+), seen AS MATERIALIZED (
+    -- No key column is ever null: there, a trigger found it renamed or dropped, so only a scan can tell what changed.
+    SELECT t.collection_id, CASE WHEN NOT t.unknown THEN t.key END AS key, t.written_at,
+           t.note IS NOT NULL OR t.unknown AS noted
+    FROM (SELECT *, key IS NOT NULL AND jsonb_path_exists(key, '$.* ? (@ == null)') AS unknown FROM taken) AS t
 ), changed AS (
-    SELECT collection_id, key, min(written_at) AS since FROM taken WHERE key IS NOT NULL GROUP BY collection_id, key
+    SELECT collection_id, key, min(written_at) AS since FROM seen WHERE key IS NOT NULL GROUP BY collection_id, key
 ), queued AS (
     INSERT INTO pgmeaning.queue AS q (collection_id, model, key, priority, owed_since)
     SELECT c.collection_id, t.model, c.key, 1, c.since
@@ -26,16 +31,16 @@ WITH {portion}, taken AS (
     WHERE pg_column_size(c.key) > 2000
 ), started AS (
     UPDATE pgmeaning.target SET scanning = true, scan_cursor = NULL, scanned = 0, scan_started_at = now()
-    WHERE collection_id IN (SELECT t.collection_id FROM taken AS t WHERE t.note IS NOT NULL)
+    WHERE collection_id IN (SELECT s.collection_id FROM seen AS s WHERE s.noted)
 ), restarted AS (
     UPDATE pgmeaning.queue AS q SET generation = DEFAULT, visible_at = now(), claimed_by = NULL
     FROM (
         SELECT o.collection_id, o.model, o.key FROM pgmeaning.queue AS o
-        WHERE o.collection_id = ANY (ARRAY(SELECT t.collection_id FROM taken AS t WHERE t.note IS NOT NULL))
+        WHERE o.collection_id = ANY (ARRAY(SELECT s.collection_id FROM seen AS s WHERE s.noted))
             AND o.claimed_by IS NOT NULL
             AND NOT EXISTS (SELECT FROM changed AS c WHERE c.collection_id = o.collection_id AND c.key = o.key)
         ORDER BY o.collection_id, o.model, o.key FOR UPDATE
     ) AS o
     WHERE (q.collection_id, q.model, q.key) = (o.collection_id, o.model, o.key)
 )
-SELECT count(*), count(note), (SELECT count(l.done) FROM large AS l) FROM taken
+SELECT count(*), count(*) FILTER (WHERE s.noted), (SELECT count(l.done) FROM large AS l) FROM seen AS s
