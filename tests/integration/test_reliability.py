@@ -85,6 +85,22 @@ def test_a_key_renamed_and_back_within_a_transaction_hides_no_write_between(db: 
     assert db.execute(distance, (str(changed.tolist()),)).fetchone() == (pytest.approx(0, abs=1e-6),)
 
 
+def test_a_partition_detached_and_attached_again_between_two_looks_keeps_its_vectors(db: Connection, dsn: str) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    db.execute("CREATE TABLE first PARTITION OF docs FOR VALUES FROM (1) TO (4)")
+    db.execute("CREATE TABLE second PARTITION OF docs FOR VALUES FROM (4) TO (7)")
+    db.execute("SELECT pgmeaning.attach('docs', ARRAY['body'])")
+    fill(db)
+    with running(Sidecar(dsn, Settings(maintenance=5, poll=0.1))):
+        wait_until(lambda: embedded(db) == [1, 2, 3, 4, 5, 6])
+        with db.transaction():
+            db.execute("UPDATE docs SET body = 'changed' WHERE id > 3")
+            db.execute("ALTER TABLE docs DETACH PARTITION second")
+        wait_until(lambda: embedded(db) == [1, 2, 3])
+        db.execute("ALTER TABLE docs ATTACH PARTITION second FOR VALUES FROM (4) TO (7)")
+        wait_until(lambda: embedded(db) == [1, 2, 3, 4, 5, 6])
+
+
 def test_vectors_whose_row_is_gone_unseen_are_removed_though_their_key_has_failed(db: Connection, drain: Drain) -> None:
     make(db)
     assert drain() == 0

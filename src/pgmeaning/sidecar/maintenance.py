@@ -50,7 +50,7 @@ class Maintenance:
         self._cleaned = 0.0
         self._trimmed = 0.0
         self._failed_crashed = 0.0
-        self._members: dict[int, set[int]] = {}  # by collection: its source and partitions, as last seen
+        self._members: dict[int, set[str]] = {}  # by collection: its source and partitions, as last seen
 
     def start_up(self) -> None:
         """Before any work, check for a direct connection, the right schema, and a loopback that works."""
