@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -25,6 +26,12 @@ from pgmeaning.database import migrate
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.types import Connect, Connection, Drain
+
+# Several processes run the tests: each one's torch with a thread a core would keep the others waiting.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A script that starts the tests in its background has SIGINT ignored, which the programs that they start would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEMPLATE = "pgmeaning_test_template"
 _numbers = itertools.count(1)

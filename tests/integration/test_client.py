@@ -99,7 +99,7 @@ def test_vectors_are_found_whatever_the_search_path(docs: None, dsn: str, sideca
 
 def test_a_database_that_lost_pgvector_says_so(dsn: str, db: Connection) -> None:
     db.execute("DROP EXTENSION vector CASCADE")
-    with pytest.raises(DatabaseError, match="no extension vector") as raised:
+    with pytest.raises(DatabaseError, match="lacks the extension vector") as raised:
         pgmeaning.connect(dsn)
     assert raised.value.hint
 

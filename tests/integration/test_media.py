@@ -407,7 +407,7 @@ def test_an_image_of_ones_own_is_embedded_here(client: Client) -> None:
 
 
 def test_a_search_for_nothing_or_for_no_image_is_refused(client: Client, shop: None) -> None:
-    with pytest.raises(InputError, match="neither text nor image"):
+    with pytest.raises(InputError, match="no text, image or video"):
         client.search("products")
     with pytest.raises(InputError, match="a PDF document"):
         client.search("products", image=b"%PDF-1.7")
