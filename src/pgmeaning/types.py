@@ -132,6 +132,11 @@ class Row:
     chunks: tuple[Chunk, ...] = ()
 
     @property
+    def was_found(self) -> bool:
+        """Whether the row is still there."""
+        return bool(self.key_bytes)
+
+    @property
     def needs_vector(self) -> bool:
         """Whether the row has content that its stored vectors were not made from."""
         return self.document is not None and not self.unchanged

@@ -224,6 +224,22 @@ def test_rows_that_policies_hide_from_the_sidecar_keep_their_vectors_and_are_tol
         wait_until(lambda: problem(db_of) == "")
 
 
+@pytest.mark.parametrize("owed", ["SELECT pgmeaning.refresh('docs')", "UPDATE docs SET body = 'changed'"])
+def test_rows_hidden_between_two_looks_at_the_sources_keep_their_vectors(
+    db_of: Connection, owner: str, owed: str
+) -> None:
+    db_of.execute("INSERT INTO docs VALUES (1, 1, 'one')")
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    with running(Sidecar(owner, Settings(maintenance=30))):
+        wait_until(lambda: db_of.execute("SELECT FROM docs_embedding").rowcount == 1)
+        with db_of.transaction():
+            db_of.execute("ALTER TABLE docs ENABLE ROW LEVEL SECURITY")
+            db_of.execute(owed.encode())
+        wait_until(lambda: "row-level security hides rows" in problem(db_of))
+        assert db_of.execute("SELECT FROM docs_embedding").rowcount == 1
+
+
 def test_a_source_that_is_no_longer_readable_stays_broken(db_of: Connection, owner: str) -> None:
     role = owner_of(owner)
     with psycopg.connect(owner, autocommit=True) as connection:

@@ -17,6 +17,20 @@ log = structlog.get_logger()
 BROKEN = (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege)
 
 
+class Hidden(psycopg.errors.InsufficientPrivilege):
+    """Rows of the source cannot all be seen."""
+
+
+def check_visible(connection: Connection, target: Target) -> None:
+    """Raise Hidden if rows that were not found may only be hidden: asked after the look that did not find them.
+
+    Maintenance asks, too, but a policy may come between its looks, and the rows would lose their vectors.
+    """
+    row = connection.execute(sql.query("scan/access_problem"), {"collection_id": target.collection_id}).fetchone()
+    if row is not None and row[0] is not None:
+        raise Hidden(row[0])
+
+
 class SourceErrors:
     """Tells an error of one row from an error of the whole collection, and then suspends the collection."""
 

@@ -14,6 +14,7 @@ from pgmeaning.database.connection import Connection, is_passing
 from pgmeaning.documents.chunking import Cutter, Cutters, with_known
 from pgmeaning.documents.template import document, several
 from pgmeaning.models.base import Embedder
+from pgmeaning.sidecar.broken import check_visible
 from pgmeaning.sidecar.in_flight import InFlight
 from pgmeaning.sidecar.run import Run
 from pgmeaning.sidecar.session import Session
@@ -73,7 +74,10 @@ class Reader:
     def _read(self, target: Target, claims: Sequence[Claim], characters: int) -> list[Row]:
         """Read the rows; if that fails, halve them until the row that causes it is alone."""
         try:
-            return read_rows(self._session.connection, target, claims, characters, self._settings.media_max_bytes)
+            rows = read_rows(self._session.connection, target, claims, characters, self._settings.media_max_bytes)
+            if not all(row.was_found for row in rows):
+                check_visible(self._session.connection, target)
+            return rows
         except psycopg.Error as error:
             if self._session.errors.is_of_collection(target, error):
                 self._session.queue.release(claims)

@@ -14,6 +14,7 @@ import structlog
 
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection, retrying
+from pgmeaning.sidecar.broken import check_visible
 from pgmeaning.sidecar.in_flight import InFlight
 from pgmeaning.sidecar.run import Run
 from pgmeaning.sidecar.session import Session
@@ -69,6 +70,8 @@ def _end(connection: Connection, target: Target, arguments: dict[str, object]) -
     """Queue vectors without a row, and end the scan once all are queued; returns whether it has ended."""
     statement = sql.composed("scan/queue_orphans", target.parts)
     queued, _ = connection.execute(statement, {**arguments, "limit": ORPHANS}).fetchone() or (0, 0)
+    if queued:
+        check_visible(connection, target)  # what was queued is rolled back if they are hidden
     if queued < ORPHANS:
         connection.execute(sql.query("scan/end_scan"), arguments)
     return bool(queued < ORPHANS)
