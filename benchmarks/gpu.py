@@ -29,7 +29,7 @@ import torch
 from tests.conformance import tiny_qwen
 from torch._dynamo.utils import counters
 
-from benchmarks.true_shape import CUDA, DEVICE, build, pictures, texts
+from benchmarks.true_shape import CUDA, DEVICE, build, captioned_images, texts
 from pgmeaning.models import pipeline
 from pgmeaning.models.base import LoadedEmbedder
 from pgmeaning.models.loaded import PriorityLock
@@ -195,7 +195,7 @@ class Bench:
 
     def images(self) -> None:
         """Images of .8 Mpixel, encoded, with a caption."""
-        documents = pictures(4 if self.tiny else 96)
+        documents = captioned_images(4 if self.tiny else 96)
         lengths = self.fast.count_tokens(documents)
         self.fast.embed_documents(documents[:2])
         alone = timed(lambda: [self.fast._inputs._visuals(document) for document in documents[:16]])
@@ -246,7 +246,7 @@ class Bench:
     def samples(self) -> list[Document]:
         """A few of each kind, for cosines."""
         short, long = self.work.values()
-        return [*short[:24], *long[:8], *pictures(2, 256, 192)]
+        return [*short[:24], *long[:8], *captioned_images(2, 256, 192)]
 
     def part(self, of: int) -> dict[str, list[Document]]:
         """One in so many of each kind."""

@@ -91,12 +91,12 @@ def docstrings() -> Iterator[tuple[str, str, str]]:
                 yield file.stem, node.name, doc
 
 
-def pictures(count: int, width: int = 1024, height: int = 768) -> list[Document]:
+def captioned_images(count: int, width: int = 1024, height: int = 768) -> list[Document]:
     """Soft random images as JPEG, each with a caption."""
     made = []
     for seed in range(count):
         coarse = np.random.default_rng(seed).integers(0, 255, (height // 32, width // 32, 3), np.uint8)
         encoded = io.BytesIO()
         Image.fromarray(coarse).resize((width, height)).save(encoded, "JPEG", quality=90)
-        made.append(Document(f"picture {seed} of something soft and coloured", (encoded.getvalue(),)))
+        made.append(Document(f"image {seed} of something soft and coloured", (encoded.getvalue(),)))
     return made
