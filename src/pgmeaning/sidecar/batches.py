@@ -24,30 +24,21 @@ class Embedded:
 
 
 def launch(embedder: Embedder, documents: Sequence[Document], dimensions: int) -> Callable[[], Embedded]:
-    """Embed a batch, or begin to where a device works on by itself; what is returned waits for the vectors.
+    """Embed a batch, or begin to if its device works asynchronously; what is returned waits for the vectors.
 
-    Raises EndpointDown alone.
+    Raises EndpointDown alone; what is returned raises whatever the device did, and the batch is to be embedded again.
     """
     budget = budget_of(embedder)
-    if budget is None or not budget.launched:
-        found = embed(embedder, documents, dimensions)
-        return lambda: found
-    try:
-        finish = begin(embedder, documents)
-    except BaseException:  # of which document this is shows when they are embedded apart
-        found = embed(embedder, documents, dimensions)
-        return lambda: found
-    return lambda: _finished(finish, embedder, documents, dimensions)
-
-
-def _finished(
-    finish: Callable[[], Vectors], embedder: Embedder, documents: Sequence[Document], dimensions: int
-) -> Embedded:
-    try:
-        vectors = _checked(finish(), embedder, len(documents), dimensions)
-    except BaseException:
-        return embed(embedder, documents, dimensions)
-    return Embedded(tuple(range(len(documents))), vectors, {})
+    if budget is not None and budget.launched:
+        try:
+            finish = begin(embedder, documents)
+        except BaseException:  # `embed` shows which document it is
+            pass
+        else:
+            places = tuple(range(len(documents)))
+            return lambda: Embedded(places, _checked(finish(), embedder, len(documents), dimensions), {})
+    found = embed(embedder, documents, dimensions)
+    return lambda: found
 
 
 def embed(embedder: Embedder, documents: Sequence[Document], dimensions: int) -> Embedded:

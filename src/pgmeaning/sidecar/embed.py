@@ -13,12 +13,13 @@ from pgmeaning.models.base import Embedder
 from pgmeaning.models.batches import Batch, batches
 from pgmeaning.models.loaded import LoadedModels
 from pgmeaning.models.pipeline import prepare
-from pgmeaning.sidecar.batches import Embedded, launch
+from pgmeaning.sidecar.batches import Embedded, embed, launch
 from pgmeaning.sidecar.bounded_queue import BoundedQueue
 from pgmeaning.sidecar.pace import Paces
 from pgmeaning.sidecar.row_vectors import RowVectors
 from pgmeaning.sidecar.run import Run
 from pgmeaning.sidecar.work import Output, Work, embedded, without_vectors
+from pgmeaning.types import Document
 
 log = structlog.get_logger()
 
@@ -30,6 +31,7 @@ class Launched:
     work: Work
     vectors: RowVectors
     places: Sequence[int]
+    documents: Sequence[Document]
     tokens: int
     started: float
     finish: Callable[[], Embedded]
@@ -106,7 +108,7 @@ class EmbedStep:
             self._embedders.suspend(work.target.model, error)
             return False
         self._finish()
-        self._launched = Launched(work, vectors, places, batch.tokens, started, finish)
+        self._launched = Launched(work, vectors, places, documents, batch.tokens, started, finish)
         if not self._run.budget(work.embedder).launched:
             self._finish()
         return True
@@ -117,7 +119,7 @@ class EmbedStep:
             return
         self._launched = None
         target, vectors = batch.work.target, batch.vectors
-        found = batch.finish()
+        found = self._awaited(batch)
         now = time.monotonic()
         seconds, self._finished_at = now - max(batch.started, self._finished_at), now
         self._paces[target.model, target.has_media].record(len(batch.places) * vectors.rows_each, seconds)
@@ -126,3 +128,11 @@ class EmbedStep:
             self._outputs.put(
                 embedded(target, done.rows, done.vectors, done.errors, tokens=batch.tokens, seconds=seconds)
             )
+
+    def _awaited(self, batch: Launched) -> Embedded:
+        """What became of a batch; if the device failed, it is embedded again, to find the document that is to blame."""
+        try:
+            return batch.finish()
+        except BaseException:
+            with self._embedders.priority_lock.bulk():
+                return embed(batch.work.embedder, batch.documents, batch.work.target.dimensions)
