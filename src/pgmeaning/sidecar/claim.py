@@ -88,7 +88,10 @@ class Claimer:
         for lane in lanes:
             found = yield from self._claim_lane(lane)
             busy = busy or found
-        return busy if self._in_flight else (yield from self._claim_suspect(lanes)) or busy
+        if not self._in_flight:
+            found = yield from self._claim_suspect(lanes)
+            busy = busy or found
+        return busy
 
     def _fold(self) -> bool:
         """Move a portion of the inbox into the queue; returns whether to come back at once."""
@@ -153,13 +156,12 @@ class Claimer:
             embedder, targets = self._embedder(lane[0]), self._ready(lane)
             claims = self._session.queue.claim_suspect(lane[0], list(targets)) if embedder else []
             if embedder and claims:
-                self._in_flight.add(claims, suspect=True)
-                yield self._held(targets[claims[0].collection_id], claims, embedder)
+                yield self._held(targets[claims[0].collection_id], claims, embedder, suspect=True)
                 return True
         return False
 
-    def _held(self, target: Target, claims: Sequence[Claim], embedder: Embedder) -> Claimed:
-        self._in_flight.add(claims)
+    def _held(self, target: Target, claims: Sequence[Claim], embedder: Embedder, *, suspect: bool = False) -> Claimed:
+        self._in_flight.add(claims, suspect=suspect)
         return Claimed(target, tuple(claims), embedder)
 
     def _scan(self, targets: Sequence[Target], limit: int, embedder: Embedder) -> Generator[Claimed, None, bool]:

@@ -21,7 +21,6 @@ from pgmeaning.database.connection import Connection, retrying
 from pgmeaning.settings import Settings
 from pgmeaning.types import Claim
 
-CHANNEL = "pgmeaning"
 FOLD_LIMIT = 10_000
 # After folding met a row that another transaction has locked, it checks for such locks for this long.
 WARY_SECONDS = 10.0
