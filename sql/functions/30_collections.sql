@@ -645,7 +645,8 @@ DECLARE
     retried bigint;
 BEGIN
     -- Those that a sidecar has locked are being queued again anyway.
-    UPDATE pgmeaning.queue SET failed_at = NULL, attempts = 0, visible_at = now(), claimed_by = NULL
+    UPDATE pgmeaning.queue SET failed_at = NULL, attempts = 0, died = 0, visible_at = now(),
+        claimed_by = NULL
     WHERE ctid = ANY (ARRAY(SELECT q.ctid FROM pgmeaning.queue AS q
                             WHERE q.collection_id = c.id AND q.failed_at IS NOT NULL FOR UPDATE SKIP LOCKED));
     GET DIAGNOSTICS retried = ROW_COUNT;
@@ -665,9 +666,8 @@ BEGIN
     BEGIN
         INSERT INTO pgmeaning.queue AS q (collection_id, model, key, priority, owed_since) VALUES ($1, $2, $3, $4, $5)
         ON CONFLICT ON CONSTRAINT queue_pkey DO UPDATE
-            SET generation = excluded.generation, visible_at = now(), attempts = 0, priority = excluded.priority,
-                claimed_by = NULL,
-                failed_at = NULL, last_error = NULL;
+            SET generation = excluded.generation, visible_at = now(), attempts = 0, died = 0,
+                priority = excluded.priority, claimed_by = NULL, failed_at = NULL, last_error = NULL;
     EXCEPTION WHEN program_limit_exceeded THEN
         INSERT INTO pgmeaning.queue AS q (collection_id, model, key, priority, owed_since, failed_at, last_error)
         VALUES ($1, $2, jsonb_build_object('key that begins with', left($3::text, 200), 'sha256',

@@ -125,6 +125,7 @@ CREATE TABLE pgmeaning.queue (
     generation    bigint NOT NULL DEFAULT nextval('pgmeaning.generation'),
     visible_at    timestamptz NOT NULL DEFAULT now(),  -- a claim moves it to the end of its lease
     attempts      int NOT NULL DEFAULT 0,
+    died          int NOT NULL DEFAULT 0,  -- the attempts among them that ended with their sidecar, as far as is known
     priority      smallint NOT NULL DEFAULT 0,  -- 1: a change, 0: a backfill
     owed_since    timestamptz NOT NULL DEFAULT now(),
     claimed_by    uuid,
@@ -134,6 +135,7 @@ CREATE TABLE pgmeaning.queue (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
 CREATE INDEX queue_claimable ON pgmeaning.queue (model, priority DESC, visible_at) WHERE failed_at IS NULL;
+CREATE INDEX queue_suspect ON pgmeaning.queue (model, visible_at) WHERE failed_at IS NULL AND died > 0;
 
 -- Query vectors, by hash: the text of a query is kept nowhere once it is answered.
 CREATE TABLE pgmeaning.query_cache (

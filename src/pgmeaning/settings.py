@@ -44,6 +44,11 @@ class Settings(BaseSettings):
         description="most tokens in one call of the model, padding included; default: what fits the device, "
         "1024 on a CPU",
     )  # fmt: skip
+    model_timeout: float = Field(
+        default=600, gt=0,
+        description="how long a call of a model may take for each 1,024 tokens; past that its rows are handed back, "
+        "and the process ends",
+    )  # fmt: skip
     writers: int = Field(default=2, ge=1, le=16, description="connections that write vectors")
     grace: float = Field(default=5, ge=0, description="how long a running batch may take to finish after SIGTERM")
     cache_rows: int = Field(default=10_000, ge=0, description="query vectors kept; at times a tenth more")

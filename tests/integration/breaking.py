@@ -2,16 +2,19 @@
 
     python -m tests.integration.breaking DSN STEP
 
-It says "reached" on stderr at that step and waits for ever. STEP "poison" kills the process itself at a text
-'poison'; "stay" runs until a signal.
+It says "reached" on stderr at that step and waits for ever. STEP "query" does so at a query; "poison" kills the process
+itself at a text 'poison'; "frozen" keeps Python's lock for ever; "stay" runs until a signal.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pgmeaning.models.vectors import Vectors
@@ -19,6 +22,8 @@ from pgmeaning.settings import Settings
 from pgmeaning.sidecar import read, write
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.sidecar.queue import Queue
+from pgmeaning.sidecar.watch import end_when_frozen
+from pgmeaning.types import Document
 from tests.integration.embedders import Watched
 
 STEPS = {
@@ -51,18 +56,30 @@ def act(step: str, texts: list[str], vectors: Vectors) -> Vectors:
     """What the model does besides embedding."""
     if step == "embedding":
         wait_to_be_killed()
+    if step == "frozen":
+        re.match(r"(a+)+$", "a" * 60 + "b")  # for ever, and it keeps Python's lock
     if step == "poison" and "poison" in texts:
         os.kill(os.getpid(), signal.SIGKILL)
     return vectors
+
+
+class Queries(Watched):
+    """Stops dead at a query."""
+
+    def embed_queries(self, queries: Sequence[Document]) -> Vectors:
+        wait_to_be_killed()
+        raise AssertionError
 
 
 def main(dsn: str, step: str) -> int:
     """Run the sidecar; settings come from the environment."""
     if step in STEPS:
         stop_after(*STEPS[step])
-    sidecar = Sidecar(dsn, Settings(), load=Watched(lambda texts, vectors: act(step, texts, vectors)).load)
+    model = (Queries if step == "query" else Watched)(lambda texts, vectors: act(step, texts, vectors))
+    beat = partial(end_when_frozen, 0, 2) if step == "frozen" else bool
+    sidecar = Sidecar(dsn, Settings(), load=model.load, beat=beat)
     signal.signal(signal.SIGTERM, lambda *_: sidecar.stop())
-    return sidecar.run(drain=step not in ("stay", "embedding"))
+    return sidecar.run(drain=step not in ("stay", "embedding", "query"))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -18,6 +21,7 @@ from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until
 from tests.integration.embedders import Watched
+from tests.integration.test_sidecar_crash import process, reached
 from tests.types import Connect, Connection, Drain
 
 QUICK = Settings(maintenance=0.1, poll=0.1, attempts=1, backoff=0.01)
@@ -166,7 +170,7 @@ def test_a_look_up_of_a_model_that_is_refused_is_tried_again_in_a_moment(
     refused = threading.Event()
 
     def refusing(dsn: str, name: str, **pinned: str) -> Connection:
-        if name == "models" and not refused.is_set():
+        if name.startswith("models ") and not refused.is_set():
             refused.set()
             raise psycopg.OperationalError("FATAL: sorry, too many clients already")
         return connection.connect(dsn, name, **pinned)
@@ -204,3 +208,152 @@ def test_a_process_that_was_stopped_when_it_was_told_to_end_ends_once_it_goes_on
     finally:
         process.kill()
         process.wait()
+
+
+HANGING = Settings(maintenance=0.1, poll=0.1, grace=0.1, model_timeout=0.5, batch_rows=4)
+
+
+@contextmanager
+def hanging() -> Iterator[Watched]:
+    """A model that does not return from a batch with the text 'text 3', until the body ends."""
+    over = threading.Event()
+
+    def hang(texts: list[str], vectors: Vectors) -> Vectors:
+        if "text 3" in texts:
+            over.wait()
+        return vectors
+
+    try:
+        yield Watched(hang)
+    finally:
+        over.set()
+
+
+def test_a_process_whose_model_hangs_ends_and_hands_back_its_claims(db: Connection, dsn: str) -> None:
+    make(db)
+    with hanging() as model:
+        assert Sidecar(dsn, HANGING, load=model.load).run() == 1
+    claimed = "SELECT count(*) FROM pgmeaning.queue WHERE claimed_by IS NOT NULL OR visible_at > now()"
+    assert db.execute(claimed).fetchone() == (0,)
+    assert db.execute("SELECT count(*) FROM pgmeaning.sidecar").fetchone() == (0,)
+
+
+def test_a_row_that_makes_the_model_hang_is_named_once_it_stood_alone_and_the_others_are_embedded(
+    db: Connection, dsn: str
+) -> None:
+    make(db, 12)
+    with hanging() as model:
+        assert Sidecar(dsn, HANGING, load=model.load).run(drain=True) == 1  # in a batch of four
+        assert Sidecar(dsn, HANGING, load=model.load).run(drain=True) == 1  # alone
+        assert Sidecar(dsn, HANGING, load=model.load).run(drain=True) == 1  # what is left
+    assert embedded(db) == [1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    key, error = db.execute("SELECT key, error FROM pgmeaning.failures WHERE NOT will_retry").fetchall()[0]
+    assert key == {"id": 3}
+    assert re.fullmatch(r"the model did not return within 0.5 s, set by PGMEANING_MODEL_TIMEOUT", error)
+
+
+def test_a_tokenizer_that_hangs_ends_the_process(db: Connection, dsn: str) -> None:
+    over = threading.Event()
+
+    class Hanging(Watched):
+        def count_tokens(self, documents: object) -> list[int]:
+            over.wait()
+            return []
+
+    make(db)
+    try:
+        assert Sidecar(dsn, HANGING, load=Hanging().load).run() == 1
+    finally:
+        over.set()
+
+
+def test_a_query_that_hangs_ends_the_process_and_no_other_sidecar_takes_it(db: Connection, dsn: str) -> None:
+    over, asked = threading.Event(), []
+
+    class Hanging(Watched):
+        def embed_queries(self, queries: object) -> Vectors:
+            asked.append(queries)
+            over.wait()
+            raise AssertionError
+
+    make(db)
+    ask = threading.Thread(target=_ask, args=(dsn,))
+    try:
+        first = threading.Thread(target=Sidecar(dsn, HANGING, load=Hanging().load).run)
+        first.start()
+        wait_until(lambda: db.execute("SELECT FROM pgmeaning.sidecar").fetchone() is not None)
+        ask.start()
+        first.join(30)
+        assert not first.is_alive()
+        with running(Sidecar(dsn, HANGING, load=Hanging().load)):
+            ask.join(30)
+            assert not ask.is_alive()
+        assert len(asked) == 1
+    finally:
+        over.set()
+
+
+def _ask(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection, pytest.raises(psycopg.Error, match="did not return"):
+        connection.execute("SELECT pgmeaning.embed('rice', collection => 'docs', timeout => '20 seconds')")
+
+
+def test_a_row_that_killed_its_sidecars_gets_its_turn_alone_during_a_backfill(db: Connection, dsn: str) -> None:
+    make(db, 1)
+    db.execute("UPDATE docs SET body = 'suspect'")
+    db.execute("TRUNCATE pgmeaning.inbox")
+    db.execute("UPDATE pgmeaning.target SET scanning = false")
+    db.execute(
+        "INSERT INTO pgmeaning.queue (collection_id, model, key, attempts, died) "
+        "SELECT collection_id, model, '{\"id\": 1}', 2, 2 FROM pgmeaning.target"
+    )
+    db.execute("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(2, 30000) AS i")
+    slow = threading.Event()
+
+    def take_time(texts: list[str], vectors: Vectors) -> Vectors:
+        slow.wait(0.01)
+        return vectors
+
+    model = Watched(take_time)
+    with running(Sidecar(dsn, Settings(maintenance=0.1, batch_rows=8), load=model.load)):
+        wait_until(lambda: model.embedded["suspect"])
+        owed = db.execute("SELECT count(*) FROM docs LEFT JOIN docs_embedding USING (id) WHERE model IS NULL")
+        assert owed.fetchone() != (0,)
+    assert ["suspect"] in model.batches
+
+
+def test_what_a_stopped_sidecar_holds_is_taken_over_by_another(db: Connection, dsn: str, connect: Connect) -> None:
+    make(db, 1)
+    with process(dsn, "query", lease=1.1, maintenance=0.1) as stopped:
+        wait_until(lambda: db.execute("SELECT FROM docs_embedding").fetchone() is not None)
+        ask = threading.Thread(
+            target=connect().execute, args=("SELECT pgmeaning.embed('rice', timeout => '1 minute')",)
+        )
+        ask.start()
+        reached(stopped)
+        stopped.send_signal(signal.SIGSTOP)
+        with running(Sidecar(dsn, Settings(lease=1.1, maintenance=0.1))):
+            ask.join(30)
+            assert not ask.is_alive()
+
+
+def test_a_sidecar_that_was_stopped_for_long_goes_on_working(db: Connection, dsn: str) -> None:
+    make(db, 1)
+    with process(dsn, "stay", lease=1.1, maintenance=0.1) as stopped:
+        wait_until(lambda: db.execute("SELECT FROM docs_embedding").fetchone() is not None)
+        stopped.send_signal(signal.SIGSTOP)
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgmeaning %%' AND datname = %s"
+        before = db.execute(sessions, (db.info.dbname,)).fetchone()
+        with running(Sidecar(dsn, Settings(lease=1.1, maintenance=0.1))) as other:
+            own = f"{sessions} AND application_name NOT LIKE %s"
+            wait_until(lambda: db.execute(own, (db.info.dbname, f"%{other.id}")).fetchone() == (0,))
+        assert before != (0,)
+        stopped.send_signal(signal.SIGCONT)
+        db.execute("INSERT INTO docs VALUES (2, 'new')")
+        wait_until(lambda: embedded(db) == [1, 2])
+
+
+def test_a_model_that_keeps_pythons_lock_ends_its_process(db: Connection, dsn: str) -> None:
+    make(db, 1)
+    with process(dsn, "frozen", lease=1.1) as frozen:
+        assert frozen.wait(60) == 1

@@ -21,6 +21,7 @@ from pgmeaning.sidecar.run import Run
 from pgmeaning.sidecar.work import Output, Work
 from pgmeaning.types import Claim, Document, Row, Target
 
+RUN = Run("", Settings(batch_rows=2))
 TARGET = Target(
     collection_id=1, collection="docs", model="launched", dimensions=32, vector_type="vector", paused=False,
     problem=None, source_exists=True, scanning=False, columns=("body",), template_parts=None, image=None, video=None,
@@ -62,10 +63,10 @@ def embedded(embedder: Embedder, *works: str) -> list[Output]:
     outputs: BoundedQueue[Output] = BoundedQueue(100)
     for letters in works:
         rows = tuple(Row(Claim(1, "launched", letter, 1, 1), Document(letter)) for letter in letters)
-        work.put(measured(Work(TARGET, rows, embedder)))
+        work.put(measured(RUN, Work(TARGET, rows, embedder)))
     work.end()
     models: LoadedModels[Embedder] = LoadedModels(lambda name: embedder)
-    EmbedStep(Run("", Settings()), models, Paces(), work, outputs).run()
+    EmbedStep(RUN, models, Paces(), work, outputs).run()
     found = []
     while (output := outputs.get_nowait()) is not None:
         found.append(output)
@@ -105,10 +106,10 @@ def test_rows_that_need_no_vector_are_handed_on_once_and_fail_nothing() -> None:
     outputs: BoundedQueue[Output] = BoundedQueue(100)
     embedder = Launched([])
     rows = tuple(Row(Claim(1, "launched", letter, 1, 1), Document(letter), unchanged=True) for letter in "ab")
-    work.put(measured(Work(TARGET, rows, embedder)))
+    work.put(measured(RUN, Work(TARGET, rows, embedder)))
     work.end()
     models: LoadedModels[Embedder] = LoadedModels(lambda name: embedder)
-    EmbedStep(Run("", Settings()), models, Paces(), work, outputs).run()
+    EmbedStep(RUN, models, Paces(), work, outputs).run()
     output = outputs.get_nowait()
     assert output is not None
     assert (output.rows, output.errors) == (rows, ())
@@ -130,8 +131,8 @@ def test_a_backend_that_cannot_launch_hands_on_each_batch_at_once() -> None:
     embedder = Plain(32)
     rows = tuple(Row(Claim(1, "launched", letter, 1, 1), Document(letter)) for letter in "abcd")
     work: BoundedQueue[Work] = BoundedQueue(10)
-    work.put(measured(Work(TARGET, rows, embedder)))
+    work.put(measured(RUN, Work(TARGET, rows, embedder)))
     work.end()
     models: LoadedModels[Embedder] = LoadedModels(lambda name: embedder)
-    EmbedStep(Run("", Settings(batch_rows=2)), models, Paces(), work, Watched(10)).run()
+    EmbedStep(RUN, models, Paces(), work, Watched(10)).run()
     assert events == ["embed", "output", "embed", "output"]

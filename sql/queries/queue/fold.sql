@@ -21,8 +21,8 @@ WITH {portion}, taken AS (
     WHERE pg_column_size(c.key) <= 2000
     ORDER BY c.collection_id, t.model, c.key
     ON CONFLICT (collection_id, model, key) DO UPDATE
-        SET generation = excluded.generation, visible_at = now(), attempts = 0, priority = 1, claimed_by = NULL,
-            failed_at = NULL, last_error = NULL
+        SET generation = excluded.generation, visible_at = now(), attempts = 0, died = 0, priority = 1,
+            claimed_by = NULL, failed_at = NULL, last_error = NULL
 ), large AS MATERIALIZED (
     -- One by one, as in scan_page: an entry of the queue's index, with the model, has at most 2,704 bytes. A key that
     -- it refuses is recorded as failed.

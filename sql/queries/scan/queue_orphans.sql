@@ -12,7 +12,8 @@ WITH orphan AS MATERIALIZED (
     INSERT INTO pgmeaning.queue AS q (collection_id, model, key)
     SELECT %(collection_id)s, %(model)s, o.key FROM orphan AS o WHERE pg_column_size(o.key) <= 2000 ORDER BY o.key
     ON CONFLICT (collection_id, model, key) DO UPDATE
-        SET generation = excluded.generation, visible_at = now(), attempts = 0, failed_at = NULL, last_error = NULL
+        SET generation = excluded.generation, visible_at = now(), attempts = 0, died = 0, failed_at = NULL,
+            last_error = NULL
         WHERE q.failed_at IS NOT NULL
 ), large AS MATERIALIZED (
     SELECT pgmeaning._queue_large(%(collection_id)s, %(model)s, o.key, 0, now()) AS done

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
@@ -284,8 +285,10 @@ def sidecar(
             _check_models(client, model, drain)
     configure_logging(log_format, log_level)
     from pgmeaning.sidecar.process import Sidecar
+    from pgmeaning.sidecar.watch import end_when_frozen
 
-    process = Sidecar(address(dsn), chosen, model or None)
+    beat = partial(end_when_frozen, chosen.model_timeout)
+    process = Sidecar(address(dsn), chosen, model or None, beat=beat)
     _stop_on_signals(process)
     raise typer.Exit(process.run(drain=drain))
 

@@ -33,6 +33,11 @@ OPTIONS = " ".join(
         "default_transaction_read_only": "off",
         "statement_timeout": "0",
         "idle_in_transaction_session_timeout": "60s",
+        # The server lets go of our locks soon after it has lost us. (Through a Unix socket it ignores these.)
+        "tcp_keepalives_idle": "15",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+        "tcp_user_timeout": "30s",
         "search_path": "pg_catalog",
     }.items()
 )

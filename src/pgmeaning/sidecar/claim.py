@@ -30,6 +30,10 @@ from pgmeaning.types import Claim, Target
 FOLD_SECONDS = 0.5
 FOLD_CLAIMS = 2
 
+# Suspects come last. While there is other work, they wait this long for a turn, and then go on for about so long.
+SUSPECTS_WAIT = 5.0
+SUSPECTS_TURN = 1.0
+
 # A model, and whether its rows have images or videos: slow files and URLs hold up no texts.
 Lane = tuple[str, bool]
 
@@ -57,10 +61,19 @@ class Claimer:
         self._wakefulness = Wakefulness(run, session.connection, session.queue, drain=drain is not None)
         self._folded_at = 0.0
         self._plenty: dict[Lane, bool] = {}  # whether a lane's last claim was as large as it may be
+        self._suspect: Claimed | None = None  # waits until the pipeline is empty
+        self._suspects_from = time.monotonic() + SUSPECTS_WAIT
 
     def claims(self) -> Iterator[Claimed]:
         """Claim until the sidecar stops or is drained. Claims that are yielded are held until they are dropped."""
         self._take_back_lost()
+        try:
+            yield from self._rounds()
+        finally:
+            if self._suspect is not None:
+                self._in_flight.drop(self._suspect.claims)  # so that it counts as lost
+
+    def _rounds(self) -> Iterator[Claimed]:
         last_work = time.monotonic()
         while not self._run.stopping.is_set():
             busy = yield from self._round()
@@ -81,15 +94,27 @@ class Claimer:
         """One pass over the inbox and all lanes; returns whether there was anything to do."""
         self._wakefulness.stay_awake()
         busy = self._fold()
-        if self._in_flight.has_suspect:
+        if self._suspect is None and self._in_flight.has_suspect:
             return busy
         lanes = self._lanes()
+        if self._suspect is None and time.monotonic() > self._suspects_from:
+            self._take_suspect(lanes)
+        if self._suspect is None:
+            found = yield from self._claim_lanes(lanes)
+            busy = busy or found
+            if not self._in_flight:
+                self._take_suspect(lanes)
+        if self._suspect is not None and len(self._in_flight) == 1:
+            yield self._suspect
+            self._suspect = None
+            return True
+        return busy
+
+    def _claim_lanes(self, lanes: Sequence[Lane]) -> Generator[Claimed, None, bool]:
+        busy = False
         self._plenty = {lane: plenty for lane, plenty in self._plenty.items() if lane in lanes}
         for lane in lanes:
             found = yield from self._claim_lane(lane)
-            busy = busy or found
-        if not self._in_flight:
-            found = yield from self._claim_suspect(lanes)
             busy = busy or found
         return busy
 
@@ -150,15 +175,19 @@ class Claimer:
         most = min(budget.claim_rows, self._settings.media_rows) if lane[1] else budget.claim_rows
         return self._paces[lane].rows_in(self._settings.claim_seconds, budget.rows, most)
 
-    def _claim_suspect(self, lanes: Sequence[Lane]) -> Generator[Claimed, None, bool]:
-        """Suspects come last, one at a time, and only into an empty pipeline; returns whether there was one."""
-        for lane in lanes:
-            embedder, targets = self._embedder(lane[0]), self._ready(lane)
-            claims = self._session.queue.claim_suspect(lane[0], list(targets)) if embedder else []
-            if embedder and claims:
-                yield self._held(targets[claims[0].collection_id], claims, embedder, suspect=True)
-                return True
-        return False
+    def _take_suspect(self, lanes: Sequence[Lane]) -> None:
+        """Claim a suspect. It is handed on once nothing else is in flight, and meanwhile nothing else is claimed."""
+        now = time.monotonic()
+        self._suspect = next(filter(None, map(self._claim_suspect, lanes)), None)
+        if self._suspect is None or now > self._suspects_from + SUSPECTS_TURN:
+            self._suspects_from = now + SUSPECTS_WAIT
+
+    def _claim_suspect(self, lane: Lane) -> Claimed | None:
+        embedder, targets = self._embedder(lane[0]), self._ready(lane)
+        claims = self._session.queue.claim_suspect(lane[0], list(targets)) if embedder else []
+        if not embedder or not claims:
+            return None
+        return self._held(targets[claims[0].collection_id], claims, embedder, suspect=True)
 
     def _held(self, target: Target, claims: Sequence[Claim], embedder: Embedder, *, suspect: bool = False) -> Claimed:
         self._in_flight.add(claims, suspect=suspect)

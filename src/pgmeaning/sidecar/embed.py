@@ -82,7 +82,8 @@ class EmbedStep:
         for batch, ahead in self._batches(work, vectors):
             if self._run.stopping.is_set():
                 return
-            prepare(work.embedder, [vectors.documents[place] for place in ahead])
+            with self._run.model_call(vectors.claims(ahead)):
+                prepare(work.embedder, [vectors.documents[place] for place in ahead])
             if self._embedders.is_suspended(work.target.model) or not self._embed_batch(work, vectors, batch):
                 self._outputs.put(without_vectors(work.target, handed_back=vectors.waiting))
                 return
@@ -102,7 +103,7 @@ class EmbedStep:
         documents = [vectors.documents[place] for place in places]
         started = time.monotonic()
         try:
-            with self._embedders.priority_lock.bulk():
+            with self._embedders.priority_lock.bulk(), self._run.model_call(vectors.claims(places), batch.tokens):
                 finish = launch(work.embedder, documents, work.target.dimensions)
         except EndpointDown as error:
             self._embedders.suspend(work.target.model, error)
@@ -119,7 +120,8 @@ class EmbedStep:
             return
         self._launched = None
         target, vectors = batch.work.target, batch.vectors
-        found = self._awaited(batch)
+        with self._run.model_call(vectors.claims(batch.places), batch.tokens):
+            found = self._awaited(batch)
         now = time.monotonic()
         seconds, self._finished_at = now - max(batch.started, self._finished_at), now
         self._paces[target.model, target.has_media].record(len(batch.places) * vectors.rows_each, seconds)

@@ -29,6 +29,7 @@ class Fetcher:
     def __init__(
         self, run: Run, fetchable: BoundedQueue[Work], work: BoundedQueue[Work], outputs: BoundedQueue[Output]
     ) -> None:
+        self._run = run
         self._policy = run.settings.media
         self._threads = run.settings.media_threads
         self._stopping = run.stopping
@@ -47,7 +48,7 @@ class Fetcher:
             if errors:
                 self._outputs.put(without_vectors(work.target, errors=errors))
             if rows:
-                self._work.put(measured(replace(work, rows=tuple(rows))))
+                self._work.put(measured(self._run, replace(work, rows=tuple(rows))))
 
     def fetch(self, rows: Sequence[Row]) -> tuple[list[Row], list[tuple[Row, str]]]:
         """The rows with their bytes, and the rows that failed, each with the reason. Not all of them once stopped."""
@@ -61,6 +62,7 @@ class Fetcher:
         if row.document is None or not row.needs_vector:
             return row
         try:
-            return replace(row, document=fetch_media(row.document, self._policy))
+            with self._run.model_call([row.claim], what="reading its image or video"):
+                return replace(row, document=fetch_media(row.document, self._policy))
         except BaseException as error:  # whatever a decoder raises must fail only this row
             return row, describe(error)

@@ -81,6 +81,7 @@ class Maintenance:
         while True:
             self._heartbeat(connection)
             self._extend(queue)
+            self._end_lost(connection)
             self._indexer.give_way(connection)
             self._look_at_sources(connection)
             self.looked_at_sources.set()
@@ -102,6 +103,11 @@ class Maintenance:
         if time.monotonic() - self._extended > self._settings.lease / 3:
             queue.extend(self._in_flight.all())
             self._extended = time.monotonic()
+
+    def _end_lost(self, connection: Connection) -> None:
+        arguments = {"lease": timedelta(seconds=self._settings.lease)}
+        for sidecar, sessions in connection.execute(sql.query("maintenance/end_lost"), arguments).fetchall():
+            log.warning("a sidecar gives no sign of life: its sessions are ended", sidecar=sidecar, sessions=sessions)
 
     def _fail_crashed(self, queue: Queue) -> None:
         """Scans the whole queue, so only when there is no other work, or now and then."""

@@ -42,6 +42,7 @@ from pgmeaning.sidecar.requests import QueryRequests, RerankRequests
 from pgmeaning.sidecar.row_vectors import measured
 from pgmeaning.sidecar.run import Run
 from pgmeaning.sidecar.session import session
+from pgmeaning.sidecar.watch import Call
 from pgmeaning.sidecar.work import Output, Work
 from pgmeaning.sidecar.write import Writer
 from pgmeaning.types import Model
@@ -60,8 +61,9 @@ DRAIN_ERRORS = 5
 FLUSH_SECONDS = 1.0
 # A model's look-up that the server refuses just now says nothing about the model.
 PASSING = (psycopg.OperationalError, psycopg.InterfaceError)
-# A wait without end may sleep through a signal that came while the process was stopped.
-SIGNAL_SECONDS = 1.0
+# How often calls that do not return are looked for. Besides, a wait without end may sleep through a signal that came
+# while the process was stopped.
+WATCH_SECONDS = 1.0
 
 
 class Sidecar:
@@ -70,8 +72,9 @@ class Sidecar:
     def __init__(
         self, dsn: str, settings: Settings | None = None, models: Sequence[str] | None = None,
         load: Callable[[Model], Embedder] = load_embedder,
-        load_reranker: Callable[[Model], Reranker] = load_reranker,
+        load_reranker: Callable[[Model], Reranker] = load_reranker, beat: Callable[[], object] = bool,
     ) -> None:  # fmt: skip
+        """`beat` is called about every second while `run` goes on."""
         self.dsn = dsn
         self._run = Run(dsn, settings or Settings(), None if models is None else tuple(models))
         self.id = self._run.id
@@ -82,6 +85,7 @@ class Sidecar:
             lambda name: load_reranker(self._model(name)), self.embedders.priority_lock, PASSING
         )
         self._drain = False  # set by run()
+        self._beat = beat
         self._paces = Paces()
         self._cutters = Cutters(Limits(self._run.settings.document_characters, self._run.settings.document_chunks))
         self._indexer = Indexer(self._run.settings, self._run.stopping)
@@ -96,9 +100,11 @@ class Sidecar:
         log.info("sidecar starts", sidecar=str(self.id), drain=drain)
         self._drain = drain
         self._maintenance.start_up()  # a wrong DSN is an error now, not a loop of them
+        self._beat()
         makers, writers = self._start_makers(), self._start_writers()
-        while not self._run.stopping.wait(SIGNAL_SECONDS):
-            pass
+        while not self._run.stopping.wait(WATCH_SECONDS):
+            self._give_up(self._run.watch.overdue())
+            self._beat()
         self._shut_down(makers, writers)
         log.info("sidecar stopped", sidecar=str(self.id), rows=self.in_flight.rows_done)
         return self.exit_status
@@ -113,6 +119,19 @@ class Sidecar:
         self.exit_status = self.exit_status or exit_status
         self._run.stopping.set()
 
+    def _give_up(self, overdue: Sequence[Call]) -> None:
+        """End the process if a thread hangs in a call, since nothing can stop it; first hand back what it holds."""
+        if not overdue:
+            return
+        log.critical("a call does not return: the sidecar stops", errors=sorted({call.error for call in overdue}))
+        self.stop(exit_status=1)
+        try:
+            with self._connect("sidecar", **PATIENCE) as connection:
+                for call in overdue:
+                    call.give_up(connection, call.error)
+        except psycopg.Error as error:
+            log.warning("claims not handed back: they expire with their lease", error=str(error).strip())
+
     # The steps, in the order of the data
 
     def _claim_and_read(self, connection: Connection) -> None:
@@ -126,7 +145,7 @@ class Sidecar:
                 if work.target.has_media:
                     self._media.put(work)
                 else:
-                    self._work.put(measured(work))
+                    self._work.put(measured(self._run, work))
 
     def _fetch(self) -> None:
         Fetcher(self._run, self._media, self._work, self._outputs).run()
@@ -156,7 +175,7 @@ class Sidecar:
         return embedder
 
     def _model(self, name: str) -> Model:
-        with connect(self._run.dsn, "models") as connection:
+        with self._connect("models") as connection:
             found = targets.model(connection, name)
         if found is None:
             raise ModelNotFound(f"there is no model {name!r} in this database", hint="pgmeaning model list")
@@ -195,13 +214,17 @@ class Sidecar:
         thread.start()
         return thread
 
+    def _connect(self, name: str, **pinned: str) -> Connection:
+        """By the id in their names, another sidecar finds our sessions once we give no sign of life."""
+        return connect(self._run.dsn, f"{name} {self.id}", **pinned)
+
     def _keep(self, name: str, body: Callable[[Connection], None], end: threading.Event) -> None:
         """Run a thread's body until it returns; reconnect when the connection or the server goes away."""
         errors = 0
         while not end.is_set():
             started = time.monotonic()
             try:
-                with connect(self._run.dsn, name, **PINNED.get(name, PATIENCE)) as connection:
+                with self._connect(name, **PINNED.get(name, PATIENCE)) as connection:
                     return body(connection)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 errors = 1 if time.monotonic() - started > 5 else errors + 1
@@ -229,7 +252,7 @@ class Sidecar:
 
     def _say_goodbye(self) -> None:
         try:
-            with connect(self._run.dsn, "sidecar", **PATIENCE) as connection:
+            with self._connect("sidecar", **PATIENCE) as connection:
                 Queue(connection, self.id, self._run.settings).release_all()
                 connection.execute(sql.query("maintenance/goodbye"), {"id": self.id})
         except psycopg.Error as error:

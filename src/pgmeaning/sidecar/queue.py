@@ -24,6 +24,8 @@ from pgmeaning.types import Claim
 FOLD_LIMIT = 10_000
 # After folding met a row that another transaction has locked, it checks for such locks for this long.
 WARY_SECONDS = 10.0
+# At this attempt at the latest, a row that may have crashed its sidecars stands alone.
+ALONE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Queue:
         self._sidecar = sidecar
         self._settings = settings
         self._lease = timedelta(seconds=settings.lease)
+        # Rows that fail run out of attempts in `fail`; one that dies with its sidecars is first to stand alone.
+        self._crashes = max(settings.attempts, ALONE)
         self._wary_until = 0.0
 
     def fold(self, limit: int = FOLD_LIMIT) -> Folded:
@@ -62,19 +66,18 @@ class Queue:
 
     def claim(self, model: str, collections: Sequence[int], limit: int) -> list[Claim]:
         """Lease up to `limit` rows, the most urgent first; none that may have crashed a sidecar."""
-        return self._claim(model, collections, limit, suspects=False)
+        return self._claim("queue/claim", model, collections, limit=limit)
 
     def claim_suspect(self, model: str, collections: Sequence[int]) -> list[Claim]:
         """Lease one row that may have crashed its sidecars."""
-        return self._claim(model, collections, 1, suspects=True)
+        return self._claim("queue/claim_suspect", model, collections)
 
-    def _claim(self, model: str, collections: Sequence[int], limit: int, *, suspects: bool) -> list[Claim]:
+    def _claim(self, name: str, model: str, collections: Sequence[int], **more: Any) -> list[Claim]:
         arguments = {
-            "model": model, "collections": list(collections), "limit": limit, "suspects": suspects,
-            "attempts": self._settings.attempts, "suspect": max(1, min(2, self._settings.attempts - 1)),
-            "lease": self._lease, "sidecar": self._sidecar,
+            "model": model, "collections": list(collections), "attempts": self._crashes, "lease": self._lease,
+            "sidecar": self._sidecar, **more,
         }  # fmt: skip
-        rows = self._connection.execute(sql.query("queue/claim"), arguments, prepare=True).fetchall()
+        rows = self._connection.execute(sql.query(name), arguments, prepare=True).fetchall()
         return [Claim(*row) for row in rows]
 
     def finish(self, claims: Sequence[Claim]) -> list[int]:
@@ -96,6 +99,11 @@ class Queue:
                 "queue/fail", group, errors=[texts[id(claim)] for claim in group], sidecar=self._sidecar, **limits
             )
 
+    def give_up(self, claims: Sequence[Claim], error: str) -> None:
+        """Hand back claims that a model did not return from; one that it was given alone fails for good."""
+        for group in _grouped(claims):
+            self._run("queue/give_up", group, sidecar=self._sidecar, error=error, alone=len(claims) == 1)
+
     def extend(self, claims: Iterable[Claim]) -> None:
         """Lengthen the leases of claims that this sidecar still works on."""
         for group in _grouped(claims):
@@ -115,7 +123,7 @@ class Queue:
 
     def fail_crashed(self) -> None:
         """Mark rows as failed that their sidecar crashed on at every attempt."""
-        self._connection.execute(sql.query("queue/fail_crashed"), {"attempts": self._settings.attempts})
+        self._connection.execute(sql.query("queue/fail_crashed"), {"attempts": self._crashes})
 
     def backlog(self, collections: Sequence[int], models: Sequence[str]) -> tuple[int, int]:
         """(owed, failed) rows of these collections and models; an unfinished scan counts as owed."""

@@ -34,6 +34,7 @@ class Reader:
     """Reads claimed rows, over the connection that claimed them."""
 
     def __init__(self, run: Run, session: Session, in_flight: InFlight, cutters: Cutters) -> None:
+        self._run = run
         self._settings = run.settings
         self._session = session
         self._in_flight = in_flight
@@ -91,7 +92,8 @@ class Reader:
 
     def _cut(self, target: Target, rows: Sequence[Row], cutter: Cutter) -> list[Row]:
         """The rows with their chunks and the vectors these may keep; a row that cannot be cut fails."""
-        cut, errors = cutter.cut(rows)
+        with self._run.model_call([row.claim for row in rows], what="cutting it into chunks"):
+            cut, errors = cutter.cut(rows)
         if errors:
             log.warning("rows failed", collection=target.collection, rows=len(errors), error=errors[0][1])
             self._fail([row.claim for row, _ in errors], [error for _, error in errors])

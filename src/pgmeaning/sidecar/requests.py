@@ -6,7 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -84,6 +84,15 @@ class Requests:
         rows = self._connection.execute(sql.query("requests/take_requests"), arguments).fetchall()
         return [Request(*row) for row in rows]
 
+    def _watched(self, requests: Sequence[Request]) -> AbstractContextManager[None]:
+        """Watch a call of a model: if it does not return in time, the requests are refused, and the process ends."""
+
+        def give_up(connection: Connection, error: str) -> None:
+            for request in requests:
+                connection.execute(sql.query("requests/refuse_request"), {"id": request.id, "error": error})
+
+        return self._run.watch.call("the model", self._run.settings.model_timeout, give_up)
+
     def _refuse(self, request: Request, error: str) -> None:
         log.warning("query refused", model=request.model, error=error)
         arguments = {"id": request.id, "error": error.replace("\0", "")[:2000]}
@@ -142,7 +151,8 @@ class QueryRequests(Requests):
     def _answer_group(self, model: str, as_query: bool, group: Mapping[str, Sequence[Request]]) -> None:
         """Embed several texts, and answer every request for each."""
         try:
-            vectors = self._embed(model, as_query, list(group))
+            with self._watched([request for requests in group.values() for request in requests]):
+                vectors = self._embed(model, as_query, list(group))
         except BaseException as error:
             if len(group) > 1:
                 for text, requests in group.items():
@@ -185,7 +195,8 @@ class RerankRequests(Requests):
         requests = self._take(1, rerank=True)
         for request in requests:
             try:
-                scores = self._score(request)
+                with self._watched([request]):
+                    scores = self._score(request)
             except BaseException as error:
                 self._refuse(request, describe(error))
             else:

@@ -10,8 +10,9 @@ import numpy as np
 from pgmeaning.models.batches import token_lengths
 from pgmeaning.models.vectors import Vectors
 from pgmeaning.sidecar.batches import Embedded
+from pgmeaning.sidecar.run import Run
 from pgmeaning.sidecar.work import Work
-from pgmeaning.types import Document, Row
+from pgmeaning.types import Claim, Document, Row
 
 
 @dataclass(slots=True)
@@ -61,6 +62,11 @@ class RowVectors:
         """The documents among these that a row still waits for; a failed row waits for none."""
         return [place for place in places if any(row in self._waiting for row, _ in self._users[place])]
 
+    def claims(self, places: Sequence[int]) -> list[Claim]:
+        """Those of the rows that wait for one of these documents."""
+        rows = {row for place in places for row, _ in self._users[place] if row in self._waiting}
+        return [self._waiting[row].claim for row in sorted(rows)]
+
     def take(self, places: Sequence[int], embedded: Embedded) -> Finished:
         """The outcome of a batch, which held these documents."""
         errors = tuple(error for place, text in embedded.errors.items() for error in self._fail(places[place], text))
@@ -103,10 +109,11 @@ class RowVectors:
         return self._partial.pop(row).vectors if not partial.missing else None
 
 
-def measured(work: Work) -> Work:
+def measured(run: Run, work: Work) -> Work:
     """The work with the lengths of its documents: counted before its turn, beside the model."""
     documents, _ = unique([document for row in work.rows for document in row.documents])
-    return replace(work, lengths=tuple(token_lengths(work.embedder, documents)))
+    with run.model_call([row.claim for row in work.rows]):
+        return replace(work, lengths=tuple(token_lengths(work.embedder, documents)))
 
 
 def unique(documents: Sequence[Document]) -> tuple[list[Document], list[int]]:

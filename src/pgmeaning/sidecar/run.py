@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
+from pgmeaning.database.connection import Connection
 from pgmeaning.models.pipeline import Budget, budget_of
 from pgmeaning.settings import Settings
-from pgmeaning.types import Target
+from pgmeaning.sidecar.queue import Queue
+from pgmeaning.sidecar.watch import Watch
+from pgmeaning.types import Claim, Target
 
 # A thread that sleeps on a connection notices within this time that the sidecar stops.
 STOP_POLL = 0.1
+# settings.model_timeout is the time for so many.
+TOKENS = 1024
 # What one call of a model holds that does not say what fits its device.
 ANY_DEVICE = Budget(tokens=1024, rows=128, claim_rows=512, padded=True)
 
@@ -25,6 +32,7 @@ class Run:
     models: tuple[str, ...] | None = None
     id: UUID = field(default_factory=uuid4)
     stopping: threading.Event = field(default_factory=threading.Event)
+    watch: Watch = field(default_factory=Watch)
 
     def budget(self, embedder: object) -> Budget:
         """What one call of a model holds: what the settings say, else what fits its device."""
@@ -35,6 +43,16 @@ class Run:
             rows=settings.batch_rows or fitting.rows,
             claim_rows=settings.claim_rows or fitting.claim_rows,
         )
+
+    def model_call(
+        self, claims: Sequence[Claim], tokens: int = 0, what: str = "the model"
+    ) -> AbstractContextManager[None]:
+        """Watch a call for these claims: if it does not return in time, they are handed back, and the process ends."""
+
+        def give_up(connection: Connection, error: str) -> None:
+            Queue(connection, self.id, self.settings).give_up(claims, error)
+
+        return self.watch.call(what, self.settings.model_timeout * max(1, tokens / TOKENS), give_up)
 
     def serves(self, target: Target) -> bool:
         """Whether the target's model is one of those that this sidecar runs."""
