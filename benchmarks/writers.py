@@ -83,7 +83,7 @@ def _tables(dsn: str) -> None:
                 f"CREATE TABLE {table} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, title text, body text)"
             )
         connection.execute("SELECT pgmeaning.attach('docs', ARRAY['title', 'body'], model => 'synthetic-384')")
-        connection.execute("TRUNCATE pgmeaning.inbox")
+        connection.execute("TRUNCATE pgmeaning.inbox, pgmeaning.bulk_inbox")
         connection.execute("CHECKPOINT")
 
 

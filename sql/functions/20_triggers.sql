@@ -1,6 +1,10 @@
 -- Noticing changes of a source table. A trigger only appends to the inbox: it never raises an error, never waits, and
 -- reads no table of ours, so a user's statement behaves as if the trigger did not exist.
 
+-- What the triggers have recorded and no sidecar has folded yet.
+CREATE OR REPLACE VIEW pgmeaning._unfolded AS
+SELECT * FROM pgmeaning.inbox UNION ALL SELECT * FROM pgmeaning.bulk_inbox;
+
 -- Settings on which a key's jsonb depends. Pinned only where a key's type depends on one, since each slows every write.
 CREATE OR REPLACE FUNCTION pgmeaning._settings(c pgmeaning.collection) RETURNS text
 LANGUAGE sql STABLE
@@ -12,17 +16,11 @@ AS $$
     FROM unnest(c.key_types) AS t
 $$;
 
--- The trigger function of a collection: static SQL, so that its plans are cached. It is in the schema pgmeaning, and so
--- DROP SCHEMA pgmeaning CASCADE drops the triggers as well: if they stayed, every write would fail.
--- It must not fail, whatever became of the columns, and a subtransaction that catches errors would cost every write. So
---   a column that was dropped or renamed falls through to the next scope, `gone`, which has all names: it gives a null
---   in the key, for which the fold starts a scan, or contents that differ, so that each updated row is recorded;
---   *<> compares the bytes of records: it exists for all types, and no collation hides a change;
---   a virtual generated column cannot be read from a transition table: where one is embedded, each updated row is
---   recorded.
--- SECURITY DEFINER: whoever may write to the source table appends to the inbox without a right to it. Nobody else may
--- create a trigger with it (firing one takes no right): on a table of their own they could write any key.
-CREATE OR REPLACE FUNCTION pgmeaning._trigger_body(c pgmeaning.collection) RETURNS text
+-- From so many rows on, a statement or transaction makes a bulk of changes, which single ones overtake.
+CREATE OR REPLACE FUNCTION pgmeaning._bulk_rows() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 128 $$;
+
+-- The statement by which a trigger records an event in one of the inboxes.
+CREATE OR REPLACE FUNCTION pgmeaning._recording(c pgmeaning.collection, event text, inbox text) RETURNS text
 LANGUAGE plpgsql STABLE
 AS $make$
 DECLARE
@@ -32,41 +30,26 @@ DECLARE
                              AND a.attgenerated = 'v'
                              AND a.attname = ANY (pgmeaning._embedded_columns(c)));
 BEGIN
-    RETURN format($function$
--- enable_nestloop: the plan is cached at the first statement, and one row's plan would be quadratic for a million rows.
-#variable_conflict use_column
-BEGIN
-    IF TG_OP = 'INSERT' THEN
-        INSERT INTO pgmeaning.inbox (collection_id, key)
-        SELECT %1$s, n.key FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key FROM new_rows) AS n;
-    ELSIF TG_OP = 'DELETE' THEN
-        INSERT INTO pgmeaning.inbox (collection_id, key)
-        SELECT %1$s, o.key FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key FROM old_rows) AS o;
-    ELSIF TG_OP = 'UPDATE' THEN
-        INSERT INTO pgmeaning.inbox (collection_id, key)
-        WITH before AS NOT MATERIALIZED (
-            SELECT true AS present, o.key, o.content
-            FROM (SELECT %3$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key, %5$s AS content FROM old_rows) AS o
-        ), after AS NOT MATERIALIZED (
-            SELECT true AS present, n.key, n.content
-            FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key, %6$s AS content FROM new_rows) AS n
-        )
-        SELECT %1$s, n.key FROM after AS n LEFT JOIN before AS o ON o.key = n.key
-        WHERE o.present IS NULL OR o.content *<> n.content
-        UNION ALL
-        SELECT %1$s, o.key FROM before AS o LEFT JOIN after AS n ON n.key = o.key WHERE n.present IS NULL;
-    ELSE
-        INSERT INTO pgmeaning.inbox (collection_id, note) VALUES (%1$s, 'truncate');
-    END IF;
-    -- A sidecar that is awake holds this lock exclusively: a NOTIFY, with the lock that it takes at commit, pays only
-    -- when none does. None where transactions may be prepared, since NOTIFY makes PREPARE TRANSACTION fail.
-    IF FOUND AND pg_catalog.current_setting('max_prepared_transactions') = '0'
-       AND pg_catalog.pg_try_advisory_lock_shared(%7$s) AND pg_catalog.pg_advisory_unlock_shared(%7$s) THEN
-        NOTIFY pgmeaning;
-    END IF;
-    RETURN NULL;
-END
-$function$,
+    RETURN format(CASE event WHEN 'insert' THEN $insert$
+            INSERT INTO pgmeaning.%7$s (collection_id, key)
+            SELECT %1$s, n.key FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key FROM new_rows) AS n;
+$insert$ WHEN 'delete' THEN $delete$
+            INSERT INTO pgmeaning.%7$s (collection_id, key)
+            SELECT %1$s, o.key FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key FROM old_rows) AS o;
+$delete$ WHEN 'update' THEN $update$
+            INSERT INTO pgmeaning.%7$s (collection_id, key)
+            WITH before AS NOT MATERIALIZED (
+                SELECT true AS present, o.key, o.content
+                FROM (SELECT %3$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key, %5$s AS content FROM old_rows) AS o
+            ), after AS NOT MATERIALIZED (
+                SELECT true AS present, n.key, n.content
+                FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key, %6$s AS content FROM new_rows) AS n
+            )
+            SELECT %1$s, n.key FROM after AS n LEFT JOIN before AS o ON o.key = n.key
+            WHERE o.present IS NULL OR o.content *<> n.content
+            UNION ALL
+            SELECT %1$s, o.key FROM before AS o LEFT JOIN after AS n ON n.key = o.key WHERE n.present IS NULL;
+$update$ END,
         c.id,
         pgmeaning._stand_ins(c, 'NULL::int'),
         pgmeaning._stand_ins(c, '0'),
@@ -74,9 +57,59 @@ $function$,
          FROM unnest(c.key_columns) WITH ORDINALITY AS u (k, i)),
         CASE WHEN computed THEN 'ROW(0)' ELSE content END,
         CASE WHEN computed THEN 'ROW(1)' ELSE content END,
-        -- The numbers themselves: a function would cost every write.
-        format('%s, %s', pgmeaning._lock_class(), pgmeaning._awake_lock()));
+        inbox);
 END
+$make$;
+
+-- The trigger function of a collection: static SQL, so that its plans are cached. It is in the schema pgmeaning, and so
+-- DROP SCHEMA pgmeaning CASCADE drops the triggers as well: if they stayed, every write would fail.
+-- It must not fail, whatever became of the columns, and a subtransaction that catches errors would cost every write. So
+--   a column that was dropped or renamed falls through to the next scope, `gone`, which has all names: it gives a null
+--   in the key, for which the fold starts a scan, or contents that differ, so that each updated row is recorded;
+--   *<> compares the bytes of records: it exists for all types, and no collation hides a change;
+--   a virtual generated column cannot be read from a transition table: where one is embedded, each updated row is
+--   recorded.
+-- A statement that changes many rows goes to an inbox of its own, so that single changes can overtake it.
+-- SECURITY DEFINER: whoever may write to the source table appends to the inbox without a right to it. Nobody else may
+-- create a trigger with it (firing one takes no right): on a table of their own they could write any key.
+CREATE OR REPLACE FUNCTION pgmeaning._trigger_body(c pgmeaning.collection) RETURNS text
+LANGUAGE sql STABLE
+AS $make$
+    SELECT format($function$
+-- enable_nestloop: the plan is cached at the first statement, and one row's plan would be quadratic for a million rows.
+#variable_conflict use_column
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        IF (SELECT count(*) FROM (SELECT FROM new_rows LIMIT %1$s) AS n) < %1$s THEN %2$s
+        ELSE %3$s
+        END IF;
+    ELSIF TG_OP = 'DELETE' THEN
+        IF (SELECT count(*) FROM (SELECT FROM old_rows LIMIT %1$s) AS n) < %1$s THEN %4$s
+        ELSE %5$s
+        END IF;
+    ELSIF TG_OP = 'UPDATE' THEN
+        IF (SELECT count(*) FROM (SELECT FROM new_rows LIMIT %1$s) AS n) < %1$s THEN %6$s
+        ELSE %7$s
+        END IF;
+    ELSE
+        INSERT INTO pgmeaning.inbox (collection_id, note) VALUES (%8$s, 'truncate');
+    END IF;
+    -- A sidecar that is awake holds this lock exclusively: a NOTIFY, with the lock that it takes at commit, pays only
+    -- when none does. None where transactions may be prepared, since NOTIFY makes PREPARE TRANSACTION fail.
+    IF FOUND AND pg_catalog.current_setting('max_prepared_transactions') = '0'
+       AND pg_catalog.pg_try_advisory_lock_shared(%9$s) AND pg_catalog.pg_advisory_unlock_shared(%9$s) THEN
+        NOTIFY pgmeaning;
+    END IF;
+    RETURN NULL;
+END
+$function$,
+        pgmeaning._bulk_rows(),
+        pgmeaning._recording(c, 'insert', 'inbox'), pgmeaning._recording(c, 'insert', 'bulk_inbox'),
+        pgmeaning._recording(c, 'delete', 'inbox'), pgmeaning._recording(c, 'delete', 'bulk_inbox'),
+        pgmeaning._recording(c, 'update', 'inbox'), pgmeaning._recording(c, 'update', 'bulk_inbox'),
+        c.id,
+        -- The numbers themselves: a function would cost every write.
+        format('%s, %s', pgmeaning._lock_class(), pgmeaning._awake_lock()))
 $make$;
 
 CREATE OR REPLACE FUNCTION pgmeaning._make_trigger_function(c pgmeaning.collection) RETURNS void

@@ -429,7 +429,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER
 AS $$
     -- the cheapest to look at, so first
     SELECT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.collection_id = $1 AND t.scanning)
-        OR EXISTS (SELECT FROM pgmeaning.inbox AS i
+        OR EXISTS (SELECT FROM pgmeaning._unfolded AS i
                    WHERE i.collection_id = $1 AND ($2 IS NULL OR i.key = $2 OR i.key IS NULL))
         OR EXISTS (SELECT FROM pgmeaning.queue AS q
                    WHERE q.collection_id = $1 AND ($2 IS NULL OR q.key = $2) AND q.failed_at IS NULL),

@@ -62,7 +62,7 @@ CROSS JOIN LATERAL (
     FROM (SELECT q.failed_at, q.owed_since AS since
           FROM pgmeaning.queue AS q WHERE q.collection_id = c.id AND q.model = t.model
           UNION ALL
-          SELECT NULL, i.written_at FROM pgmeaning.inbox AS i WHERE i.collection_id = c.id) AS owing) AS work;
+          SELECT NULL, i.written_at FROM pgmeaning._unfolded AS i WHERE i.collection_id = c.id) AS owing) AS work;
 COMMENT ON VIEW pgmeaning.status
     IS 'One row per collection and model: rows, vectors (one per chunk, where documents are cut), owed and failed.';
 

@@ -1,7 +1,7 @@
 -- Takes everything of pgmeaning out of the database, the vectors too. Source tables are untouched.
 DROP SCHEMA pgmeaning_data CASCADE;
 DROP VIEW IF EXISTS pgmeaning.status, pgmeaning.failures, pgmeaning.sidecars, pgmeaning.models, pgmeaning.releases,
-    pgmeaning.index_report CASCADE;
+    pgmeaning.index_report, pgmeaning._unfolded CASCADE;
 DO $$
 DECLARE
     item record;
@@ -16,6 +16,7 @@ BEGIN
 END
 $$;
 DROP TABLE pgmeaning.installation, pgmeaning.sidecar, pgmeaning.request, pgmeaning.query_cache, pgmeaning.queue,
-    pgmeaning.inbox, pgmeaning.vector_index, pgmeaning.target, pgmeaning.collection, pgmeaning.release, pgmeaning.model;
+    pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.vector_index, pgmeaning.target, pgmeaning.collection,
+    pgmeaning.release, pgmeaning.model;
 DROP SEQUENCE pgmeaning.generation;
 DROP TYPE pgmeaning.search_hit, pgmeaning.ranked_hit, pgmeaning.search_options, pgmeaning.index_plan;

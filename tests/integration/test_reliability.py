@@ -20,7 +20,7 @@ from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until
-from tests.integration.embedders import Watched
+from tests.integration.embedders import Gate, Watched
 from tests.integration.test_sidecar_crash import process, reached
 from tests.types import Connect, Connection, Drain
 
@@ -48,7 +48,7 @@ def embedded(db: Connection) -> list[int]:
 def settled(db: Connection) -> bool:
     """Whether nothing is owed, scanned or written."""
     busy = (
-        "SELECT FROM pgmeaning.inbox UNION ALL SELECT FROM pgmeaning.queue "
+        "SELECT FROM pgmeaning._unfolded UNION ALL SELECT FROM pgmeaning.queue "
         "UNION ALL SELECT FROM pgmeaning.target WHERE scanning"
     )
     return db.execute(busy).fetchone() is None
@@ -301,7 +301,7 @@ def _ask(dsn: str) -> None:
 def test_a_row_that_killed_its_sidecars_gets_its_turn_alone_during_a_backfill(db: Connection, dsn: str) -> None:
     make(db, 1)
     db.execute("UPDATE docs SET body = 'suspect'")
-    db.execute("TRUNCATE pgmeaning.inbox")
+    db.execute("TRUNCATE pgmeaning.inbox, pgmeaning.bulk_inbox")
     db.execute("UPDATE pgmeaning.target SET scanning = false")
     db.execute(
         "INSERT INTO pgmeaning.queue (collection_id, model, key, attempts, died) "
@@ -357,3 +357,65 @@ def test_a_model_that_keeps_pythons_lock_ends_its_process(db: Connection, dsn: s
     make(db, 1)
     with process(dsn, "frozen", lease=1.1) as frozen:
         assert frozen.wait(60) == 1
+
+
+def test_a_fresh_row_overtakes_a_bulk_insert_even_between_two_batches_of_a_claim(db: Connection, dsn: str) -> None:
+    make(db, 2000)
+    gate, slow = Gate("text 1"), threading.Event()
+
+    def act(texts: list[str], vectors: Vectors) -> Vectors:
+        slow.wait(0.02)
+        return gate(texts, vectors)
+
+    model = Watched(act)
+    fresh = "SELECT FROM pgmeaning.queue WHERE key = '{\"id\": 0}' AND claimed_by IS NOT NULL"
+    with running(Sidecar(dsn, Settings(maintenance=0.1, batch_rows=8, claim_rows=64), load=model.load)):
+        gate.reached()
+        before = len(model.batches)
+        db.execute("INSERT INTO docs VALUES (0, 'fresh')")
+        wait_until(lambda: db.execute(fresh).fetchone() is not None)  # though the pipeline is full, and stands still
+        gate.open()
+        wait_until(lambda: model.embedded["fresh"])
+    assert ["fresh"] in model.batches[before : before + 7], "within the claim that was being embedded"
+
+
+def test_a_fresh_row_overtakes_a_bulk_insert_whose_changes_are_still_in_the_inbox(db: Connection, dsn: str) -> None:
+    make(db, 0)
+    slow = threading.Event()
+
+    def take_time(texts: list[str], vectors: Vectors) -> Vectors:
+        slow.wait(0.005)
+        return vectors
+
+    model = Watched(take_time)
+    with running(Sidecar(dsn, Settings(maintenance=0.1, batch_rows=8), load=model.load)):
+        wait_until(lambda: settled(db))
+        fill(db, 100_000)
+        wait_until(lambda: sum(model.embedded.values()) > 1000)
+        db.execute("INSERT INTO docs VALUES (0, 'fresh')")
+        wait_until(lambda: embedded(db)[:1] == [0])
+        assert db.execute("SELECT owed > 50000 FROM pgmeaning.status").fetchone() == (True,)
+
+
+@pytest.mark.parametrize("change", ["UPDATE docs SET body = 'changed'", "DELETE FROM docs", "TRUNCATE docs"])
+def test_changes_of_many_rows_are_all_seen(db: Connection, drain: Drain, change: str) -> None:
+    make(db, 500)
+    assert drain() == 0
+    db.execute(change.encode())
+    owed = db.execute("SELECT owed > 0 FROM pgmeaning.status").fetchone()
+    assert drain() == 0
+    assert owed == (True,)
+    rows = "SELECT count(*), count(v.id) FROM docs AS d LEFT JOIN docs_embedding AS v USING (id)"
+    kept = db.execute("SELECT count(*) FROM docs").fetchone()
+    assert kept is not None
+    assert db.execute(rows).fetchone() == (kept[0], kept[0])
+    assert len(embedded(db)) == kept[0]
+
+
+def test_wait_for_waits_for_the_rows_of_a_bulk_insert(db: Connection, dsn: str) -> None:
+    make(db, 500)
+    with pytest.raises(psycopg.Error, match="still owes vectors"):
+        db.execute("CALL pgmeaning.wait_for('docs', '{\"id\": 7}', '1 millisecond')")
+    with running(Sidecar(dsn, QUICK)):
+        db.execute("CALL pgmeaning.wait_for('docs')")
+    assert len(embedded(db)) == 500

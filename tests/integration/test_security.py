@@ -121,9 +121,9 @@ def test_a_reader_reads_no_table_that_holds_keys_or_questions(
     docs: None, db: Connection, drain: Drain, role: Role
 ) -> None:
     attach(db, drain, role)
-    for table in ("queue", "inbox", "request", "query_cache", "sidecar", "failures"):
+    for table in ("queue", "inbox", "bulk_inbox", "_unfolded", "request", "query_cache", "sidecar", "failures"):
         assert "permission denied" in str(role.refusal(f"SELECT * FROM pgmeaning.{table}")), table
-        if table != "failures":
+        if table not in ("failures", "_unfolded"):
             assert "permission denied" in str(role.refusal(f"DELETE FROM pgmeaning.{table}")), table
     for table in ("model", "collection", "target", "release", "installation"):
         assert "permission denied" in str(role.refusal(f"DELETE FROM pgmeaning.{table}")), table
@@ -353,6 +353,7 @@ def test_the_loopbacks_role_can_do_nothing_but_ask(
         'pgmeaning_data."docs__synthetic-384"',
         "pgmeaning.queue",
         "pgmeaning.inbox",
+        "pgmeaning.bulk_inbox",
         "pgmeaning.request",
         "pgmeaning.query_cache",
     ):

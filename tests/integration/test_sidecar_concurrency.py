@@ -31,7 +31,7 @@ def embedded(db: Connection, table: str = "docs") -> list[int]:
 
 def owed(db: Connection) -> int:
     row = db.execute(
-        "SELECT (SELECT count(*) FROM pgmeaning.queue) + (SELECT count(*) FROM pgmeaning.inbox)"
+        "SELECT (SELECT count(*) FROM pgmeaning.queue) + (SELECT count(*) FROM pgmeaning._unfolded)"
     ).fetchone()
     assert row is not None
     return int(row[0])
@@ -54,7 +54,7 @@ def test_a_row_changed_while_it_is_embedded_gets_the_vector_of_its_last_text(db:
     with running(Sidecar(dsn, QUICK, load=Watched(gate).load)):
         gate.reached()
         db.execute("UPDATE docs SET body = 'another' WHERE id = 2")
-        wait_until(lambda: db.execute("SELECT 1 FROM pgmeaning.inbox").fetchone() is None)
+        wait_until(lambda: db.execute("SELECT 1 FROM pgmeaning._unfolded").fetchone() is None)
         gate.open()
         settled(db)
         assert vector_is_of(db, 2, "another")
@@ -67,7 +67,7 @@ def test_the_result_of_an_outdated_text_is_never_written(db: Connection, dsn: st
     with running(Sidecar(dsn, QUICK, load=watched.load)):
         gate.reached()
         db.execute("UPDATE docs SET body = NULL WHERE id = 2")
-        wait_until(lambda: db.execute("SELECT 1 FROM pgmeaning.inbox").fetchone() is None)
+        wait_until(lambda: db.execute("SELECT 1 FROM pgmeaning._unfolded").fetchone() is None)
         gate.open()
         settled(db)
     assert embedded(db) == [1, 3]

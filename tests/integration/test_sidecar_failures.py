@@ -247,7 +247,7 @@ def test_no_thread_outlives_a_sidecar_whose_pipeline_was_full(db: Connection, ds
     settings = Settings(grace=0.1, claim_rows=10, batch_rows=10, poll=0.1)
     with running(Sidecar(dsn, settings, load=Watched(gate).load)):
         gate.reached()
-        wait_until(lambda: count(db, "SELECT sum(claimed) FROM pgmeaning.sidecars") >= 40)
+        wait_until(lambda: count(db, "SELECT sum(claimed) FROM pgmeaning.sidecars") >= 30)
     gate.open()
     wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("pgmeaning ")])
     assert count(db, "SELECT count(*) FROM pgmeaning.queue WHERE claimed_by IS NOT NULL") == 0

@@ -218,7 +218,7 @@ def test_rows_that_policies_hide_from_the_sidecar_keep_their_vectors_and_are_tol
         db_of.execute("ALTER TABLE docs ENABLE ROW LEVEL SECURITY")
         wait_until(lambda: "row-level security hides rows" in problem(db_of))
         db_of.execute("SELECT pgmeaning.refresh('docs')")
-        wait_until(lambda: db_of.execute("SELECT FROM pgmeaning.inbox").rowcount == 0)
+        wait_until(lambda: db_of.execute("SELECT FROM pgmeaning._unfolded").rowcount == 0)
         assert db_of.execute("SELECT FROM docs_embedding").rowcount == 1
         db_of.execute(f"CREATE POLICY pgmeaning ON docs FOR SELECT TO {role} USING (true)".encode())
         wait_until(lambda: problem(db_of) == "")

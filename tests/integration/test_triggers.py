@@ -139,7 +139,7 @@ def test_however_often_a_row_changes_the_queue_holds_it_once(docs: Connection, d
     drain()
     docs.execute("UPDATE docs SET title = 'last'")
     with running(Sidecar(dsn, Settings())):
-        wait_until(lambda: docs.execute("SELECT FROM pgmeaning.inbox").rowcount == 0)
+        wait_until(lambda: docs.execute("SELECT FROM pgmeaning._unfolded").rowcount == 0)
     counted = docs.execute(
         "SELECT count(*), count(DISTINCT (collection_id, model, key)) FROM pgmeaning.queue"
     ).fetchone()

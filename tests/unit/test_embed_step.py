@@ -123,7 +123,7 @@ def test_a_backend_that_cannot_launch_hands_on_each_batch_at_once() -> None:
             return super().embed_documents(documents)
 
     class Watched(BoundedQueue[Output]):
-        def put(self, item: Output) -> bool:
+        def put(self, item: Output, *, urgent: bool = False) -> bool:
             events.append("output")
             return super().put(item)
 

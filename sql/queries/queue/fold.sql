@@ -4,29 +4,33 @@
 -- beginning, even if one is in progress: rows that it has passed may have changed since. Rows being embedded at that
 -- moment start again too: otherwise rows removed by a TRUNCATE would get vectors that the scan no longer sees.
 WITH {portion}, taken AS (
-    DELETE FROM pgmeaning.inbox
+    DELETE FROM {inbox}
     WHERE ctid = ANY (ARRAY(SELECT p.id FROM portion AS p))
     RETURNING collection_id, key, note, written_at
 ), seen AS MATERIALIZED (
     -- No key column is ever null: there, a trigger found it renamed or dropped, so only a scan can tell what changed.
     SELECT t.collection_id, CASE WHEN NOT t.unknown THEN t.key END AS key, t.written_at,
-           t.note IS NOT NULL OR t.unknown AS noted
+           t.note IS NOT NULL OR t.unknown AS noted,
+           -- A transaction is known by its time.
+           CASE WHEN count(*) OVER (PARTITION BY t.written_at) < pgmeaning._bulk_rows() THEN {priority}
+                ELSE 1 END AS urgency
     FROM (SELECT *, key IS NOT NULL AND jsonb_path_exists(key, '$.* ? (@ == null)') AS unknown FROM taken) AS t
 ), changed AS (
-    SELECT collection_id, key, min(written_at) AS since FROM seen WHERE key IS NOT NULL GROUP BY collection_id, key
+    SELECT collection_id, key, min(written_at) AS since, max(urgency) AS priority
+    FROM seen WHERE key IS NOT NULL GROUP BY collection_id, key
 ), queued AS (
     INSERT INTO pgmeaning.queue AS q (collection_id, model, key, priority, owed_since)
-    SELECT c.collection_id, t.model, c.key, 1, c.since
+    SELECT c.collection_id, t.model, c.key, c.priority, c.since
     FROM changed AS c JOIN pgmeaning.target AS t USING (collection_id)
     WHERE pg_column_size(c.key) <= 2000
     ORDER BY c.collection_id, t.model, c.key
     ON CONFLICT (collection_id, model, key) DO UPDATE
-        SET generation = excluded.generation, visible_at = now(), attempts = 0, died = 0, priority = 1,
+        SET generation = excluded.generation, visible_at = now(), attempts = 0, died = 0, priority = excluded.priority,
             claimed_by = NULL, failed_at = NULL, last_error = NULL
 ), large AS MATERIALIZED (
     -- One by one, as in scan_page: an entry of the queue's index, with the model, has at most 2,704 bytes. A key that
     -- it refuses is recorded as failed.
-    SELECT pgmeaning._queue_large(c.collection_id, t.model, c.key, 1, c.since) AS done
+    SELECT pgmeaning._queue_large(c.collection_id, t.model, c.key, c.priority, c.since) AS done
     FROM changed AS c JOIN pgmeaning.target AS t USING (collection_id)
     WHERE pg_column_size(c.key) > 2000
 ), started AS (

@@ -1,4 +1,4 @@
 portion AS (
-    SELECT i.ctid AS id FROM pgmeaning.inbox AS i
+    SELECT i.ctid AS id FROM {inbox} AS i
     WHERE (SELECT pg_try_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._fold_lock())) LIMIT %(limit)s
 )

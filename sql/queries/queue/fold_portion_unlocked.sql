@@ -1,7 +1,7 @@
 -- Leaves changes in the inbox if a user's open transaction has locked their queue row, with detach() or retry(). It is
 -- slower, so it is used only after folding has met such a row.
 candidate AS MATERIALIZED (
-    SELECT i.ctid AS id, i.collection_id, i.key FROM pgmeaning.inbox AS i
+    SELECT i.ctid AS id, i.collection_id, i.key FROM {inbox} AS i
     WHERE (SELECT pg_try_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._fold_lock())) LIMIT %(limit)s
 ), queued_already AS MATERIALIZED (
     SELECT c.id, q.place

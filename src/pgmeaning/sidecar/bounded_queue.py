@@ -10,27 +10,32 @@ T = TypeVar("T")
 
 
 class BoundedQueue(Generic[T]):
-    """First in, first out. `put` waits while it is full, `get` while it is empty; ending it wakes all waiters."""
+    """First in, first out, urgent items before the others. `put` waits while it is full, `get` while it is empty.
+
+    Urgent items have as much room again. Ending the queue wakes all who wait.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._items: deque[T] = deque()
+        self._urgent: deque[T] = deque()
         self._changed = threading.Condition()
         self._ended = False
 
-    def put(self, item: T) -> bool:
+    def put(self, item: T, *, urgent: bool = False) -> bool:
         """Add an item; returns False if the queue has ended, so that nobody will take it."""
+        items = self._urgent if urgent else self._items
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or len(self._items) < self._size)
+            self._changed.wait_for(lambda: self._ended or len(items) < self._size)
             if not self._ended:
-                self._items.append(item)
+                items.append(item)
                 self._changed.notify_all()
             return not self._ended
 
     def get(self) -> T | None:
         """The next item; None once the queue has ended and is empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or self._items)
+            self._changed.wait_for(lambda: self._ended or self._urgent or self._items)
             return self._pop()
 
     def get_nowait(self) -> T | None:
@@ -38,16 +43,21 @@ class BoundedQueue(Generic[T]):
         with self._changed:
             return self._pop()
 
+    def get_urgent(self) -> T | None:
+        """The next urgent item; None if there is none right now."""
+        with self._changed:
+            return self._pop() if self._urgent else None
+
     def _pop(self) -> T | None:
-        item = self._items.popleft() if self._items else None
+        items = self._urgent or self._items
+        item = items.popleft() if items else None
         self._changed.notify_all()
         return item
 
-    @property
-    def full(self) -> bool:
+    def is_full(self, *, urgent: bool = False) -> bool:
         """Whether `put` would wait right now."""
         with self._changed:
-            return not self._ended and len(self._items) >= self._size
+            return not self._ended and len(self._urgent if urgent else self._items) >= self._size
 
     def end(self) -> None:
         """Accept no more items; those already in it can still be taken."""
@@ -59,4 +69,5 @@ class BoundedQueue(Generic[T]):
         """End it and discard the items in it."""
         with self._changed:
             self._items.clear()
+            self._urgent.clear()
             self.end()

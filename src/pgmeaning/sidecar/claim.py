@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from pgmeaning.database import sql_files as sql
 from pgmeaning.errors import ModelError
@@ -17,7 +18,7 @@ from pgmeaning.models.pipeline import Budget
 from pgmeaning.sidecar.drain import Drain
 from pgmeaning.sidecar.in_flight import InFlight
 from pgmeaning.sidecar.pace import Paces
-from pgmeaning.sidecar.queue import FOLD_LIMIT, Folded
+from pgmeaning.sidecar.queue import FOLD_LIMIT, URGENT, Folded
 from pgmeaning.sidecar.run import ANY_DEVICE, Run
 from pgmeaning.sidecar.scan import Scans
 from pgmeaning.sidecar.session import Session
@@ -41,13 +42,13 @@ Lane = tuple[str, bool]
 class Claimer:
     """Claims the rows that are owed, lane by lane, over one connection.
 
-    `media_full`: whether a claim of rows with images or videos would have to wait. `drain`: if given, claiming ends
-    once the drain is over.
+    `is_full(media, urgent)`: whether work with images or videos, or without, would have to wait. `drain`: if given,
+    claiming ends once the drain is over.
     """
 
     def __init__(
         self, run: Run, session: Session, in_flight: InFlight, embedders: LoadedModels[Embedder], paces: Paces,
-        media_full: Callable[[], bool], drain: Drain | None,
+        is_full: Callable[[bool, bool], bool], drain: Drain | None,
     ) -> None:  # fmt: skip
         self._run = run
         self._settings = run.settings
@@ -55,7 +56,7 @@ class Claimer:
         self._in_flight = in_flight
         self._embedders = embedders
         self._paces = paces
-        self._media_full = media_full
+        self._is_full = is_full
         self._drain = drain
         self._scans = Scans(run, session, in_flight)
         self._wakefulness = Wakefulness(run, session.connection, session.queue, drain=drain is not None)
@@ -136,25 +137,42 @@ class Claimer:
 
     def _lanes(self) -> list[Lane]:
         targets = [target for target in self._session.registry.targets if target.workable and self._run.serves(target)]
-        lanes = sorted({(target.model, target.has_media) for target in targets})
-        return [(model, media) for model, media in lanes if not (media and self._media_full())]
+        return sorted({(target.model, target.has_media) for target in targets})
 
     def _claim_lane(self, lane: Lane) -> Generator[Claimed, None, bool]:
-        """Claim from the queue for a lane, then the next page of each scan; returns whether there was anything."""
+        """Claim for a lane: what is urgent, then as much as there is room for; returns whether there was anything."""
         embedder = self._embedder(lane[0])
         if embedder is None:
             self._plenty[lane] = False  # nothing that we could work on
             return False
         targets, limit = self._ready(lane), self._limit(lane, self._run.budget(embedder))
+        urgent = other = False
+        if not self._is_full(lane[1], True):
+            claims = self._session.queue.claim(lane[0], list(targets), limit, URGENT)
+            urgent = yield from self._held_by_collection(targets, claims, embedder, urgent=True)
+        if not self._is_full(lane[1], False):
+            other = yield from self._claim_other(lane, targets, limit, embedder)
+        return urgent or other
+
+    def _claim_other(
+        self, lane: Lane, targets: Mapping[int, Target], limit: int, embedder: Embedder
+    ) -> Generator[Claimed, None, bool]:
+        """Claim from the queue, then the next page of each scan."""
         claims = self._session.queue.claim(lane[0], list(targets), limit)
         self._plenty[lane] = len(claims) == limit
-        for collection_id, group in _by_collection(claims).items():
-            yield self._held(targets[collection_id], group, embedder)
+        found = yield from self._held_by_collection(targets, claims, embedder)
         if self._plenty[lane]:
             self._wakefulness.wake_others()
             return True
         scanned = yield from self._scan([t for t in targets.values() if t.scanning], limit, embedder)
-        return bool(claims) or scanned
+        return found or scanned
+
+    def _held_by_collection(
+        self, targets: Mapping[int, Target], claims: Sequence[Claim], embedder: Embedder, *, urgent: bool = False
+    ) -> Generator[Claimed, None, bool]:
+        for collection_id, group in _by_collection(claims).items():
+            yield replace(self._held(targets[collection_id], group, embedder), urgent=urgent)
+        return bool(claims)
 
     def _embedder(self, model: str) -> Embedder | None:
         try:
@@ -210,7 +228,7 @@ class Claimer:
     def _rest(self, last_work: float) -> None:
         """Stay awake for a moment, or while the pipeline works; then sleep until woken."""
         if self._wakefulness.awake and (self._in_flight or time.monotonic() - last_work < AWAKE_FOR):
-            self._wakefulness.pause()
+            self._wakefulness.pause(full=any(self._is_full(media, False) for _, media in self._lanes()))
             return None
         if self._wakefulness.awake:
             self._wakefulness.fall_asleep()

@@ -58,13 +58,16 @@ class EmbedStep:
     def run(self) -> None:
         """Run until the queue of work ends; then end the queue of outputs."""
         while (work := self._next()) is not None:
-            try:
-                self._embed(work)
-            except BaseException as error:
-                log.exception("unexpected error", thread="embed")
-                errors = [(row, describe(error)) for row in work.rows]
-                self._outputs.put(without_vectors(work.target, errors=errors))
+            self._embed_or_fail(work)
         self._outputs.end()
+
+    def _embed_or_fail(self, work: Work) -> None:
+        try:
+            self._embed(work)
+        except BaseException as error:
+            log.exception("unexpected error", thread="embed")
+            errors = [(row, describe(error)) for row in work.rows]
+            self._outputs.put(without_vectors(work.target, errors=errors))
 
     def _next(self) -> Work | None:
         """The next work; unless it is there already, what was launched is finished first."""
@@ -80,6 +83,7 @@ class EmbedStep:
             self._outputs.put(without_vectors(work.target, others))
         vectors = RowVectors([row for row in work.rows if row.vector_count], work.target.dimensions)
         for batch, ahead in self._batches(work, vectors):
+            self._let_urgent_go_first(work)
             if self._run.stopping.is_set():
                 return
             with self._run.model_call(vectors.claims(ahead)):
@@ -87,6 +91,11 @@ class EmbedStep:
             if self._embedders.is_suspended(work.target.model) or not self._embed_batch(work, vectors, batch):
                 self._outputs.put(without_vectors(work.target, handed_back=vectors.waiting))
                 return
+
+    def _let_urgent_go_first(self, work: Work) -> None:
+        """Between two batches: a fresh row does not wait for the rest of a bulk."""
+        while not work.urgent and (urgent := self._work.get_urgent()) is not None:
+            self._embed_or_fail(urgent)
 
     def _batches(self, work: Work, vectors: RowVectors) -> Iterator[tuple[Batch, list[int]]]:
         """(batch, the places of the next): what fits the model's device."""

@@ -48,7 +48,7 @@ class Fetcher:
             if errors:
                 self._outputs.put(without_vectors(work.target, errors=errors))
             if rows:
-                self._work.put(measured(self._run, replace(work, rows=tuple(rows))))
+                self._work.put(measured(self._run, replace(work, rows=tuple(rows))), urgent=work.urgent)
 
     def fetch(self, rows: Sequence[Row]) -> tuple[list[Row], list[tuple[Row, str]]]:
         """The rows with their bytes, and the rows that failed, each with the reason. Not all of them once stopped."""

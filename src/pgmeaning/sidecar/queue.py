@@ -22,6 +22,9 @@ from pgmeaning.settings import Settings
 from pgmeaning.types import Claim
 
 FOLD_LIMIT = 10_000
+# The inboxes, by whether they hold bulks, and the priority of what comes from them.
+INBOXES = {False: ("pgmeaning.inbox", "2"), True: ("pgmeaning.bulk_inbox", "1")}
+URGENT = 2
 # After folding met a row that another transaction has locked, it checks for such locks for this long.
 WARY_SECONDS = 10.0
 # At this attempt at the latest, a row that may have crashed its sidecars stands alone.
@@ -47,26 +50,40 @@ class Queue:
         # Rows that fail run out of attempts in `fail`; one that dies with its sidecars is first to stand alone.
         self._crashes = max(settings.attempts, ALONE)
         self._wary_until = 0.0
+        self._skipped_bulks = False
 
     def fold(self, limit: int = FOLD_LIMIT) -> Folded:
-        """Move up to `limit` changes from the inbox into the queue; none while another sidecar does so."""
+        """Move up to `limit` changes into the queue, none while another sidecar does so.
+
+        Single ones come first, and alone every other time: a row that is waited for need not wait for a second look.
+        """
+        single = self._fold(False, limit)
+        self._skipped_bulks = single.taken > 0 and not self._skipped_bulks
+        if self._skipped_bulks:
+            return single
+        bulk = self._fold(True, limit)
+        return Folded(single.taken + bulk.taken, single.notes + bulk.notes)
+
+    def _fold(self, bulk: bool, limit: int) -> Folded:
         if time.monotonic() < self._wary_until:
-            return retrying(lambda: self._fold("queue/fold_portion_unlocked", limit))
+            return retrying(lambda: self._fold_portion("queue/fold_portion_unlocked", bulk, limit))
         try:
-            return retrying(lambda: self._fold("queue/fold_portion", limit))
+            return retrying(lambda: self._fold_portion("queue/fold_portion", bulk, limit))
         except psycopg.errors.LockNotAvailable:
             self._wary_until = time.monotonic() + WARY_SECONDS
             return Folded()
 
-    def _fold(self, portion: str, limit: int) -> Folded:
+    def _fold_portion(self, portion: str, bulk: bool, limit: int) -> Folded:
         """Fold in one statement, so in one round trip."""
-        statement = sql.composed("queue/fold", {"portion": sql.query(portion)}, parameters=False)
+        inbox, priority = INBOXES[bulk]
+        parts = {"portion": sql.query(portion).format(inbox=inbox), "inbox": inbox, "priority": priority}
+        statement = sql.composed("queue/fold", parts, parameters=False)
         row = self._connection.execute(statement, {"limit": limit}, prepare=True).fetchone()
         return Folded(*row[:2]) if row else Folded()
 
-    def claim(self, model: str, collections: Sequence[int], limit: int) -> list[Claim]:
-        """Lease up to `limit` rows, the most urgent first; none that may have crashed a sidecar."""
-        return self._claim("queue/claim", model, collections, limit=limit)
+    def claim(self, model: str, collections: Sequence[int], limit: int, priority: int = 0) -> list[Claim]:
+        """Lease up to `limit` rows of this priority or more, the most urgent first; none that may crash a sidecar."""
+        return self._claim("queue/claim", model, collections, limit=limit, priority=priority)
 
     def claim_suspect(self, model: str, collections: Sequence[int]) -> list[Claim]:
         """Lease one row that may have crashed its sidecars."""

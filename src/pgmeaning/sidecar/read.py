@@ -47,7 +47,7 @@ class Reader:
             for claims, rows in self._portions(claimed):
                 for some in _by_chunks(rows) if claimed.target.chunking else [rows]:
                     if some:
-                        yield Work(claimed.target, tuple(some), claimed.embedder)
+                        yield Work(claimed.target, tuple(some), claimed.embedder, urgent=claimed.urgent)
                 left = left[len(claims) :]
         except BaseException:
             self._in_flight.drop(left)  # so that they count as lost and are handed back over the next connection

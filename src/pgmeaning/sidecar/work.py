@@ -19,6 +19,7 @@ class Claimed:
     target: Target
     claims: tuple[Claim, ...]
     embedder: Embedder
+    urgent: bool = False  # goes before other work
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Work:
     rows: tuple[Row, ...]
     embedder: Embedder
     lengths: tuple[int, ...] = ()  # tokens of each distinct document, once they are counted
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
