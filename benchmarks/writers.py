@@ -5,7 +5,8 @@
 pgbench writes into a table without triggers and into an attached one, in turn, round by round. "Trigger alone": the
 lock of an awake sidecar is held, so there is no NOTIFY, and nothing else runs. "Sidecar busy": a real one is awake,
 with a model that takes time but not the processor, like one behind HTTP, and has a backlog to embed in both turns.
-"Sidecar asleep": no sidecar is awake, so each commit sends a NOTIFY. "Sidecar at full speed": the model costs nothing,
+"No sidecar": nobody is there to be told. "Sidecar asleep": one sleeps and never wakes, so that each commit sends a
+NOTIFY; a real one wakes at the first. "Sidecar at full speed": the model costs nothing,
 so the sidecar competes with the writers.
 """
 
@@ -39,7 +40,8 @@ BACKLOG_A_SECOND = 4000
 SETTINGS = (
     ("trigger alone", "awake"),
     ("sidecar busy, on the same processors", "slow"),
-    ("sidecar asleep", "none"),
+    ("no sidecar", "none"),
+    ("sidecar asleep for ever", "asleep"),
     ("sidecar at full speed, on the same processors", "fast"),
 )
 
@@ -97,9 +99,10 @@ def _sidecar(dsn: str, setting: str, seconds: int) -> Iterator[None]:
                 [BACKLOG_A_SECOND * seconds * 2],
             )
             connection.execute("SELECT pgmeaning.attach('backlog', ARRAY['body'], model => 'synthetic-384')")
-    if setting == "awake":
+    if setting in ("awake", "asleep"):
         with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute("SELECT pg_advisory_lock(pgmeaning._lock_class(), pgmeaning._awake_lock())")
+            lock = f"SELECT pg_advisory_lock(pgmeaning._lock_class(), pgmeaning._{setting}_lock())"
+            connection.execute(lock.encode())
             yield
         return
     with nullcontext() if setting == "none" else bench.sidecar(dsn, slow=setting == "slow"):

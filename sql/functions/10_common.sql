@@ -8,8 +8,10 @@
 --   3 migration: one at a time; it runs before these functions exist, so the number is in sql/queries/calls.sql
 --   4 maintenance: one sidecar at a time looks after the sources
 --   5 loopback: one session at a time makes or alters it
+--   6 asleep: held by a sidecar that sleeps, so that triggers send a NOTIFY; none is sent where nobody would hear it
 CREATE OR REPLACE FUNCTION pgmeaning._lock_class() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826405 $$;
 CREATE OR REPLACE FUNCTION pgmeaning._awake_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1 $$;
+CREATE OR REPLACE FUNCTION pgmeaning._asleep_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 6 $$;
 CREATE OR REPLACE FUNCTION pgmeaning._fold_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 2 $$;
 CREATE OR REPLACE FUNCTION pgmeaning._maintenance_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 4 $$;
 CREATE OR REPLACE FUNCTION pgmeaning._loopback_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 5 $$;

@@ -19,7 +19,8 @@ $$;
 -- From so many rows on, a statement or transaction makes a bulk of changes, which single ones overtake.
 CREATE OR REPLACE FUNCTION pgmeaning._bulk_rows() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 128 $$;
 
--- The statement by which a trigger records an event in one of the inboxes.
+-- The statement by which a trigger records an event in one of the inboxes: so many changes in the one, the rest in the
+-- other; of an UPDATE all, since nothing says that a join gives its rows in the same order twice.
 CREATE OR REPLACE FUNCTION pgmeaning._recording(c pgmeaning.collection, event text, inbox text) RETURNS text
 LANGUAGE plpgsql STABLE
 AS $make$
@@ -32,10 +33,12 @@ DECLARE
 BEGIN
     RETURN format(CASE event WHEN 'insert' THEN $insert$
             INSERT INTO pgmeaning.%7$s (collection_id, key)
-            SELECT %1$s, n.key FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key FROM new_rows) AS n;
+            SELECT %1$s, n.key FROM (SELECT %2$s) AS gone
+            CROSS JOIN LATERAL (SELECT %4$s AS key FROM new_rows) AS n%8$s;
 $insert$ WHEN 'delete' THEN $delete$
             INSERT INTO pgmeaning.%7$s (collection_id, key)
-            SELECT %1$s, o.key FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %4$s AS key FROM old_rows) AS o;
+            SELECT %1$s, o.key FROM (SELECT %2$s) AS gone
+            CROSS JOIN LATERAL (SELECT %4$s AS key FROM old_rows) AS o%8$s;
 $delete$ WHEN 'update' THEN $update$
             INSERT INTO pgmeaning.%7$s (collection_id, key)
             WITH before AS NOT MATERIALIZED (
@@ -48,7 +51,7 @@ $delete$ WHEN 'update' THEN $update$
             SELECT %1$s, n.key FROM after AS n LEFT JOIN before AS o ON o.key = n.key
             WHERE o.present IS NULL OR o.content *<> n.content
             UNION ALL
-            SELECT %1$s, o.key FROM before AS o LEFT JOIN after AS n ON n.key = o.key WHERE n.present IS NULL;
+            SELECT %1$s, o.key FROM before AS o LEFT JOIN after AS n ON n.key = o.key WHERE n.present IS NULL%8$s;
 $update$ END,
         c.id,
         pgmeaning._stand_ins(c, 'NULL::int'),
@@ -57,7 +60,9 @@ $update$ END,
          FROM unnest(c.key_columns) WITH ORDINALITY AS u (k, i)),
         CASE WHEN computed THEN 'ROW(0)' ELSE content END,
         CASE WHEN computed THEN 'ROW(1)' ELSE content END,
-        inbox);
+        inbox,
+        CASE WHEN inbox = 'inbox' THEN ' LIMIT ' || pgmeaning._bulk_rows()
+             WHEN event <> 'update' THEN ' OFFSET ' || pgmeaning._bulk_rows() END);
 END
 $make$;
 
@@ -69,7 +74,8 @@ $make$;
 --   *<> compares the bytes of records: it exists for all types, and no collation hides a change;
 --   a virtual generated column cannot be read from a transition table: where one is embedded, each updated row is
 --   recorded.
--- A statement that changes many rows goes to an inbox of its own, so that single changes can overtake it.
+-- The changes of a statement over many rows go to an inbox of their own but for the first, so that single changes can
+-- overtake them: to count them beforehand would cost every write.
 -- SECURITY DEFINER: whoever may write to the source table appends to the inbox without a right to it. Nobody else may
 -- create a trigger with it (firing one takes no right): on a table of their own they could write any key.
 CREATE OR REPLACE FUNCTION pgmeaning._trigger_body(c pgmeaning.collection) RETURNS text
@@ -78,27 +84,34 @@ AS $make$
     SELECT format($function$
 -- enable_nestloop: the plan is cached at the first statement, and one row's plan would be quadratic for a million rows.
 #variable_conflict use_column
+DECLARE
+    recorded bigint;
 BEGIN
-    IF TG_OP = 'INSERT' THEN
-        IF (SELECT count(*) FROM (SELECT FROM new_rows LIMIT %1$s) AS n) < %1$s THEN %2$s
-        ELSE %3$s
+    IF TG_OP = 'INSERT' THEN %2$s
+        GET DIAGNOSTICS recorded = ROW_COUNT;
+        IF recorded = %1$s THEN %3$s
         END IF;
-    ELSIF TG_OP = 'DELETE' THEN
-        IF (SELECT count(*) FROM (SELECT FROM old_rows LIMIT %1$s) AS n) < %1$s THEN %4$s
-        ELSE %5$s
+    ELSIF TG_OP = 'DELETE' THEN %4$s
+        GET DIAGNOSTICS recorded = ROW_COUNT;
+        IF recorded = %1$s THEN %5$s
         END IF;
-    ELSIF TG_OP = 'UPDATE' THEN
-        IF (SELECT count(*) FROM (SELECT FROM new_rows LIMIT %1$s) AS n) < %1$s THEN %6$s
-        ELSE %7$s
+    ELSIF TG_OP = 'UPDATE' THEN %6$s
+        GET DIAGNOSTICS recorded = ROW_COUNT;
+        IF recorded = %1$s THEN %7$s
         END IF;
     ELSE
         INSERT INTO pgmeaning.inbox (collection_id, note) VALUES (%8$s, 'truncate');
     END IF;
-    -- A sidecar that is awake holds this lock exclusively: a NOTIFY, with the lock that it takes at commit, pays only
-    -- when none does. None where transactions may be prepared, since NOTIFY makes PREPARE TRANSACTION fail.
-    IF FOUND AND pg_catalog.current_setting('max_prepared_transactions') = '0'
+    -- A NOTIFY, with the lock that it takes at commit, pays only when no sidecar is awake and one is asleep: each state
+    -- is a lock that a sidecar holds exclusively. None where transactions may be prepared, since NOTIFY makes PREPARE
+    -- TRANSACTION fail.
+    IF (FOUND OR recorded > 0) AND pg_catalog.current_setting('max_prepared_transactions') = '0'
        AND pg_catalog.pg_try_advisory_lock_shared(%9$s) AND pg_catalog.pg_advisory_unlock_shared(%9$s) THEN
-        NOTIFY pgmeaning;
+        IF pg_catalog.pg_try_advisory_lock_shared(%10$s) THEN
+            PERFORM pg_catalog.pg_advisory_unlock_shared(%10$s);
+        ELSE
+            NOTIFY pgmeaning;
+        END IF;
     END IF;
     RETURN NULL;
 END
@@ -109,7 +122,8 @@ $function$,
         pgmeaning._recording(c, 'update', 'inbox'), pgmeaning._recording(c, 'update', 'bulk_inbox'),
         c.id,
         -- The numbers themselves: a function would cost every write.
-        format('%s, %s', pgmeaning._lock_class(), pgmeaning._awake_lock()))
+        format('%s, %s', pgmeaning._lock_class(), pgmeaning._awake_lock()),
+        format('%s, %s', pgmeaning._lock_class(), pgmeaning._asleep_lock()))
 $make$;
 
 CREATE OR REPLACE FUNCTION pgmeaning._make_trigger_function(c pgmeaning.collection) RETURNS void

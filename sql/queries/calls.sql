@@ -135,12 +135,19 @@ SELECT pgmeaning._test_loopback()
 -- One migration at a time; released at the end of the transaction.
 SELECT pg_catalog.pg_advisory_xact_lock(1885826405, 3)
 
--- name: try_drain_lock
+-- name: try_awake_lock
 -- "Somebody is awake": triggers that cannot take this lock in share mode send no NOTIFY.
 SELECT pg_try_advisory_lock(pgmeaning._lock_class(), pgmeaning._awake_lock())
 
--- name: drop_drain_lock
+-- name: drop_awake_lock
 SELECT pg_advisory_unlock(pgmeaning._lock_class(), pgmeaning._awake_lock())
+
+-- name: try_asleep_lock
+-- "Somebody is asleep": otherwise they send none either, since nobody would hear it.
+SELECT pg_try_advisory_lock(pgmeaning._lock_class(), pgmeaning._asleep_lock())
+
+-- name: drop_asleep_lock
+SELECT pg_advisory_unlock(pgmeaning._lock_class(), pgmeaning._asleep_lock())
 
 -- name: try_maintenance
 -- One sidecar at a time checks the sources, for one transaction.

@@ -419,3 +419,14 @@ def test_wait_for_waits_for_the_rows_of_a_bulk_insert(db: Connection, dsn: str) 
     with running(Sidecar(dsn, QUICK)):
         db.execute("CALL pgmeaning.wait_for('docs')")
     assert len(embedded(db)) == 500
+
+
+def test_sidecars_that_sleep_are_woken_by_a_write_each_time(db: Connection, dsn: str) -> None:
+    make(db, 1)
+    asleep = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = pgmeaning._asleep_lock() AND granted"
+    patient = Settings(maintenance=0.1, poll=60)
+    with running(Sidecar(dsn, patient)), running(Sidecar(dsn, patient)):
+        for key in range(2, 6):
+            wait_until(lambda: settled(db) and db.execute(asleep).fetchone() is not None)
+            db.execute("INSERT INTO docs VALUES (%s, 'new')", (key,))
+            wait_until(lambda wanted=key: embedded(db)[-1:] == [wanted])  # type: ignore[misc]

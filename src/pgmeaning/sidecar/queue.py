@@ -25,6 +25,7 @@ FOLD_LIMIT = 10_000
 # The inboxes, by whether they hold bulks, and the priority of what comes from them.
 INBOXES = {False: ("pgmeaning.inbox", "2"), True: ("pgmeaning.bulk_inbox", "1")}
 URGENT = 2
+BULK = 128  # as pgmeaning._bulk_rows()
 # After folding met a row that another transaction has locked, it checks for such locks for this long.
 WARY_SECONDS = 10.0
 # At this attempt at the latest, a row that may have crashed its sidecars stands alone.
@@ -55,10 +56,10 @@ class Queue:
     def fold(self, limit: int = FOLD_LIMIT) -> Folded:
         """Move up to `limit` changes into the queue, none while another sidecar does so.
 
-        Single ones come first, and alone every other time: a row that is waited for need not wait for a second look.
+        Single ones come first; few of them alone every other time, since they need not wait for a second look.
         """
         single = self._fold(False, limit)
-        self._skipped_bulks = single.taken > 0 and not self._skipped_bulks
+        self._skipped_bulks = 0 < single.taken < BULK and not self._skipped_bulks
         if self._skipped_bulks:
             return single
         bulk = self._fold(True, limit)
@@ -152,13 +153,13 @@ class Queue:
         """Sleep until a trigger wakes us or the time is up; returns whether we were woken."""
         return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
 
-    def stay_awake(self) -> bool:
-        """Take the lock that tells triggers to send no NOTIFY; False while another sidecar has it."""
-        return bool(_scalar(self._connection, "try_drain_lock"))
+    def try_state(self, state: str) -> bool:
+        """Take the lock that tells triggers that a sidecar is "awake" or "asleep"; False while another one has it."""
+        return bool(_scalar(self._connection, f"try_{state}_lock"))
 
-    def fall_asleep(self) -> None:
-        """Release that lock; look once more before sleeping, since a trigger may have seen it held."""
-        _scalar(self._connection, "drop_drain_lock")
+    def drop_state(self, state: str) -> None:
+        """Release that lock."""
+        _scalar(self._connection, f"drop_{state}_lock")
 
     def wake_others(self) -> None:
         """Wake the other sidecars: there is more work than this one claims at once."""

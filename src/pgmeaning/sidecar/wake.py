@@ -1,4 +1,4 @@
-"""When a sidecar is awake and when it sleeps: triggers send a NOTIFY only while nobody is awake."""
+"""When a sidecar is awake and when it sleeps: triggers send a NOTIFY only while nobody is awake and somebody sleeps."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ FULL_POLL = 0.05
 # How often it looks where triggers send no NOTIFY, and while draining.
 SHORT_POLL = 0.1
 WAKE_OTHERS_SECONDS = 1.0
+LOOKS = 5
 
 
 class Wakefulness:
-    """Holds the lock that tells triggers to send no NOTIFY, over one connection."""
+    """Holds the locks that tell triggers whether to send a NOTIFY, over one connection."""
 
     def __init__(self, run: Run, connection: Connection, queue: Queue, *, drain: bool) -> None:
         self._run = run
@@ -27,17 +28,29 @@ class Wakefulness:
         self._woke_others = 0.0
         self._poll = SHORT_POLL if drain or _uses_prepared_transactions(connection) else run.settings.poll
         self.awake = False
+        self._asleep = False
         connection.execute(sql.query("listen"))
 
     def stay_awake(self) -> None:
-        """Take the lock, unless another sidecar has it."""
+        """Say that we are awake, unless another sidecar does."""
         if not self.awake:
-            self.awake = self._queue.stay_awake()
+            self.awake = self._queue.try_state("awake")
+        if self._asleep:
+            self._queue.drop_state("asleep")
+            self._asleep = False
 
     def fall_asleep(self) -> None:
-        """Release the lock. A trigger may have seen it held just before: look once more, then sleep."""
-        self._queue.fall_asleep()
+        """Say that we sleep. A trigger may have seen us awake just before: look once more, then sleep."""
+        self._lie_down()
+        self._queue.drop_state("awake")
         self.awake = False
+
+    def _lie_down(self) -> None:
+        """Say that we sleep, unless another sidecar does. A trigger that looks holds the lock, too, for an instant."""
+        for _ in range(LOOKS):
+            if self._asleep:
+                break
+            self._asleep = self._queue.try_state("asleep")
 
     def wake_others(self) -> None:
         """Tell the other sidecars that there is work for more than one; at most once a second."""
@@ -51,6 +64,7 @@ class Wakefulness:
 
     def sleep(self) -> None:
         """Sleep until woken or stopped, or the time is up."""
+        self._lie_down()
         end = time.monotonic() + self._poll
         while not self._run.stopping.is_set() and (left := end - time.monotonic()) > 0:
             if self._queue.wait(min(left, STOP_POLL)):
