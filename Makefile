@@ -5,13 +5,15 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+MINUTES ?= 2
+SEED ?= 1
 BENCHMARK ?= ingest writers search quality models
 # The demo reads text alone. The tests run Qwen3-VL on pictures and video, which takes torchvision and the torch built with it.
 TORCH_RUN := torch==2.13.0
 TORCH_DEV := torch==2.14.1 torchvision==0.29.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix coverage lint bench docs clean
+.PHONY: help demo test test-matrix chaos coverage lint bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +26,9 @@ test: lint ## check style, types and layers, and run the tests
 
 test-matrix: $(VENV)/.set-up-dev ## run the integration tests on older PostgreSQL and pgvector, as far as packages carry them
 	@$(BIN)/python -m tests.matrix
+
+chaos: $(VENV)/.set-up-dev ## let everything go wrong for a while, and check that nothing was lost; MINUTES=30 SEED=7
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
 
 coverage: $(VENV)/.set-up-dev ## list the lines that no unit or integration test reaches
 	@$(BIN)/coverage erase
