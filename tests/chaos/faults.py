@@ -92,7 +92,6 @@ class Faults:
             self.detach_partition, self.detach_partition_in_a_transaction, self.vacuum_full, self.reindex,
             self.pause, self.refresh, self.retry,
             self.disable_triggers, self.drop_trigger, self.drop_view, self.change_type,
-
         ]  # fmt: skip
         server = [self.restart_fast, self.restart_immediately]
         return [*processes, *processes, *connections, *locks, *tables, *tables, *server]

@@ -35,7 +35,8 @@ SELECT pgmeaning.attach('long', ARRAY['body'], chunking => '{"method": "tokens",
 # SQLSTATEs that a user may meet here without our doing: lost connections, a server that stops, starts or is full, locks
 # and races between users, and tables or columns that somebody is just changing.
 EXPLAINED = (
-    "08", "57", "53", "40", "55P03", "25006", "25P02", "23505", "21000", "42P01", "42703", "42704", "42804", "55000", "23514",
+    "08", "57", "53", "40", "55P03", "25006", "25P02", "23505", "21000", "42P01", "42703", "42704", "42804", "55000",
+    "23514",
     "PM007", "PM008",  # no sidecar is there just now
 )  # fmt: skip
 
