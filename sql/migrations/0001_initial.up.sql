@@ -194,9 +194,13 @@ CREATE TYPE pgmeaning.ranked_hit AS (
     key jsonb, chunk int, chunk_text text, distance float8, score float8, model text, vector_rank int, text_rank int
 );
 
+-- The last row of a page, behind which the next one begins.
+CREATE TYPE pgmeaning.search_cursor AS (distance float8, key jsonb);
+
 -- How a search was asked for, but for its query. condition: its filter, checked; leave_out: keys not to be found.
 CREATE TYPE pgmeaning.search_options AS (
-    k bigint, condition text, mode text, candidates bigint, grouped bool, leave_out jsonb[]
+    k bigint, condition text, mode text, candidates bigint, grouped bool, leave_out jsonb[],
+    after pgmeaning.search_cursor
 );
 
 -- The index that a vector table has, the one that is planned, and what that costs.

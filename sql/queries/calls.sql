@@ -40,7 +40,7 @@ SELECT pgmeaning.similarity(%(a)s, %(b)s, model => %(model)s, timeout => %(timeo
 SELECT key::text, chunk, chunk_text, distance, score, model, vector_rank, text_rank
 FROM pgmeaning.search(%(collection)s::text, %(query)s::text, k => %(k)s, filter => %(filter)s,
     filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s,
-    timeout => %(timeout)s)
+    timeout => %(timeout)s, after => (%(after_distance)s, %(after_key)s))
 
 -- name: search_many
 SELECT query_index, key::text, chunk, chunk_text, distance, score, model, vector_rank, text_rank
@@ -51,12 +51,14 @@ FROM pgmeaning.search_many(%(collection)s, %(queries)s::text[], k => %(k)s, filt
 -- name: nearest
 SELECT key::text, chunk, chunk_text, distance, score, model
 FROM pgmeaning.nearest(%(collection)s, %(vector)s, k => %(k)s, filter => %(filter)s,
-    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s)
+    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s,
+    after => (%(after_distance)s, %(after_key)s))
 
 -- name: similar
 SELECT key::text, chunk, chunk_text, distance, score, model
 FROM pgmeaning.similar(%(collection)s, %(key)s, k => %(k)s, filter => %(filter)s,
-    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s)
+    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s,
+    after => (%(after_distance)s, %(after_key)s))
 
 -- ---------------------------------------------------------------- Views
 

