@@ -114,7 +114,7 @@ $$;
 
 -- What a search was asked for. Numbers are bounded, as products of larger ones would overflow.
 CREATE OR REPLACE FUNCTION pgmeaning._search_options(c pgmeaning.collection, k bigint, filter text,
-    filter_params text[], mode text, candidates bigint, grouped bool, after pgmeaning.search_cursor)
+    filter_params text[], filter_path text, mode text, candidates bigint, grouped bool, after pgmeaning.search_cursor)
 RETURNS pgmeaning.search_options
 LANGUAGE plpgsql STABLE
 AS $$
@@ -123,7 +123,8 @@ DECLARE
 BEGIN
     o.after := pgmeaning._cursor(c, mode, coalesce(grouped, true), after);
     o.k := least(k, 2147483647);
-    o.condition := pgmeaning._condition(c, filter, filter_params);
+    o.path := CASE WHEN filter IS NOT NULL THEN pgmeaning._filter_path(filter_path) END;
+    o.condition := pgmeaning._condition(c, filter, filter_params, o.path);
     o.mode := mode;
     o.candidates := CASE WHEN candidates IS NOT NULL THEN least(candidates, 2147483647) END;  -- null stays null
     o.grouped := coalesce(grouped, true);
@@ -195,7 +196,7 @@ $$;
 -- index should give all that are wanted, and costs less than an iterative one; but it does not where much of the index
 -- is dead, as after changes.
 CREATE OR REPLACE FUNCTION pgmeaning._by_index(statement text, query_vector vector, to_fetch bigint, candidates bigint,
-    k bigint, at_once bool, OUT fit bigint, OUT tied bool, OUT hits pgmeaning.search_hit[])
+    o pgmeaning.search_options, at_once bool, OUT fit bigint, OUT tied bool, OUT hits pgmeaning.search_hit[])
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off SET jit = off
 AS $$
 DECLARE
@@ -206,13 +207,16 @@ DECLARE
     bound      text := current_setting('hnsw.max_scan_tuples', true);
     scans      text[] := CASE WHEN at_once AND to_fetch <= 1000 THEN '{off,relaxed_order}' ELSE '{relaxed_order}' END;
     scan       text;
+    own_path   text := current_setting('search_path');
 BEGIN
     PERFORM set_config('hnsw.ef_search', least(to_fetch, 1000)::text, true);
     PERFORM set_config('hnsw.max_scan_tuples', least(2 * to_fetch + 20000, 2147483647)::text, true)
     WHERE iterative IS NOT NULL;
     FOREACH scan IN ARRAY scans LOOP
         PERFORM set_config('hnsw.iterative_scan', scan, true) WHERE iterative IS NOT NULL;
-        EXECUTE statement INTO fit, tied, hits USING query_vector, to_fetch, candidates, k;
+        PERFORM set_config('search_path', o.path, true) WHERE o.path IS NOT NULL;
+        EXECUTE statement INTO fit, tied, hits USING query_vector, to_fetch, candidates, o.k;
+        PERFORM set_config('search_path', own_path, true);
         EXIT WHEN fit >= 0.9 * to_fetch OR iterative IS NULL;
     END LOOP;
     PERFORM set_config('hnsw.ef_search', size, true);
@@ -224,7 +228,7 @@ $$;
 -- How many of the nearest vectors to fetch, so that enough belong to rows that may be found; null: so many that it is
 -- cheaper to look at the vectors of those rows alone.
 CREATE OR REPLACE FUNCTION pgmeaning._rows_to_fetch(c pgmeaning.collection, t pgmeaning.target, wanted bigint,
-    condition text) RETURNS bigint
+    o pgmeaning.search_options) RETURNS bigint
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -232,13 +236,13 @@ DECLARE
     may_be_found float8;
     share        float8;
 BEGIN
-    IF condition IS NULL AND NOT row_security_active(c.source::oid) THEN
+    IF o.condition IS NULL AND NOT row_security_active(c.source::oid) THEN
         RETURN wanted;
     END IF;
     vectors := greatest(1, pgmeaning._vectors_expected(t.vectors));
-    may_be_found := greatest(1, pgmeaning._rows_expected(c, condition));
+    may_be_found := greatest(1, pgmeaning._rows_expected(c, o.condition, o.path));
     IF c.chunking IS NOT NULL THEN  -- a row has several vectors
-        may_be_found := may_be_found * greatest(1, vectors / greatest(1, pgmeaning._rows_expected(c, NULL)));
+        may_be_found := may_be_found * greatest(1, vectors / greatest(1, pgmeaning._rows_expected(c, NULL, NULL)));
     END IF;
     share := least(1, may_be_found / vectors);
     RETURN CASE WHEN wanted * 1.25 / share <= may_be_found / 4 THEN ceil(wanted * 1.25 / share) END;
@@ -313,21 +317,21 @@ DECLARE
     near     text := format('%s, (%s)::float8 AS "pgmeaning.nearness" FROM %s AS v WHERE true%s '
                             'ORDER BY %2$s%5$s LIMIT $2', columns, nearness, vectors, others,
                             CASE WHEN plan.indexed THEN '' ELSE ', ' || keys END);
-    to_fetch bigint := pgmeaning._rows_to_fetch(c, t, plan.candidates, o.condition);
+    to_fetch bigint := pgmeaning._rows_to_fetch(c, t, plan.candidates, o);
     exact    record;
     answer   record;
 BEGIN
     IF to_fetch = plan.candidates THEN
         -- Nearly all rows may be found, so only the nearest few are looked up.
         answer := pgmeaning._by_index(pgmeaning._phases_sql(c, near, 'SELECT v.* FROM near AS v', may_be),
-            query_vector, to_fetch, plan.candidates, o.k, true);
+            query_vector, to_fetch, plan.candidates, o, true);
         IF cardinality(answer.hits) = o.k AND answer.fit >= to_fetch / 2 AND NOT (plan.indexed AND answer.tied) THEN
             RETURN answer.hits;
         END IF;
     ELSIF to_fetch IS NOT NULL THEN
         answer := pgmeaning._by_index(pgmeaning._phases_sql(c, near,
             format('SELECT v.* FROM near AS v WHERE %s LIMIT $3', may_be), 'true'),
-            query_vector, to_fetch, plan.candidates, o.k, false);
+            query_vector, to_fetch, plan.candidates, o, false);
         IF answer.fit = plan.candidates AND NOT (plan.indexed AND answer.tied) THEN
             RETURN answer.hits;
         END IF;
@@ -340,6 +344,7 @@ BEGIN
     exact := pgmeaning._exact_distance_sql(c, format(
         '(%s FROM %s AS v JOIN %s AS s ON %s WHERE true%s ORDER BY (%s) + 0::float8, %s LIMIT $2) AS v',
         columns, vectors, source, same, others, pgmeaning._nearness('signature', t.dimensions, NULL), keys), '$3', '');
+    PERFORM set_config('search_path', o.path, true) WHERE o.path IS NOT NULL;
     EXECUTE format('SELECT %s AS hits FROM (%s) AS v', exact.hits, exact.nearest)
     INTO answer USING query_vector, greatest(3 * plan.candidates, 1000), o.k;
     RETURN answer.hits;
@@ -365,6 +370,7 @@ BEGIN
             pgmeaning._relation_name(t.vectors), pgmeaning._source_rows(c, o.condition),
             pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types),
             pgmeaning._and_not_of(c, o.leave_out)), '$2', '');
+        PERFORM set_config('search_path', o.path, true) WHERE o.path IS NOT NULL;
         EXECUTE format('SELECT %s FROM (%s) AS v', exact.hits, exact.nearest) INTO hits USING query_vector, o.k;
     END IF;
     RETURN hits;
@@ -468,7 +474,8 @@ AS $$ SELECT t FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.sta
 
 CREATE OR REPLACE FUNCTION pgmeaning.nearest(collection text, query_vector vector, k bigint DEFAULT 10,
     filter text DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[], mode text DEFAULT NULL,
-    candidates bigint DEFAULT NULL, grouped bool DEFAULT true, after pgmeaning.search_cursor DEFAULT NULL)
+    candidates bigint DEFAULT NULL, grouped bool DEFAULT true, after pgmeaning.search_cursor DEFAULT NULL,
+    filter_path text DEFAULT current_setting('search_path'))
 RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
 LANGUAGE plpgsql STABLE
 AS $$
@@ -479,7 +486,8 @@ DECLARE
     hits pgmeaning.search_hit[];
 BEGIN
     PERFORM pgmeaning._check_search(c, t, k, mode);
-    o := pgmeaning._search_options(c, k, filter, filter_params::text[], mode, candidates, grouped, after);
+    o := pgmeaning._search_options(c, k, filter, filter_params::text[], filter_path, mode, candidates,
+                                   grouped, after);
     hits := pgmeaning._pinned(c, (pgmeaning._page(c, t, pgmeaning._to_dimensions(query_vector, t), o)).hits);
     RETURN QUERY SELECT * FROM unnest(hits);
 END
@@ -518,7 +526,8 @@ $$;
 CREATE OR REPLACE FUNCTION pgmeaning.search_many(collection text, queries text[], k bigint DEFAULT 10,
     filter text DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[], mode text DEFAULT NULL,
     candidates bigint DEFAULT NULL, grouped bool DEFAULT true, timeout interval DEFAULT '10 seconds',
-    weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
+    weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL,
+    filter_path text DEFAULT current_setting('search_path'))
 RETURNS TABLE (query_index int, key jsonb, chunk int, chunk_text text, distance float8, score float8, model text,
     vector_rank int, text_rank int)
 LANGUAGE plpgsql STABLE
@@ -528,7 +537,8 @@ DECLARE
     o pgmeaning.search_options;
 BEGIN
     PERFORM pgmeaning._check_search(c, pgmeaning._active_target(c), k, nullif(mode, 'hybrid'));
-    o := pgmeaning._search_options(c, k, filter, filter_params::text[], mode, candidates, grouped, NULL);
+    o := pgmeaning._search_options(c, k, filter, filter_params::text[], filter_path, mode, candidates,
+                                   grouped, NULL);
     RETURN QUERY SELECT m.query_index, h.key, h.chunk, h.chunk_text, h.distance, h.score, h.model, h.vector_rank,
                         h.text_rank
     FROM pgmeaning._search_many(c, queries, o, coalesce(timeout, '10 seconds'), weights, rank_constant) AS m
@@ -562,7 +572,8 @@ CREATE OR REPLACE FUNCTION pgmeaning.search(collection text, query text, k bigin
     filter_params anycompatiblearray DEFAULT NULL::text[], mode text DEFAULT NULL, candidates bigint DEFAULT NULL,
     rerank bigint DEFAULT NULL, reranker text DEFAULT NULL, grouped bool DEFAULT true,
     timeout interval DEFAULT '10 seconds', weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL,
-    after pgmeaning.search_cursor DEFAULT NULL)
+    after pgmeaning.search_cursor DEFAULT NULL,
+    filter_path text DEFAULT current_setting('search_path'))
 RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text, vector_rank int,
     text_rank int)
 LANGUAGE plpgsql STABLE
@@ -585,8 +596,8 @@ BEGIN
     END IF;
     PERFORM pgmeaning._check_search(c, pgmeaning._active_target(c), k, nullif(mode, 'hybrid'));
     judge := pgmeaning._reranker(reranker) WHERE rerank IS NOT NULL;
-    o := pgmeaning._search_options(c, greatest(k, rerank), filter, filter_params::text[], mode, candidates, grouped,
-                                   after);
+    o := pgmeaning._search_options(c, greatest(k, rerank), filter, filter_params::text[], filter_path, mode,
+                                   candidates, grouped, after);
     SELECT m.hits INTO hits
     FROM pgmeaning._search_many(c, ARRAY[query], o, patience, weights, rank_constant) AS m;
     IF rerank IS NULL THEN
@@ -597,7 +608,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.search (text, text, bigint, text, anycompatiblearray, text, bigint, bigint, text, bool,
-    interval, float8[], float8, pgmeaning.search_cursor)
+    interval, float8[], float8, pgmeaning.search_cursor, text)
     IS 'The k rows of a collection that are nearest in meaning to a text.';
 
 -- What was found, in the order and with the scores of a reranker.
@@ -644,7 +655,8 @@ $$;
 CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, filter text,
     filter_params anycompatiblearray, k bigint DEFAULT 10, mode text DEFAULT NULL, candidates bigint DEFAULT NULL,
     rerank bigint DEFAULT NULL, reranker text DEFAULT NULL, timeout interval DEFAULT '10 seconds',
-    weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL, after pgmeaning.search_cursor DEFAULT NULL)
+    weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL, after pgmeaning.search_cursor DEFAULT NULL,
+    filter_path text DEFAULT current_setting('search_path'))
 RETURNS TABLE (hit anyelement, distance float8, score float8)
 LANGUAGE plpgsql STABLE
 AS $$
@@ -653,38 +665,40 @@ DECLARE
 BEGIN
     RETURN QUERY EXECUTE format(  -- not the alias alone, which might be a column's name
         'SELECT ("the row".*)::%2$s, f.distance, f.score '
-        'FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7, $8, $9, true, $10, $11, $12, $13) '
+        'FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7, $8, $9, true, $10, $11, $12, $13, $14) '
         'WITH ORDINALITY AS f CROSS JOIN LATERAL jsonb_to_record(f.key) AS k (%1$s) JOIN %2$s AS "the row" ON %3$s '
         'ORDER BY f.ordinality',
         pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._relation_name(c.source),
         pgmeaning._key_match('the row', c.key_columns, 'k', c.key_columns, c.key_types))
     USING c.name, query, k, filter, filter_params::text[], mode, candidates, rerank, reranker, timeout, weights,
-        rank_constant, after;
+        rank_constant, after, filter_path;
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.search (anyelement, text, text, anycompatiblearray, bigint, text, bigint, bigint, text,
-    interval, float8[], float8, pgmeaning.search_cursor)
+    interval, float8[], float8, pgmeaning.search_cursor, text)
     IS 'The k rows of a table that are nearest in meaning to a text, as rows of that table; the filter has parameters.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, k bigint DEFAULT 10,
     filter text DEFAULT NULL, mode text DEFAULT NULL, candidates bigint DEFAULT NULL, rerank bigint DEFAULT NULL,
     reranker text DEFAULT NULL, timeout interval DEFAULT '10 seconds', weights float8[] DEFAULT NULL,
-    rank_constant float8 DEFAULT NULL, after pgmeaning.search_cursor DEFAULT NULL)
+    rank_constant float8 DEFAULT NULL, after pgmeaning.search_cursor DEFAULT NULL,
+    filter_path text DEFAULT current_setting('search_path'))
 RETURNS TABLE (hit anyelement, distance float8, score float8)
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
     RETURN QUERY SELECT * FROM pgmeaning.search(source, query, filter, NULL::text[], k, mode, candidates,
-        rerank, reranker, timeout, weights, rank_constant, after);
+        rerank, reranker, timeout, weights, rank_constant, after, filter_path);
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.search (anyelement, text, bigint, text, text, bigint, bigint, text, interval, float8[],
-    float8, pgmeaning.search_cursor)
+    float8, pgmeaning.search_cursor, text)
     IS 'The k rows of a table that are nearest in meaning to a text, as rows of that table.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.similar(collection text, key jsonb, k bigint DEFAULT 10, filter text DEFAULT NULL,
     filter_params anycompatiblearray DEFAULT NULL::text[], mode text DEFAULT NULL, candidates bigint DEFAULT NULL,
-    grouped bool DEFAULT true, after pgmeaning.search_cursor DEFAULT NULL)
+    grouped bool DEFAULT true, after pgmeaning.search_cursor DEFAULT NULL,
+    filter_path text DEFAULT current_setting('search_path'))
 RETURNS SETOF pgmeaning.search_hit
 LANGUAGE plpgsql STABLE
 AS $$
@@ -698,7 +712,8 @@ DECLARE
     hits   pgmeaning.search_hit[];
 BEGIN
     PERFORM pgmeaning._check_search(c, t, k, mode);
-    o := pgmeaning._search_options(c, k, filter, filter_params::text[], mode, candidates, grouped, after);
+    o := pgmeaning._search_options(c, k, filter, filter_params::text[], filter_path, mode, candidates,
+                                   grouped, after);
     EXECUTE format('SELECT avg(v.embedding), %s FROM jsonb_to_record($1) AS k (%s) JOIN %s AS v ON %s '
                    'WHERE EXISTS (SELECT FROM %s AS s WHERE %s) GROUP BY 2',
         pgmeaning._key_json('v', c.vector_key_columns, c.key_columns),

