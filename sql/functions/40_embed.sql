@@ -11,13 +11,15 @@ LANGUAGE sql STABLE SECURITY DEFINER
 AS $$ SELECT q.embedding FROM pgmeaning.query_cache AS q
       WHERE q.model = $1 AND q.as_query = $3 AND q.input_hash = pgmeaning._input_hash($2) $$;
 
--- Puts a request where sidecars see it. SECURITY DEFINER: callers have no right to the table, only to ask.
+-- Puts a request where sidecars see it, and wakes them: also where transactions may be prepared, which a NOTIFY would
+-- not let be, since nobody prepares the one that asks. SECURITY DEFINER: callers have no right to the table, only to
+-- ask.
 CREATE OR REPLACE FUNCTION pgmeaning._request(model text, input text, as_query bool, patience interval,
     documents text[] DEFAULT NULL)
 RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
 AS $$
-    SELECT pg_notify('pgmeaning_query', '') WHERE current_setting('max_prepared_transactions') = '0';
+    SELECT pg_notify('pgmeaning_query', '');
     INSERT INTO pgmeaning.request (model, input, as_query, expires_at, documents)
     VALUES ($1, $2, $3, clock_timestamp() + $4, $5) RETURNING id;
 $$;
@@ -83,7 +85,7 @@ BEGIN
             UPDATE pgmeaning.request AS r SET claimed_by = NULL
             WHERE r.id = request_id AND r.claimed_by = asked.claimed_by AND r.error IS NULL AND r.reply IS NULL;
             IF FOUND THEN
-                PERFORM pg_notify('pgmeaning_query', '') WHERE current_setting('max_prepared_transactions') = '0';
+                PERFORM pg_notify('pgmeaning_query', '');
                 again := true;
                 RETURN;
             END IF;
