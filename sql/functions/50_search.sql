@@ -595,6 +595,11 @@ BEGIN
             DETAIL = 'It is not in the order of the distance.', HINT = 'Ask for a larger k.';
     END IF;
     PERFORM pgmeaning._check_search(c, pgmeaning._active_target(c), k, nullif(mode, 'hybrid'));
+    IF rerank IS NOT NULL AND c.columns = '{}' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014',
+            MESSAGE = format('collection %L has no text for a sidecar''s reranker to judge', c.name),
+            HINT = 'In Python a reranker that is loaded judges images: search(..., reranker=load_reranker(...)).';
+    END IF;
     judge := pgmeaning._reranker(reranker) WHERE rerank IS NOT NULL;
     o := pgmeaning._search_options(c, greatest(k, rerank), filter, filter_params::text[], filter_path, mode,
                                    candidates, grouped, after);
