@@ -156,6 +156,7 @@ CREATE TABLE pgmeaning.request (
     created_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz NOT NULL,
     claimed_by uuid,
+    loading_since timestamptz,  -- whoever claimed it has been loading its model since then
     error      text,
     documents  text[],
     reply      text

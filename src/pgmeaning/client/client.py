@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
 from pgvector import Vector
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb, set_json_loads
 
@@ -37,12 +39,14 @@ from pgmeaning.database import sql_files as sql
 from pgmeaning.database import targets
 from pgmeaning.database.values import register_times, register_vectors, translated_errors
 from pgmeaning.documents.template import several
-from pgmeaning.errors import CollectionError, InputError, ModelNotFound, SchemaOutdated
+from pgmeaning.errors import CollectionError, DatabaseError, InputError, ModelNotFound, SchemaOutdated, TimedOut
 from pgmeaning.media import fetch_media
 from pgmeaning.models.base import Reranker
 from pgmeaning.models.registry import fingerprint
 from pgmeaning.settings import Settings
 from pgmeaning.types import Document, Hit, Model, Target
+
+T = TypeVar("T")
 
 
 def connect(dsn: str = "") -> Client:
@@ -232,12 +236,15 @@ class Client:
             "input": text, "collection": collection, "model": model, "as_query": as_query,
             "timeout": timedelta(seconds=timeout),
         }  # fmt: skip
-        vector: Vector | NDArray[np.float32] = self._value("embed", arguments)
+        ask = partial(self._asking, [text or ""], timeout, collection=collection, model=model, as_query=as_query)
+        vector: Vector | NDArray[np.float32] = ask(lambda: self._value("embed", arguments))
         return np.asarray(vector.to_numpy() if isinstance(vector, Vector) else vector, np.float32)
 
     def similarity(self, a: str, b: str, model: str | None = None, *, timeout: float = 10) -> float:
         """How close two texts are in meaning: the cosine similarity of their vectors, both embedded as documents."""
-        return float(self._value("similarity", {"a": a, "b": b, "model": model, "timeout": timedelta(seconds=timeout)}))
+        arguments = {"a": a, "b": b, "model": model, "timeout": timedelta(seconds=timeout)}
+        ask = partial(self._asking, [a, b], timeout, model=model, as_query=False)
+        return float(ask(lambda: self._value("similarity", arguments)))
 
     def prepare(
         self, query: str, collection: str | None = None, model: str | None = None, *, timeout: float = 30
@@ -284,7 +291,17 @@ class Client:
         if rerank is not None and (has_media or not isinstance(reranker, str | None)):
             return self._rerank_here(arguments, wanted, rerank, reranker)
         arguments |= {"rerank": rerank, "reranker": reranker}
-        return self._hits("nearest" if has_media else "search", arguments)
+        if has_media:
+            return self._hits("nearest", arguments)
+        with_vectors = partial(self._asking, [query or ""], timeout, collection=collection)
+        try:
+            return with_vectors(lambda: self._hits("search", arguments))
+        except DatabaseError as error:
+            if rerank is None or not self._lacks_loopback(error):
+                raise
+        several = {**arguments, "k": max(k, rerank), "rerank": None}
+        found = with_vectors(lambda: self._hits("search", several))
+        return self._judged_by_asking(several, found)[:k]
 
     def search_many(
         self, collection: str, queries: Sequence[str], k: int = 10, *, filter: Filter = None,
@@ -298,7 +315,8 @@ class Client:
             "mode": mode, "candidates": whole_or_none("candidates", candidates), "grouped": grouped,
             "timeout": timedelta(seconds=timeout), "columns": texts_or_none("columns", columns),
         }  # fmt: skip
-        found = self._execute("search_many", arguments).fetchall()
+        ask = partial(self._asking, asked, timeout, collection=collection)
+        found = ask(lambda: self._execute("search_many", arguments).fetchall())
         answers: list[list[Hit]] = [[] for _ in asked]
         for (query, *_), hit in zip(found, hits(self.connection, [row[1:] for row in found]), strict=True):
             answers[query - 1].append(hit)
@@ -375,6 +393,43 @@ class Client:
         if found is None or found.kind != "reranker":
             raise ModelNotFound(f"this database has no reranker {name!r}", hint="pgmeaning model list")
         return found
+
+    def _asking(
+        self, inputs: Sequence[str], timeout: float, call: Callable[[], T], *, collection: str | None = None,
+        model: str | None = None, as_query: bool = True,
+    ) -> T:  # fmt: skip
+        """What the call returns; where there is no loopback, once a sidecar was asked as SQL's prepare() does."""
+        try:
+            return call()
+        except DatabaseError as error:
+            if not self._lacks_loopback(error):
+                raise
+        self._ask("ask_vectors", timeout, {
+            "collection": collection, "model": model, "inputs": list(dict.fromkeys(inputs)), "as_query": as_query,
+        })  # fmt: skip
+        return call()
+
+    def _lacks_loopback(self, error: DatabaseError) -> bool:
+        """Whether a question needs a loopback that is not there; in a transaction it cannot be asked otherwise."""
+        idle = self.connection.info.transaction_status == TransactionStatus.IDLE
+        return error.sqlstate == "PM009" and idle and self.connection.autocommit
+
+    def _ask(self, name: str, timeout: float, arguments: Mapping[str, Any]) -> list[str]:
+        """A sidecar's replies, one for each question; raises TimedOut."""
+        replies: list[str] | None = self._value(name, {**arguments, "timeout": timedelta(seconds=timeout)})
+        if replies is None:
+            raise TimedOut(f"no sidecar answered within {timeout} s", hint="start one: pgmeaning sidecar")
+        return replies
+
+    def _judged_by_asking(self, arguments: Mapping[str, Any], found: Sequence[Hit]) -> list[Hit]:
+        """Hits in the order of a sidecar's reranker, which is asked without a loopback."""
+        documents = [(hit.text or "")[:100_000] for hit in found]
+        if not documents:
+            return []
+        wanted = {"query": arguments["query"], "reranker": arguments["reranker"], "documents": documents}
+        [reply] = self._ask("ask_scores", arguments["timeout"].total_seconds(), wanted)
+        judged = [replace(hit, score=float(s)) for hit, s in zip(found, reply[1:-1].split(","), strict=True)]
+        return sorted(judged, key=lambda hit: -hit.score)
 
     def _hits(self, name: str, arguments: Mapping[str, Any]) -> list[Hit]:
         return hits(self.connection, self._execute(name, arguments).fetchall())
