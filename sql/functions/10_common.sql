@@ -240,18 +240,34 @@ AS $$ SELECT format(
         'ELSE pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(%1$I.%2$I::text, ''UTF8'')), ''hex'') END',
         alias, col) $$;
 
--- A hash of all that is embedded of a source row; null when there is nothing to embed.
+-- White space, Unicode's too, with the characters that have no width. No regular expression: those fail for columns
+-- whose collation is not deterministic, and know no more than ASCII in a database of the locale C.
+CREATE OR REPLACE FUNCTION pgmeaning._white_space() RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT E' \t\n\x0b\f\r' || coalesce(string_agg(chr(code), ''), '')
+    FROM unnest('{133,160,5760,8192,8193,8194,8195,8196,8197,8198,8199,8200,8201,8202,8203,8232,8233,8239,8287,8288,'
+                '12288,65279}'::int[]) AS code
+    WHERE getdatabaseencoding() = 'UTF8'
+$$;
+
+-- A hash of all that is embedded of a source row; null when there is nothing to embed: no image, no video, and no text
+-- but white space. What a template adds is no content.
 CREATE OR REPLACE FUNCTION pgmeaning._content_hash(alias text, c pgmeaning.collection) RETURNS text
 LANGUAGE sql STABLE
 AS $$ SELECT format(
-        'CASE WHEN pg_catalog.num_nonnulls(%1$s) = 0 THEN NULL '
-        'ELSE pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array(%1$s)::text, ''UTF8'')) END',
-        string_agg(part, ', ' ORDER BY place))
-      FROM (SELECT i AS place, pgmeaning._text_hash(alias, col) AS part
+        'CASE WHEN pg_catalog.num_nonnulls(%1$s) > 0 '
+        'THEN pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array(%2$s)::text, ''UTF8'')) END',
+        string_agg(content, ', ' ORDER BY place), string_agg(part, ', ' ORDER BY place))
+      FROM (SELECT i AS place, pgmeaning._text_hash(alias, col) AS part,
+                   format('nullif(pg_catalog.ltrim(%I.%I::text, %L), '''')', alias, col,
+                          pgmeaning._white_space()) AS content
             FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)
             UNION ALL
-            SELECT cardinality(c.columns) + i, pgmeaning._media_hash(alias, c.source, col)
-            FROM unnest(ARRAY[c.image, c.video]) WITH ORDINALITY AS u (col, i) WHERE col IS NOT NULL) AS parts $$;
+            SELECT cardinality(c.columns) + i, m.part, m.part
+            FROM unnest(ARRAY[c.image, c.video]) WITH ORDINALITY AS u (col, i)
+            CROSS JOIN LATERAL pgmeaning._media_hash(alias, c.source, col) AS m (part)
+            WHERE col IS NOT NULL) AS parts $$;
 
 -- How a column of images or videos is read: bytea as it is, anything else as jsonb; what is too large, only to just
 -- beyond the limit, so that it can be refused without being loaded.

@@ -11,13 +11,15 @@ LANGUAGE sql STABLE SECURITY DEFINER
 AS $$ SELECT q.embedding FROM pgmeaning.query_cache AS q
       WHERE q.model = $1 AND q.as_query = $3 AND q.input_hash = pgmeaning._input_hash($2) $$;
 
--- Puts a request where sidecars see it. SECURITY DEFINER: callers have no right to the table, only to ask.
+-- Puts a request where sidecars see it, and wakes them: also where transactions may be prepared, which a NOTIFY would
+-- not let be, since nobody prepares the one that asks. SECURITY DEFINER: callers have no right to the table, only to
+-- ask.
 CREATE OR REPLACE FUNCTION pgmeaning._request(model text, input text, as_query bool, patience interval,
     documents text[] DEFAULT NULL)
 RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
 AS $$
-    SELECT pg_notify('pgmeaning_query', '') WHERE current_setting('max_prepared_transactions') = '0';
+    SELECT pg_notify('pgmeaning_query', '');
     INSERT INTO pgmeaning.request (model, input, as_query, expires_at, documents)
     VALUES ($1, $2, $3, clock_timestamp() + $4, $5) RETURNING id;
 $$;
@@ -49,10 +51,11 @@ AS $$ SELECT pg_sleep(least(0.005, greatest(0.0005, extract(epoch FROM clock_tim
 
 -- Waits for the reply to a committed request. A sidecar holds an advisory lock on a request from before its claim is
 -- seen until its reply is committed (or it died), so waiting for the lock wakes at once. Needs READ COMMITTED, to see
--- the reply. again: that sidecar died, and another will see the request once the caller commits. All null: time is up.
+-- the reply. again: that sidecar died, and another will see the request once the caller commits. All null: time is up;
+-- loading: since when the model is being loaded, if that is why.
 -- SECURITY DEFINER: as above. The text must be passed with the number, lest one caller ends the request of another.
 CREATE OR REPLACE FUNCTION pgmeaning._await_reply(request_id bigint, model text, input text, as_query bool,
-    deadline timestamptz, OUT reply text, OUT problem text, OUT again bool)
+    deadline timestamptz, OUT reply text, OUT problem text, OUT again bool, OUT loading interval)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 AS $$
 DECLARE
@@ -83,13 +86,14 @@ BEGIN
             UPDATE pgmeaning.request AS r SET claimed_by = NULL
             WHERE r.id = request_id AND r.claimed_by = asked.claimed_by AND r.error IS NULL AND r.reply IS NULL;
             IF FOUND THEN
-                PERFORM pg_notify('pgmeaning_query', '') WHERE current_setting('max_prepared_transactions') = '0';
+                PERFORM pg_notify('pgmeaning_query', '');
                 again := true;
                 RETURN;
             END IF;
         END IF;
     END LOOP;
-    DELETE FROM pgmeaning.request AS r WHERE r.id = asked.id;
+    DELETE FROM pgmeaning.request AS r WHERE r.id = asked.id
+    RETURNING clock_timestamp() - r.loading_since INTO loading;
 END
 $$;
 
@@ -131,6 +135,14 @@ BEGIN
                 MESSAGE = pg_catalog.format('model %L could not %s', model,
                                             CASE WHEN documents IS NULL THEN 'embed the query' ELSE 'rerank' END),
                 DETAIL = answer.problem, HINT = 'pgmeaning.sidecars shows what each sidecar can run.';
+        ELSIF answer.reply IS NULL AND answer.loading IS NOT NULL THEN
+            COMMIT;
+            RAISE EXCEPTION USING ERRCODE = 'PM007',
+                MESSAGE = pg_catalog.format('model %L is still loading, %s s so far', model,
+                                            extract(epoch FROM answer.loading)::int),
+                DETAIL = pg_catalog.format('A sidecar has the query and answers it once the model is loaded; '
+                                           'it was waited for for %s.', patience),
+                HINT = 'Ask again in a moment, or wait longer: timeout => ''2 minutes''.';
         ELSIF answer.reply IS NULL THEN
             replies := NULL;
             RETURN;

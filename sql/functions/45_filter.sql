@@ -9,41 +9,40 @@ CREATE OR REPLACE FUNCTION pgmeaning._bind(filter text, params text[]) RETURNS t
 LANGUAGE plpgsql IMMUTABLE
 AS $bind$
 DECLARE
-    rest   text := filter;
-    bound  text := '';
-    used   int[] := '{}';
-    number int;
-    piece  text[];
-    -- A parameter's number; or a string, a quoted name, a name, a number, blanks, a sign that begins no comment.
-    parameter_or_plain constant text := $$^(?:\$(\d{1,4})(?![\w$'"]|[^\x01-\x7f])|($$
+    -- A parameter's number; or a string, a quoted name, a name, a number, blanks, a sign that begins no comment; or any
+    -- other character, which may not be there.
+    piece   constant text := $$(?:\$(\d{1,4})(?![\w$'"]|[^\x01-\x7f])|($$
         || $$'[^'\\]*'|"[^"]*"|(?:[a-zA-Z_]|[^\x01-\x7f])(?:[\w$]|[^\x01-\x7f])*(?!['"])|$$
-        || $$\d+|\s+|-(?!-)|/(?!\*)|[^\w\s$'"\\/-]))$$;
+        || $$\d+|\s+|-(?!-)|/(?!\*)|[^\w\s$'"\\/-])|(.))$$;
+    -- In one pass: a filter may hold many thousands of values.
+    pieces  text[][] := ARRAY(SELECT p.found FROM regexp_matches(filter, piece, 'g') WITH ORDINALITY AS p (found, place)
+                              ORDER BY p.place);
+    numbers int[] := ARRAY(SELECT DISTINCT p.value::int FROM unnest(pieces) WITH ORDINALITY AS p (value, place)
+                           WHERE p.place % 3 = 1 AND p.value IS NOT NULL ORDER BY 1);
+    odd     int := (SELECT min(p.place) FROM unnest(pieces) WITH ORDINALITY AS p (value, place)
+                    WHERE p.place % 3 = 0 AND p.value IS NOT NULL);
 BEGIN
-    WHILE rest <> '' LOOP
-        piece := regexp_match(rest, parameter_or_plain);
-        IF piece IS NULL THEN
-            RAISE EXCEPTION USING ERRCODE = 'PM014',
-                MESSAGE = format('a filter with parameters may not hold %L', left(rest, 20)),
-                DETAIL = 'It may hold names, numbers, operators and plain strings, but no comments and backslashes.',
-                HINT = 'Pass that string as one more parameter.';
-        END IF;
-        number := piece[1];
-        IF number NOT BETWEEN 1 AND cardinality(params) THEN
-            RAISE EXCEPTION USING ERRCODE = 'PM014',
-                MESSAGE = format('the filter refers to $%s, but the length of filter_params is %s',
-                                 number, cardinality(params)),
-                HINT = 'Pass them as filter_params => ARRAY[...]; the first is $1.';
-        END IF;
-        used := used || number;
-        bound := bound || coalesce(piece[2], format('(%L)', params[number]));
-        rest := substr(rest, 1 + length(coalesce(piece[2], '$' || piece[1])));
-    END LOOP;
-    IF NOT used @> ARRAY(SELECT generate_series(1, cardinality(params))) THEN
+    IF odd IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014',
+            MESSAGE = format('a filter with parameters may not hold %L', (
+                SELECT left(string_agg(CASE WHEN p.place % 3 = 1 THEN '$' ELSE '' END || p.value, ''
+                                       ORDER BY p.place), 20)
+                FROM unnest(pieces) WITH ORDINALITY AS p (value, place) WHERE p.place >= odd)),
+            DETAIL = 'It may hold names, numbers, operators and plain strings, but no comments and backslashes.',
+            HINT = 'Pass that string as one more parameter.';
+    ELSIF numbers <> '{}' AND (numbers[1] < 1 OR numbers[cardinality(numbers)] > cardinality(params)) THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014',
+            MESSAGE = format('the filter refers to $%s, but the length of filter_params is %s',
+                CASE WHEN numbers[1] < 1 THEN numbers[1] ELSE numbers[cardinality(numbers)] END, cardinality(params)),
+            HINT = 'Pass them as filter_params => ARRAY[...]; the first is $1.';
+    ELSIF cardinality(numbers) < cardinality(params) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014',
             MESSAGE = format('not all of the %s filter_params are used', cardinality(params)),
             HINT = 'Write $1 where the first one belongs.';
     END IF;
-    RETURN bound;
+    RETURN (SELECT string_agg(CASE WHEN p.place % 3 = 1 THEN format('(%L)', params[p.value::int]) ELSE p.value END, ''
+                              ORDER BY p.place)
+            FROM unnest(pieces) WITH ORDINALITY AS p (value, place) WHERE p.value IS NOT NULL);
 END
 $bind$;
 
@@ -81,9 +80,37 @@ BEGIN
 END
 $$;
 
+-- The search_path for statements that hold a filter, so that its names are looked up where its caller's own statements
+-- would look. The system's names come first, as everywhere, and pgvector's are found, too. All runs with the caller's
+-- rights, so nothing can be planted for it that could not be for a statement of the caller's.
+CREATE OR REPLACE FUNCTION pgmeaning._filter_path(path text) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT concat_ws(', ', 'pg_catalog', nullif(btrim(path), ''),
+        (SELECT quote_ident(n.nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+         WHERE e.extname = 'vector')) WHERE path IS NOT NULL
+$$;
+
+-- For drivers that have no array of mixed types: JSON's numbers, strings, nulls and (as text) arrays and objects.
+CREATE OR REPLACE FUNCTION pgmeaning.filter_params(params jsonb) RETURNS text[]
+LANGUAGE plpgsql IMMUTABLE STRICT
+AS $$
+BEGIN
+    IF jsonb_typeof(params) <> 'array' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'filter_params takes an array of JSON',
+            DETAIL = format('It is %s.', left(params::text, 100)), HINT = 'filter_params(''[20, "en"]'')';
+    END IF;
+    RETURN ARRAY(SELECT CASE WHEN jsonb_typeof(p.value) = 'array'
+                             THEN ARRAY(SELECT jsonb_array_elements_text(p.value))::text ELSE p.value #>> '{}' END
+                 FROM jsonb_array_elements(params) WITH ORDINALITY AS p (value, place) ORDER BY p.place);
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.filter_params IS 'Parameters of a filter from JSON, such as [20, "en"].';
+
 -- A filter as a condition on the source's rows, checked; null: no filter. One that closes our parenthesis and opens
 -- another is none, nor is one that only fits without the parentheses: so both are tried. Nothing is read.
-CREATE OR REPLACE FUNCTION pgmeaning._condition(c pgmeaning.collection, filter text, params text[]) RETURNS text
+CREATE OR REPLACE FUNCTION pgmeaning._condition(c pgmeaning.collection, filter text, params text[], path text)
+RETURNS text
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -104,6 +131,7 @@ BEGIN
         condition := pgmeaning._bind(filter, ARRAY(SELECT unnest(params)));  -- counted from 1
     END IF;
     IF condition IS NOT NULL THEN
+        PERFORM set_config('search_path', path, true) WHERE path IS NOT NULL;
         -- A cursor takes one statement only: a second one behind a semicolon must not run before it is refused.
         OPEN probe NO SCROLL FOR EXECUTE format(E'SELECT FROM %s WHERE (%s\n) LIMIT 0', source, condition);
         CLOSE probe;
@@ -119,7 +147,7 @@ EXCEPTION WHEN syntax_error OR undefined_column OR undefined_function OR undefin
         MESSAGE = format('the filter is not a condition on the rows of %s: %s', source, SQLERRM),
         DETAIL = format('It is %L.', left(filter, 1000)),
         HINT = 'Write what could follow WHERE, such as filter => ''lang = $1'', filter_params => ARRAY[''en'']; '
-               'qualify names of other schemas, and their operators, as OPERATOR(public.%).';
+               'names are looked up in the caller''s search_path.';
 END
 $$;
 
@@ -136,12 +164,14 @@ $$;
 
 -- How many rows the caller may find, as the planner estimates it from statistics, the condition and row security.
 -- VOLATILE, since EXPLAIN may not run in a STABLE function.
-CREATE OR REPLACE FUNCTION pgmeaning._rows_expected(c pgmeaning.collection, condition text) RETURNS float8
+CREATE OR REPLACE FUNCTION pgmeaning._rows_expected(c pgmeaning.collection, condition text, path text)
+RETURNS float8
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
     plan json;
 BEGIN
+    PERFORM set_config('search_path', path, true) WHERE path IS NOT NULL;
     EXECUTE 'EXPLAIN (FORMAT JSON) SELECT FROM ' || pgmeaning._source_rows(c, condition) || ' AS s' INTO plan;
     RETURN plan -> 0 -> 'Plan' ->> 'Plan Rows';
 END

@@ -89,16 +89,42 @@ BEGIN
 END
 $$;
 
+-- Where a page begins, checked: behind the last row of the page before.
+CREATE OR REPLACE FUNCTION pgmeaning._cursor(c pgmeaning.collection, mode text, grouped bool,
+    after pgmeaning.search_cursor) RETURNS pgmeaning.search_cursor
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    problem text := CASE
+        WHEN mode = 'hybrid' THEN 'hybrid search is not in the order of the distance'
+        WHEN c.chunking IS NOT NULL AND NOT grouped THEN 'chunks of one row cannot be told apart by its key' END;
+BEGIN
+    IF (after).distance IS NULL AND (after).key IS NULL THEN
+        RETURN after;
+    ELSIF problem IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'this search has no pages by after', DETAIL = problem || '.',
+            HINT = 'Ask for a larger k, and leave out the rows that were shown.';
+    ELSIF (after).distance IS NULL OR (after).key IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('after is %s', after),
+            HINT = 'Pass distance and key of the last row that was shown: after => (0.31, ''{"id": 5}'').';
+    END IF;
+    RETURN ROW((after).distance, pgmeaning._full_key(c, (after).key))::pgmeaning.search_cursor;
+END
+$$;
+
 -- What a search was asked for. Numbers are bounded, as products of larger ones would overflow.
 CREATE OR REPLACE FUNCTION pgmeaning._search_options(c pgmeaning.collection, k bigint, filter text,
-    filter_params text[], mode text, candidates bigint, grouped bool) RETURNS pgmeaning.search_options
+    filter_params text[], filter_path text, mode text, candidates bigint, grouped bool, after pgmeaning.search_cursor)
+RETURNS pgmeaning.search_options
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     o pgmeaning.search_options;
 BEGIN
+    o.after := pgmeaning._cursor(c, mode, coalesce(grouped, true), after);
     o.k := least(k, 2147483647);
-    o.condition := pgmeaning._condition(c, filter, filter_params);
+    o.path := CASE WHEN filter IS NOT NULL THEN pgmeaning._filter_path(filter_path) END;
+    o.condition := pgmeaning._condition(c, filter, filter_params, o.path);
     o.mode := mode;
     o.candidates := CASE WHEN candidates IS NOT NULL THEN least(candidates, 2147483647) END;  -- null stays null
     o.grouped := coalesce(grouped, true);
@@ -170,7 +196,7 @@ $$;
 -- index should give all that are wanted, and costs less than an iterative one; but it does not where much of the index
 -- is dead, as after changes.
 CREATE OR REPLACE FUNCTION pgmeaning._by_index(statement text, query_vector vector, to_fetch bigint, candidates bigint,
-    k bigint, at_once bool, OUT fit bigint, OUT hits pgmeaning.search_hit[])
+    o pgmeaning.search_options, at_once bool, OUT fit bigint, OUT tied bool, OUT hits pgmeaning.search_hit[])
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off SET jit = off
 AS $$
 DECLARE
@@ -181,13 +207,16 @@ DECLARE
     bound      text := current_setting('hnsw.max_scan_tuples', true);
     scans      text[] := CASE WHEN at_once AND to_fetch <= 1000 THEN '{off,relaxed_order}' ELSE '{relaxed_order}' END;
     scan       text;
+    own_path   text := current_setting('search_path');
 BEGIN
     PERFORM set_config('hnsw.ef_search', least(to_fetch, 1000)::text, true);
     PERFORM set_config('hnsw.max_scan_tuples', least(2 * to_fetch + 20000, 2147483647)::text, true)
     WHERE iterative IS NOT NULL;
     FOREACH scan IN ARRAY scans LOOP
         PERFORM set_config('hnsw.iterative_scan', scan, true) WHERE iterative IS NOT NULL;
-        EXECUTE statement INTO fit, hits USING query_vector, to_fetch, candidates, k;
+        PERFORM set_config('search_path', o.path, true) WHERE o.path IS NOT NULL;
+        EXECUTE statement INTO fit, tied, hits USING query_vector, to_fetch, candidates, o.k;
+        PERFORM set_config('search_path', own_path, true);
         EXIT WHEN fit >= 0.9 * to_fetch OR iterative IS NULL;
     END LOOP;
     PERFORM set_config('hnsw.ef_search', size, true);
@@ -199,7 +228,7 @@ $$;
 -- How many of the nearest vectors to fetch, so that enough belong to rows that may be found; null: so many that it is
 -- cheaper to look at the vectors of those rows alone.
 CREATE OR REPLACE FUNCTION pgmeaning._rows_to_fetch(c pgmeaning.collection, t pgmeaning.target, wanted bigint,
-    condition text) RETURNS bigint
+    o pgmeaning.search_options) RETURNS bigint
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -207,13 +236,13 @@ DECLARE
     may_be_found float8;
     share        float8;
 BEGIN
-    IF condition IS NULL AND NOT row_security_active(c.source::oid) THEN
+    IF o.condition IS NULL AND NOT row_security_active(c.source::oid) THEN
         RETURN wanted;
     END IF;
     vectors := greatest(1, pgmeaning._vectors_expected(t.vectors));
-    may_be_found := greatest(1, pgmeaning._rows_expected(c, condition));
+    may_be_found := greatest(1, pgmeaning._rows_expected(c, o.condition, o.path));
     IF c.chunking IS NOT NULL THEN  -- a row has several vectors
-        may_be_found := may_be_found * greatest(1, vectors / greatest(1, pgmeaning._rows_expected(c, NULL)));
+        may_be_found := may_be_found * greatest(1, vectors / greatest(1, pgmeaning._rows_expected(c, NULL, NULL)));
     END IF;
     share := least(1, may_be_found / vectors);
     RETURN CASE WHEN wanted * 1.25 / share <= may_be_found / 4 THEN ceil(wanted * 1.25 / share) END;
@@ -221,17 +250,18 @@ END
 $$;
 
 -- The vectors of FROM (...) AS v that are nearest by their exact distance to $1, and all of FROM (nearest) AS v as what
--- is found of them, in order. No key column has the distance's name: attach() would have given it another.
-CREATE OR REPLACE FUNCTION pgmeaning._exact_distance_sql(c pgmeaning.collection, vectors text, bound text,
+-- is found of them, in order; more: columns besides. No key column has the distance's name: attach() would have given
+-- it another.
+CREATE OR REPLACE FUNCTION pgmeaning._exact_distance_sql(c pgmeaning.collection, vectors text, bound text, more text,
     OUT nearest text, OUT hits text)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     keys text := pgmeaning._column_list('v', c.vector_key_columns);
 BEGIN
-    nearest := format('SELECT %1$s, v.chunk, v.chunk_text, v.model, '
+    nearest := format('SELECT %1$s, v.chunk, v.chunk_text, v.model%4$s, '
                       '(v.embedding <=> $1) + 0::float8 AS "pgmeaning.distance" FROM %2$s '
-                      'ORDER BY "pgmeaning.distance", %1$s, v.chunk LIMIT %3$s', keys, vectors, bound);
+                      'ORDER BY "pgmeaning.distance", %1$s, v.chunk LIMIT %3$s', keys, vectors, bound, more);
     hits := format('coalesce(array_agg(ROW(%s, v.chunk, v.chunk_text, v."pgmeaning.distance", '
                    '1 - v."pgmeaning.distance", v.model)::pgmeaning.search_hit '
                    'ORDER BY v."pgmeaning.distance", %s, v.chunk), ''{}'')',
@@ -248,9 +278,28 @@ AS $$
                             pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), rows) END
 $$;
 
+-- The statement of both phases: the candidates of FROM near, or of those the ones that fit, and the k of them that are
+-- nearest by their exact distance. Twice as many are ordered, since up to half of them may be gone; may_be says which
+-- are not. Tied: equally near vectors are among the nearest and among the farthest candidates, so that an index, which
+-- knows no keys, may have left out some that come before.
+CREATE OR REPLACE FUNCTION pgmeaning._phases_sql(c pgmeaning.collection, near text, fit text, may_be text) RETURNS text
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    exact record := pgmeaning._exact_distance_sql(c, 'fit AS v', '2 * $4', ', v."pgmeaning.nearness"');
+BEGIN
+    RETURN format('WITH near AS MATERIALIZED (%s), fit AS MATERIALIZED (%s), nearest AS MATERIALIZED (%s) '
+        'SELECT (SELECT count(*) FROM fit), '
+        '(SELECT count(*) > count(DISTINCT n."pgmeaning.distance") FROM nearest AS n '
+        'WHERE n."pgmeaning.nearness" = (SELECT max(f."pgmeaning.nearness") FROM fit AS f)), '
+        '%s FROM (SELECT v.* FROM nearest AS v WHERE %s LIMIT $4) AS v', near, fit, exact.nearest, exact.hits, may_be);
+END
+$$;
+
 -- The k nearest in two phases: candidates by index or signature, then their exact distances. Either so many vectors are
 -- looked at that enough of them should belong to rows that may be found; or the vectors of those rows alone, of which
--- there are too many to compare in full (null: there are not).
+-- there are too many to compare in full (null: there are not). Equally near ones go by their keys, so that a larger k
+-- extends what a smaller one finds.
 CREATE OR REPLACE FUNCTION pgmeaning._nearest_in_phases(c pgmeaning.collection, t pgmeaning.target, plan record,
     query_vector vector, o pgmeaning.search_options) RETURNS pgmeaning.search_hit[]
 LANGUAGE plpgsql STABLE
@@ -262,29 +311,28 @@ DECLARE
     same     text := pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types);
     -- IS TRUE: not a join, which might lose the order.
     may_be   text := format('(EXISTS (SELECT FROM %s AS s WHERE %s)) IS TRUE', source, same);
-    columns  text := format('SELECT %s, v.chunk, v.chunk_text, v.model, v.embedding',
-                            pgmeaning._column_list('v', c.vector_key_columns));
-    near     text := format('%s FROM %s AS v WHERE true%s ORDER BY %s LIMIT $2', columns, vectors, others,
-                            pgmeaning._nearness(plan.kind, t.dimensions, plan.dimensions));
-    to_fetch bigint := pgmeaning._rows_to_fetch(c, t, plan.candidates, o.condition);
+    keys     text := pgmeaning._column_list('v', c.vector_key_columns) || ', v.chunk';
+    columns  text := format('SELECT %s, v.chunk_text, v.model, v.embedding', keys);
+    nearness text := pgmeaning._nearness(plan.kind, t.dimensions, plan.dimensions);
+    near     text := format('%s, (%s)::float8 AS "pgmeaning.nearness" FROM %s AS v WHERE true%s '
+                            'ORDER BY %2$s%5$s LIMIT $2', columns, nearness, vectors, others,
+                            CASE WHEN plan.indexed THEN '' ELSE ', ' || keys END);
+    to_fetch bigint := pgmeaning._rows_to_fetch(c, t, plan.candidates, o);
     exact    record;
     answer   record;
 BEGIN
     IF to_fetch = plan.candidates THEN
-        -- Nearly all rows may be found, so only the nearest few are looked up; up to half of them may be gone.
-        exact := pgmeaning._exact_distance_sql(c, 'near AS v', '2 * $4');
-        answer := pgmeaning._by_index(format('WITH near AS MATERIALIZED (%s) '
-            'SELECT (SELECT count(*) FROM near), %s FROM (SELECT v.* FROM (%s) AS v WHERE %s LIMIT $4) AS v',
-            near, exact.hits, exact.nearest, may_be), query_vector, to_fetch, plan.candidates, o.k, true);
-        IF cardinality(answer.hits) = o.k AND answer.fit >= to_fetch / 2 THEN
+        -- Nearly all rows may be found, so only the nearest few are looked up.
+        answer := pgmeaning._by_index(pgmeaning._phases_sql(c, near, 'SELECT v.* FROM near AS v', may_be),
+            query_vector, to_fetch, plan.candidates, o, true);
+        IF cardinality(answer.hits) = o.k AND answer.fit >= to_fetch / 2 AND NOT (plan.indexed AND answer.tied) THEN
             RETURN answer.hits;
         END IF;
     ELSIF to_fetch IS NOT NULL THEN
-        exact := pgmeaning._exact_distance_sql(c, 'fit AS v', '$4');
-        answer := pgmeaning._by_index(format('WITH fit AS MATERIALIZED (SELECT v.* FROM (%s) AS v WHERE %s LIMIT $3) '
-            'SELECT (SELECT count(*) FROM fit), %s FROM (%s) AS v',
-            near, may_be, exact.hits, exact.nearest), query_vector, to_fetch, plan.candidates, o.k, false);
-        IF answer.fit = plan.candidates THEN
+        answer := pgmeaning._by_index(pgmeaning._phases_sql(c, near,
+            format('SELECT v.* FROM near AS v WHERE %s LIMIT $3', may_be), 'true'),
+            query_vector, to_fetch, plan.candidates, o, false);
+        IF answer.fit = plan.candidates AND NOT (plan.indexed AND answer.tied) THEN
             RETURN answer.hits;
         END IF;
     END IF;
@@ -294,8 +342,9 @@ BEGIN
     -- More than of all vectors: a filter may shut out the neighbours, and signatures tell far ones apart less well. An
     -- index must not be used for this order, as it would end before rows enough were found: hence the zero.
     exact := pgmeaning._exact_distance_sql(c, format(
-        '(%s FROM %s AS v JOIN %s AS s ON %s WHERE true%s ORDER BY (%s) + 0::float8 LIMIT $2) AS v',
-        columns, vectors, source, same, others, pgmeaning._nearness('signature', t.dimensions, NULL)), '$3');
+        '(%s FROM %s AS v JOIN %s AS s ON %s WHERE true%s ORDER BY (%s) + 0::float8, %s LIMIT $2) AS v',
+        columns, vectors, source, same, others, pgmeaning._nearness('signature', t.dimensions, NULL), keys), '$3', '');
+    PERFORM set_config('search_path', o.path, true) WHERE o.path IS NOT NULL;
     EXECUTE format('SELECT %s AS hits FROM (%s) AS v', exact.hits, exact.nearest)
     INTO answer USING query_vector, greatest(3 * plan.candidates, 1000), o.k;
     RETURN answer.hits;
@@ -320,7 +369,8 @@ BEGIN
         exact := pgmeaning._exact_distance_sql(c, format('%s AS v JOIN %s AS s ON %s WHERE true%s',
             pgmeaning._relation_name(t.vectors), pgmeaning._source_rows(c, o.condition),
             pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types),
-            pgmeaning._and_not_of(c, o.leave_out)), '$2');
+            pgmeaning._and_not_of(c, o.leave_out)), '$2', '');
+        PERFORM set_config('search_path', o.path, true) WHERE o.path IS NOT NULL;
         EXECUTE format('SELECT %s FROM (%s) AS v', exact.hits, exact.nearest) INTO hits USING query_vector, o.k;
     END IF;
     RETURN hits;
@@ -345,14 +395,53 @@ BEGIN
     more.k := least(2 * o.k, 2147483647);
     LOOP
         hits := pgmeaning._nearest(c, t, query_vector, more);
-        rows := rows || ARRAY(SELECT best::pgmeaning.search_hit FROM (
-            SELECT DISTINCT ON (h.key) h.* FROM unnest(hits) AS h ORDER BY h.key, h.distance, h.chunk) AS best);
+        rows := rows || ARRAY(
+            SELECT ROW(b.key, b.chunk, b.chunk_text, b.distance, b.score, b.model)::pgmeaning.search_hit
+            FROM (SELECT DISTINCT ON (h.key) h.* FROM unnest(hits) WITH ORDINALITY AS h
+                  ORDER BY h.key, h.ordinality) AS b ORDER BY b.ordinality);
         EXIT WHEN cardinality(rows) >= o.k OR cardinality(hits) < more.k;
         more.leave_out := coalesce(o.leave_out, '{}') || ARRAY(SELECT r.key FROM unnest(rows) AS r);
         more.k := least(4 * more.k, 2147483647);
     END LOOP;
-    RETURN ARRAY(SELECT r::pgmeaning.search_hit FROM (
-        SELECT r.* FROM unnest(rows) AS r ORDER BY r.distance, r.key LIMIT o.k) AS r);
+    -- Those found later are not equally near, or behind in the order of the key.
+    RETURN ARRAY(SELECT ROW(r.key, r.chunk, r.chunk_text, r.distance, r.score, r.model)::pgmeaning.search_hit
+                 FROM unnest(rows) WITH ORDINALITY AS r ORDER BY r.distance, r.ordinality LIMIT o.k);
+END
+$$;
+
+-- The k nearest rows behind a cursor, and how many there are before them. Ever more are found until there are enough:
+-- candidates by signature are not in the order of the distance that the cursor has. The cursor's own row says where in
+-- a tie it stands; if it is gone, its key does.
+CREATE OR REPLACE FUNCTION pgmeaning._page(c pgmeaning.collection, t pgmeaning.target, query_vector vector,
+    o pgmeaning.search_options, OUT hits pgmeaning.search_hit[], OUT before bigint)
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    more      pgmeaning.search_options := o;
+    statement text := format('WITH last_key AS MATERIALIZED (SELECT * FROM jsonb_to_record(($2).key) AS k (%1$s)), '
+        'hit AS MATERIALIZED (SELECT h.* FROM unnest($1) WITH ORDINALITY AS h), '
+        'here AS MATERIALIZED (SELECT h.ordinality FROM hit AS h '
+        'WHERE h.distance = ($2).distance AND h.key = ($2).key), '
+        'later AS (SELECT h.* FROM hit AS h CROSS JOIN LATERAL jsonb_to_record(h.key) AS s (%1$s) '
+        'WHERE h.distance > ($2).distance OR h.distance = ($2).distance AND '
+        'CASE WHEN EXISTS (SELECT FROM here) THEN h.ordinality > (SELECT n.ordinality FROM here AS n) ELSE %2$s END '
+        'ORDER BY h.ordinality LIMIT $3) '
+        'SELECT coalesce(array_agg(ROW(h.key, h.chunk, h.chunk_text, h.distance, h.score, h.model)'
+        '::pgmeaning.search_hit ORDER BY h.ordinality), ''{}''), min(h.ordinality) - 1 FROM later AS h',
+        pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._after_cursor(c));
+    all_hits  pgmeaning.search_hit[];
+BEGIN
+    IF (o.after).key IS NULL THEN
+        hits := pgmeaning._nearest_rows(c, t, query_vector, o);
+        before := 0;
+        RETURN;
+    END IF;
+    LOOP
+        more.k := least(4 * more.k, 2147483647);
+        all_hits := pgmeaning._pinned(c, pgmeaning._nearest_rows(c, t, query_vector, more));
+        EXECUTE statement INTO hits, before USING all_hits, o.after, o.k;
+        EXIT WHEN cardinality(hits) = o.k OR cardinality(all_hits) < more.k;
+    END LOOP;
 END
 $$;
 
@@ -385,7 +474,8 @@ AS $$ SELECT t FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.sta
 
 CREATE OR REPLACE FUNCTION pgmeaning.nearest(collection text, query_vector vector, k bigint DEFAULT 10,
     filter text DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[], mode text DEFAULT NULL,
-    candidates bigint DEFAULT NULL, grouped bool DEFAULT true)
+    candidates bigint DEFAULT NULL, grouped bool DEFAULT true, after pgmeaning.search_cursor DEFAULT NULL,
+    filter_path text DEFAULT current_setting('search_path'))
 RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text)
 LANGUAGE plpgsql STABLE
 AS $$
@@ -396,8 +486,9 @@ DECLARE
     hits pgmeaning.search_hit[];
 BEGIN
     PERFORM pgmeaning._check_search(c, t, k, mode);
-    o := pgmeaning._search_options(c, k, filter, filter_params::text[], mode, candidates, grouped);
-    hits := pgmeaning._pinned(c, pgmeaning._nearest_rows(c, t, pgmeaning._to_dimensions(query_vector, t), o));
+    o := pgmeaning._search_options(c, k, filter, filter_params::text[], filter_path, mode, candidates,
+                                   grouped, after);
+    hits := pgmeaning._pinned(c, (pgmeaning._page(c, t, pgmeaning._to_dimensions(query_vector, t), o)).hits);
     RETURN QUERY SELECT * FROM unnest(hits);
 END
 $$;
@@ -405,34 +496,53 @@ COMMENT ON FUNCTION pgmeaning.nearest IS 'The k rows of a collection that are ne
 
 -- The k nearest rows to each of several queries, whose vectors are asked for together; query_index is a query's place
 -- in the array, from 1. What is wrong with the call is said before the model is asked.
+CREATE OR REPLACE FUNCTION pgmeaning._search_many(c pgmeaning.collection, queries text[], o pgmeaning.search_options,
+    patience interval, weights float8[], rank_constant float8)
+RETURNS TABLE (query_index int, hits pgmeaning.ranked_hit[])
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    t       pgmeaning.target := pgmeaning._active_target(c);
+    pinned  bool := pgmeaning._is_pinned(c);
+    vectors vector[];
+BEGIN
+    queries := ARRAY(SELECT unnest(queries));  -- counted from 1
+    PERFORM pgmeaning._check_hybrid(c, weights, rank_constant) WHERE o.mode = 'hybrid';
+    vectors := pgmeaning._vectors(c.model, queries, true, patience);
+    FOR place IN 1..cardinality(queries) LOOP
+        query_index := place;
+        hits := pgmeaning._ranked(c, t, queries[place], pgmeaning._to_dimensions(vectors[place], t), o,
+                                  weights, rank_constant);
+        IF pinned THEN
+            hits := ARRAY(SELECT ROW(pgmeaning._full_key(c, h.key), h.chunk, h.chunk_text, h.distance, h.score, h.model,
+                                     h.vector_rank, h.text_rank)::pgmeaning.ranked_hit
+                          FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality);
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION pgmeaning.search_many(collection text, queries text[], k bigint DEFAULT 10,
     filter text DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[], mode text DEFAULT NULL,
     candidates bigint DEFAULT NULL, grouped bool DEFAULT true, timeout interval DEFAULT '10 seconds',
-    weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
+    weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL,
+    filter_path text DEFAULT current_setting('search_path'))
 RETURNS TABLE (query_index int, key jsonb, chunk int, chunk_text text, distance float8, score float8, model text,
     vector_rank int, text_rank int)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    c       pgmeaning.collection := pgmeaning._collection(collection);
-    t       pgmeaning.target := pgmeaning._active_target(c);
-    o       pgmeaning.search_options;
-    pinned  bool := pgmeaning._is_pinned(c);
-    vectors vector[];
-    hits    pgmeaning.ranked_hit[];
+    c pgmeaning.collection := pgmeaning._collection(collection);
+    o pgmeaning.search_options;
 BEGIN
-    queries := ARRAY(SELECT unnest(queries));  -- counted from 1
-    PERFORM pgmeaning._check_search(c, t, k, nullif(mode, 'hybrid'));
-    PERFORM pgmeaning._check_hybrid(c, weights, rank_constant) WHERE mode = 'hybrid';
-    o := pgmeaning._search_options(c, k, filter, filter_params::text[], mode, candidates, grouped);
-    vectors := pgmeaning._vectors(c.model, queries, true, coalesce(timeout, '10 seconds'));
-    FOR place IN 1..cardinality(queries) LOOP
-        hits := pgmeaning._ranked(c, t, queries[place], pgmeaning._to_dimensions(vectors[place], t), o,
-                                  weights, rank_constant);
-        RETURN QUERY SELECT place, CASE WHEN pinned THEN pgmeaning._full_key(c, h.key) ELSE h.key END, h.chunk,
-            h.chunk_text, h.distance, h.score, h.model, h.vector_rank, h.text_rank
-        FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality;
-    END LOOP;
+    PERFORM pgmeaning._check_search(c, pgmeaning._active_target(c), k, nullif(mode, 'hybrid'));
+    o := pgmeaning._search_options(c, k, filter, filter_params::text[], filter_path, mode, candidates,
+                                   grouped, NULL);
+    RETURN QUERY SELECT m.query_index, h.key, h.chunk, h.chunk_text, h.distance, h.score, h.model, h.vector_rank,
+                        h.text_rank
+    FROM pgmeaning._search_many(c, queries, o, coalesce(timeout, '10 seconds'), weights, rank_constant) AS m
+    CROSS JOIN LATERAL unnest(m.hits) WITH ORDINALITY AS h ORDER BY m.query_index, h.ordinality;
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.search_many IS 'search() for several queries, with a single call of the model.';
@@ -444,15 +554,15 @@ RETURNS pgmeaning.ranked_hit[]
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    hits pgmeaning.search_hit[];
+    page record;
 BEGIN
     IF o.mode = 'hybrid' THEN
         RETURN ARRAY(SELECT h FROM pgmeaning._hybrid(c, t, query, query_vector, o, weights, rank_constant) AS h);
     END IF;
-    hits := pgmeaning._nearest_rows(c, t, query_vector, o);
-    RETURN ARRAY(SELECT ROW(h.key, h.chunk, h.chunk_text, h.distance, h.score, h.model, h.ordinality::int,
+    page := pgmeaning._page(c, t, query_vector, o);
+    RETURN ARRAY(SELECT ROW(h.key, h.chunk, h.chunk_text, h.distance, h.score, h.model, page.before + h.ordinality,
                             NULL::int)::pgmeaning.ranked_hit
-                 FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality);
+                 FROM unnest(page.hits) WITH ORDINALITY AS h ORDER BY h.ordinality);
 END
 $$;
 
@@ -461,31 +571,40 @@ $$;
 CREATE OR REPLACE FUNCTION pgmeaning.search(collection text, query text, k bigint DEFAULT 10, filter text DEFAULT NULL,
     filter_params anycompatiblearray DEFAULT NULL::text[], mode text DEFAULT NULL, candidates bigint DEFAULT NULL,
     rerank bigint DEFAULT NULL, reranker text DEFAULT NULL, grouped bool DEFAULT true,
-    timeout interval DEFAULT '10 seconds', weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
+    timeout interval DEFAULT '10 seconds', weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL,
+    after pgmeaning.search_cursor DEFAULT NULL,
+    filter_path text DEFAULT current_setting('search_path'))
 RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score float8, model text, vector_rank int,
     text_rank int)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    deadline timestamptz := clock_timestamp() + coalesce(timeout, '10 seconds');
-    c        pgmeaning.collection;
+    patience interval := coalesce(timeout, '10 seconds');
+    deadline timestamptz := clock_timestamp() + patience;
+    c        pgmeaning.collection := pgmeaning._collection(collection);
     judge    text;
+    o        pgmeaning.search_options;
     hits     pgmeaning.ranked_hit[];
 BEGIN
     IF rerank < 1 THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014',
             MESSAGE = format('rerank is %s, but the number of rows to rerank must be at least 1', rerank),
             HINT = 'Leave it out to rerank nothing.';
-    ELSIF rerank IS NOT NULL THEN
-        c := pgmeaning._collection(collection);
-        PERFORM pgmeaning._check_search(c, pgmeaning._active_target(c), k, nullif(mode, 'hybrid'));
-        judge := pgmeaning._reranker(reranker);
+    ELSIF rerank IS NOT NULL AND (after).key IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'a reranked search has no pages by after',
+            DETAIL = 'It is not in the order of the distance.', HINT = 'Ask for a larger k.';
     END IF;
-    hits := ARRAY(
-        SELECT ROW(m.key, m.chunk, m.chunk_text, m.distance, m.score, m.model, m.vector_rank,
-                   m.text_rank)::pgmeaning.ranked_hit
-        FROM pgmeaning.search_many(collection, ARRAY[query], greatest(k, rerank), filter, filter_params, mode,
-                                   candidates, grouped, timeout, weights, rank_constant) AS m);
+    PERFORM pgmeaning._check_search(c, pgmeaning._active_target(c), k, nullif(mode, 'hybrid'));
+    IF rerank IS NOT NULL AND c.columns = '{}' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014',
+            MESSAGE = format('collection %L has no text for a sidecar''s reranker to judge', c.name),
+            HINT = 'In Python a reranker that is loaded judges images: search(..., reranker=load_reranker(...)).';
+    END IF;
+    judge := pgmeaning._reranker(reranker) WHERE rerank IS NOT NULL;
+    o := pgmeaning._search_options(c, greatest(k, rerank), filter, filter_params::text[], filter_path, mode,
+                                   candidates, grouped, after);
+    SELECT m.hits INTO hits
+    FROM pgmeaning._search_many(c, ARRAY[query], o, patience, weights, rank_constant) AS m;
     IF rerank IS NULL THEN
         RETURN QUERY SELECT * FROM unnest(hits);
     ELSE
@@ -494,7 +613,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.search (text, text, bigint, text, anycompatiblearray, text, bigint, bigint, text, bool,
-    interval, float8[], float8) IS 'The k rows of a collection that are nearest in meaning to a text.';
+    interval, float8[], float8, pgmeaning.search_cursor, text)
+    IS 'The k rows of a collection that are nearest in meaning to a text.';
 
 -- What was found, in the order and with the scores of a reranker.
 CREATE OR REPLACE FUNCTION pgmeaning._reranked(c pgmeaning.collection, query text, hits pgmeaning.ranked_hit[],
@@ -540,7 +660,8 @@ $$;
 CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, filter text,
     filter_params anycompatiblearray, k bigint DEFAULT 10, mode text DEFAULT NULL, candidates bigint DEFAULT NULL,
     rerank bigint DEFAULT NULL, reranker text DEFAULT NULL, timeout interval DEFAULT '10 seconds',
-    weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL)
+    weights float8[] DEFAULT NULL, rank_constant float8 DEFAULT NULL, after pgmeaning.search_cursor DEFAULT NULL,
+    filter_path text DEFAULT current_setting('search_path'))
 RETURNS TABLE (hit anyelement, distance float8, score float8)
 LANGUAGE plpgsql STABLE
 AS $$
@@ -549,36 +670,40 @@ DECLARE
 BEGIN
     RETURN QUERY EXECUTE format(  -- not the alias alone, which might be a column's name
         'SELECT ("the row".*)::%2$s, f.distance, f.score '
-        'FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7, $8, $9, true, $10, $11, $12) WITH ORDINALITY AS f '
-        'CROSS JOIN LATERAL jsonb_to_record(f.key) AS k (%1$s) JOIN %2$s AS "the row" ON %3$s ORDER BY f.ordinality',
+        'FROM pgmeaning.search($1::text, $2, $3, $4, $5, $6, $7, $8, $9, true, $10, $11, $12, $13, $14) '
+        'WITH ORDINALITY AS f CROSS JOIN LATERAL jsonb_to_record(f.key) AS k (%1$s) JOIN %2$s AS "the row" ON %3$s '
+        'ORDER BY f.ordinality',
         pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._relation_name(c.source),
         pgmeaning._key_match('the row', c.key_columns, 'k', c.key_columns, c.key_types))
     USING c.name, query, k, filter, filter_params::text[], mode, candidates, rerank, reranker, timeout, weights,
-        rank_constant;
+        rank_constant, after, filter_path;
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.search (anyelement, text, text, anycompatiblearray, bigint, text, bigint, bigint, text,
-    interval, float8[], float8)
+    interval, float8[], float8, pgmeaning.search_cursor, text)
     IS 'The k rows of a table that are nearest in meaning to a text, as rows of that table; the filter has parameters.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, k bigint DEFAULT 10,
     filter text DEFAULT NULL, mode text DEFAULT NULL, candidates bigint DEFAULT NULL, rerank bigint DEFAULT NULL,
     reranker text DEFAULT NULL, timeout interval DEFAULT '10 seconds', weights float8[] DEFAULT NULL,
-    rank_constant float8 DEFAULT NULL)
+    rank_constant float8 DEFAULT NULL, after pgmeaning.search_cursor DEFAULT NULL,
+    filter_path text DEFAULT current_setting('search_path'))
 RETURNS TABLE (hit anyelement, distance float8, score float8)
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
     RETURN QUERY SELECT * FROM pgmeaning.search(source, query, filter, NULL::text[], k, mode, candidates,
-        rerank, reranker, timeout, weights, rank_constant);
+        rerank, reranker, timeout, weights, rank_constant, after, filter_path);
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.search (anyelement, text, bigint, text, text, bigint, bigint, text, interval, float8[],
-    float8) IS 'The k rows of a table that are nearest in meaning to a text, as rows of that table.';
+    float8, pgmeaning.search_cursor, text)
+    IS 'The k rows of a table that are nearest in meaning to a text, as rows of that table.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.similar(collection text, key jsonb, k bigint DEFAULT 10, filter text DEFAULT NULL,
     filter_params anycompatiblearray DEFAULT NULL::text[], mode text DEFAULT NULL, candidates bigint DEFAULT NULL,
-    grouped bool DEFAULT true)
+    grouped bool DEFAULT true, after pgmeaning.search_cursor DEFAULT NULL,
+    filter_path text DEFAULT current_setting('search_path'))
 RETURNS SETOF pgmeaning.search_hit
 LANGUAGE plpgsql STABLE
 AS $$
@@ -592,7 +717,8 @@ DECLARE
     hits   pgmeaning.search_hit[];
 BEGIN
     PERFORM pgmeaning._check_search(c, t, k, mode);
-    o := pgmeaning._search_options(c, k, filter, filter_params::text[], mode, candidates, grouped);
+    o := pgmeaning._search_options(c, k, filter, filter_params::text[], filter_path, mode, candidates,
+                                   grouped, after);
     EXECUTE format('SELECT avg(v.embedding), %s FROM jsonb_to_record($1) AS k (%s) JOIN %s AS v ON %s '
                    'WHERE EXISTS (SELECT FROM %s AS s WHERE %s) GROUP BY 2',
         pgmeaning._key_json('v', c.vector_key_columns, c.key_columns),
@@ -609,7 +735,7 @@ BEGIN
                    'CALL pgmeaning.wait_for(...).';
     END IF;
     o.leave_out := ARRAY[itself];
-    hits := pgmeaning._pinned(c, pgmeaning._nearest_rows(c, t, own, o));
+    hits := pgmeaning._pinned(c, (pgmeaning._page(c, t, own, o)).hits);
     RETURN QUERY SELECT * FROM unnest(hits);
 END
 $$;

@@ -112,6 +112,7 @@ DECLARE
     trigram text := pgmeaning._trigrams();
 BEGIN
     IF c.language IS NOT NULL THEN
+        PERFORM set_config('search_path', o.path, true) WHERE o.path IS NOT NULL;
         RETURN QUERY EXECUTE frame[1] || 'ts_rank(v.words, $1, 1)' || frame[2] || 'v.words @@ $1' || frame[3]
             USING pgmeaning._any_word(c.language, query), query_vector, o.k;
         IF FOUND THEN
@@ -119,6 +120,7 @@ BEGIN
         END IF;
     END IF;
     IF trigram IS NOT NULL THEN
+        PERFORM set_config('search_path', o.path, true) WHERE o.path IS NOT NULL;
         RETURN QUERY EXECUTE frame[1]
             || format('%s.word_similarity($1, coalesce(v.chunk_text, %s))', trigram, pgmeaning._text_expression(c, 's'))
             || frame[2] || 'w.closeness >= 0.3' || frame[3] USING query, query_vector, o.k;

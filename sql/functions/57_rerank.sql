@@ -1,4 +1,5 @@
--- A second model judges (query, document) pairs, in a sidecar: asked for as a query's vector is.
+-- A second model judges (query, document) pairs, in a sidecar: asked for as a query's vector is. And what was embedded
+-- of a row, as the one text that everybody goes by.
 
 -- The reranker of that name; null: the database's default.
 CREATE OR REPLACE FUNCTION pgmeaning._reranker(wanted text) RETURNS text
@@ -63,10 +64,10 @@ COMMENT ON FUNCTION pgmeaning.rerank IS 'Documents in the order of a reranker''s
 CREATE OR REPLACE FUNCTION pgmeaning._text_expression(c pgmeaning.collection, alias text) RETURNS text
 LANGUAGE sql STABLE
 AS $$
-    SELECT CASE WHEN c.template IS NULL
-        THEN coalesce((SELECT format('pg_catalog.concat_ws(E''\n\n'', %s)',
-                                     string_agg(format('%I.%I::text', alias, col), ', ' ORDER BY i))
-                       FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), '''''')
+    SELECT CASE WHEN c.columns = '{}' THEN '''''' WHEN c.template IS NULL
+        THEN (SELECT format('pg_catalog.concat_ws(E''\n\n'', %s)',
+                            string_agg(format('%I.%I::text', alias, col), ', ' ORDER BY i))
+              FROM unnest(c.columns) WITH ORDINALITY AS u (col, i))
         ELSE (SELECT format('pg_catalog.concat(%s)',
                             string_agg(CASE WHEN part ->> 1 IS NULL THEN quote_literal(part ->> 0)
                          ELSE format('%L, %I.%I::text', part ->> 0, alias, part ->> 1) END, ', ' ORDER BY i))
@@ -88,5 +89,36 @@ BEGIN
         pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types))
     INTO texts USING keys, chunk_texts;
     RETURN texts;
+END
+$$;
+
+-- The source rows of what was found, in one statement with the search, for who does not know their type: each column's
+-- name, type (below a domain, as drivers are told) and text in its type's output format; and the text that was
+-- embedded, or the chunk's, if the caller may read it. wanted: some columns; null: all.
+CREATE OR REPLACE FUNCTION pgmeaning._rows(collection text, keys jsonb[], chunk_texts text[], wanted text[])
+RETURNS TABLE (place bigint, names text[], types oid[], contents text[], embedded_text text)
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    c        pgmeaning.collection := pgmeaning._collection(collection);
+    readable bool := (SELECT coalesce(bool_and(has_column_privilege(c.source, u.col, 'SELECT')), true)
+                      FROM unnest(c.columns) AS u (col));
+    texts    text;
+BEGIN
+    wanted := CASE WHEN wanted IS NULL THEN pgmeaning._column_names(c.source)
+                   ELSE pgmeaning._check_columns(c.source, wanted) END;
+    types := ARRAY(SELECT pgmeaning._base_type(a.atttypid) FROM unnest(wanted) WITH ORDINALITY AS u (col, i)
+                   JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attname = u.col ORDER BY u.i);
+    -- By format, as a cast writes a bool and a char otherwise than their output functions do.
+    texts := (SELECT string_agg(format('CASE WHEN pg_catalog.num_nonnulls(s.%1$I) > 0 '
+                                       'THEN pg_catalog.format(''%%s'', s.%1$I) END', u.col), ', ' ORDER BY u.i)
+              FROM unnest(wanted) WITH ORDINALITY AS u (col, i));
+    RETURN QUERY EXECUTE format('SELECT h.place, $3, $4, ARRAY[%s]::text[], coalesce(h.chunk_text, %s) '
+        'FROM unnest($1, $2) WITH ORDINALITY AS h (key, chunk_text, place) '
+        'CROSS JOIN LATERAL jsonb_to_record(h.key) AS k (%s) JOIN %s AS s ON %s',
+        texts, CASE WHEN readable THEN pgmeaning._text_expression(c, 's') ELSE 'NULL' END,
+        pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._relation_name(c.source),
+        pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types))
+    USING keys, chunk_texts, wanted, types;
 END
 $$;

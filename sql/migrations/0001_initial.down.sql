@@ -19,4 +19,5 @@ DROP TABLE pgmeaning.installation, pgmeaning.sidecar, pgmeaning.request, pgmeani
     pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.vector_index, pgmeaning.target, pgmeaning.collection,
     pgmeaning.release, pgmeaning.model;
 DROP SEQUENCE pgmeaning.generation;
-DROP TYPE pgmeaning.search_hit, pgmeaning.ranked_hit, pgmeaning.search_options, pgmeaning.index_plan;
+DROP TYPE pgmeaning.search_hit, pgmeaning.ranked_hit, pgmeaning.search_options, pgmeaning.search_cursor,
+    pgmeaning.index_plan;

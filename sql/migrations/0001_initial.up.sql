@@ -164,6 +164,7 @@ CREATE TABLE pgmeaning.request (
     created_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz NOT NULL,
     claimed_by uuid,
+    loading_since timestamptz,  -- whoever claimed it has been loading its model since then
     error      text,
     documents  text[],
     reply      text
@@ -202,9 +203,14 @@ CREATE TYPE pgmeaning.ranked_hit AS (
     key jsonb, chunk int, chunk_text text, distance float8, score float8, model text, vector_rank int, text_rank int
 );
 
--- How a search was asked for, but for its query. condition: its filter, checked; leave_out: keys not to be found.
+-- The last row of a page, behind which the next one begins.
+CREATE TYPE pgmeaning.search_cursor AS (distance float8, key jsonb);
+
+-- How a search was asked for, but for its query. condition: its filter, checked, and the path that its
+-- names are looked up by; leave_out: keys not to be found.
 CREATE TYPE pgmeaning.search_options AS (
-    k bigint, condition text, mode text, candidates bigint, grouped bool, leave_out jsonb[]
+    k bigint, condition text, mode text, candidates bigint, grouped bool, leave_out jsonb[],
+    after pgmeaning.search_cursor, path text
 );
 
 -- The index that a vector table has, the one that is planned, and what that costs.

@@ -33,30 +33,69 @@ SELECT pgmeaning.embed(%(input)s, collection => %(collection)s, model => %(model
 -- name: prepare
 CALL pgmeaning.prepare(%(query)s, collection => %(collection)s, model => %(model)s, timeout => %(timeout)s)
 
+-- name: ask_vectors
+-- Where there is no loopback: a sidecar's vectors, which stay in the cache; null if time is up.
+CALL pgmeaning._ask(pgmeaning._query_model(%(collection)s, %(model)s, 'embed('), %(inputs)s::text[], %(as_query)s,
+    %(timeout)s, NULL, NULL)
+
+-- name: ask_scores
+-- Where there is no loopback: one array of a reranker's scores, as text; null if time is up.
+CALL pgmeaning._ask(pgmeaning._reranker(%(reranker)s), ARRAY[%(query)s::text], true, %(timeout)s,
+    %(documents)s::text[], NULL)
+
 -- name: similarity
 SELECT pgmeaning.similarity(%(a)s, %(b)s, model => %(model)s, timeout => %(timeout)s)
 
 -- name: search
-SELECT key::text, chunk, chunk_text, distance, score, model, vector_rank, text_rank
-FROM pgmeaning.search(%(collection)s::text, %(query)s::text, k => %(k)s, filter => %(filter)s,
-    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s,
-    timeout => %(timeout)s)
+WITH hit AS MATERIALIZED (
+    SELECT h.*
+    FROM pgmeaning.search(%(collection)s::text, %(query)s::text, k => %(k)s, filter => %(filter)s,
+        filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s,
+        grouped => %(grouped)s, rerank => %(rerank)s, reranker => %(reranker)s, timeout => %(timeout)s,
+        after => (%(after_distance)s, %(after_key)s)) WITH ORDINALITY AS h
+)
+SELECT r.names, r.types, r.contents, r.embedded_text, h.key::text, h.chunk, h.chunk_text, h.distance, h.score, h.model,
+    h.vector_rank, h.text_rank
+FROM hit AS h JOIN pgmeaning._rows(%(collection)s, ARRAY(SELECT o.key FROM hit AS o ORDER BY o.ordinality),
+    ARRAY(SELECT o.chunk_text FROM hit AS o ORDER BY o.ordinality), %(columns)s) AS r ON r.place = h.ordinality
+ORDER BY h.ordinality
 
 -- name: search_many
-SELECT query_index, key::text, chunk, chunk_text, distance, score, model, vector_rank, text_rank
-FROM pgmeaning.search_many(%(collection)s, %(queries)s::text[], k => %(k)s, filter => %(filter)s,
-    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s,
-    timeout => %(timeout)s)
+WITH hit AS MATERIALIZED (
+    SELECT h.*
+    FROM pgmeaning.search_many(%(collection)s, %(queries)s::text[], k => %(k)s, filter => %(filter)s,
+        filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s,
+        grouped => %(grouped)s, timeout => %(timeout)s) WITH ORDINALITY AS h
+)
+SELECT h.query_index, r.names, r.types, r.contents, r.embedded_text, h.key::text, h.chunk, h.chunk_text, h.distance,
+    h.score, h.model, h.vector_rank, h.text_rank
+FROM hit AS h JOIN pgmeaning._rows(%(collection)s, ARRAY(SELECT o.key FROM hit AS o ORDER BY o.ordinality),
+    ARRAY(SELECT o.chunk_text FROM hit AS o ORDER BY o.ordinality), %(columns)s) AS r ON r.place = h.ordinality
+ORDER BY h.ordinality
 
 -- name: nearest
-SELECT key::text, chunk, chunk_text, distance, score, model
-FROM pgmeaning.nearest(%(collection)s, %(vector)s, k => %(k)s, filter => %(filter)s,
-    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s)
+WITH hit AS MATERIALIZED (
+    SELECT h.*
+    FROM pgmeaning.nearest(%(collection)s, %(vector)s, k => %(k)s, filter => %(filter)s,
+        filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s,
+        grouped => %(grouped)s, after => (%(after_distance)s, %(after_key)s)) WITH ORDINALITY AS h
+)
+SELECT r.names, r.types, r.contents, r.embedded_text, h.key::text, h.chunk, h.chunk_text, h.distance, h.score, h.model
+FROM hit AS h JOIN pgmeaning._rows(%(collection)s, ARRAY(SELECT o.key FROM hit AS o ORDER BY o.ordinality),
+    ARRAY(SELECT o.chunk_text FROM hit AS o ORDER BY o.ordinality), %(columns)s) AS r ON r.place = h.ordinality
+ORDER BY h.ordinality
 
 -- name: similar
-SELECT key::text, chunk, chunk_text, distance, score, model
-FROM pgmeaning.similar(%(collection)s, %(key)s, k => %(k)s, filter => %(filter)s,
-    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s)
+WITH hit AS MATERIALIZED (
+    SELECT h.*
+    FROM pgmeaning.similar(%(collection)s, %(key)s, k => %(k)s, filter => %(filter)s,
+        filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s,
+        grouped => %(grouped)s, after => (%(after_distance)s, %(after_key)s)) WITH ORDINALITY AS h
+)
+SELECT r.names, r.types, r.contents, r.embedded_text, h.key::text, h.chunk, h.chunk_text, h.distance, h.score, h.model
+FROM hit AS h JOIN pgmeaning._rows(%(collection)s, ARRAY(SELECT o.key FROM hit AS o ORDER BY o.ordinality),
+    ARRAY(SELECT o.chunk_text FROM hit AS o ORDER BY o.ordinality), %(columns)s) AS r ON r.place = h.ordinality
+ORDER BY h.ordinality
 
 -- ---------------------------------------------------------------- Views
 

@@ -177,6 +177,8 @@ class Hit:
     `key` has the key columns as JSON values, with fractions as Decimal; similar() and wait_for() take it.
     `row` has the columns as Python types; a date or time that Python cannot represent (infinity, BC) is a string.
     The ranks, from 1, are its positions among the nearest and (in hybrid search) among those found by words.
+    `text` is what was embedded, of the chunk if there are several, and what a reranker judges; None if the caller may
+    not read all of it.
     """
 
     key: dict[str, Any]
@@ -188,3 +190,4 @@ class Hit:
     model: str | None = None
     vector_rank: int | None = None
     text_rank: int | None = None
+    text: str | None = None

@@ -65,13 +65,6 @@ def test_a_row_whose_columns_become_null_loses_its_vector(db: Connection, drain:
     assert embedded(db) == [1]
 
 
-def test_a_row_of_empty_strings_has_a_vector(db: Connection, drain: Drain) -> None:
-    attach(db)
-    db.execute("INSERT INTO docs VALUES (1, '', '')")
-    assert drain() == 0
-    assert embedded(db) == [1]
-
-
 def test_a_template_fills_doubled_braces_in_as_single_ones(db: Connection, dsn: str) -> None:
     db.execute("INSERT INTO docs VALUES (1, '{body}', '100 %')")
     db.execute("SELECT pgmeaning.attach('docs', template => '{{{title}}}: {body}{{}}')")

@@ -153,7 +153,7 @@ def test_all_chunks_of_a_row_go_with_it(db: Connection, dsn: str, change: str) -
     assert chunks(db) == []
 
 
-@pytest.mark.parametrize("body", ["", " ", "x", "\n\n", "😀", " " * 5000, "\n" * 100])
+@pytest.mark.parametrize("body", ["x", "😀", "\n\nx", " " * 5000 + "x"])
 def test_texts_without_much_in_them_are_one_chunk(db: Connection, dsn: str, body: str) -> None:
     make_docs(db)
     put(db, 1, body)

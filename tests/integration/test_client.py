@@ -325,6 +325,46 @@ def test_a_client_closes_its_connection(dsn: str) -> None:
         client.connection.execute("SELECT 1")
 
 
+# The rows of what was found
+
+
+def test_columns_chooses_what_comes_back(docs: None, client: Client, drain: Drain) -> None:
+    client.attach("docs", ["body"])
+    assert drain() == 0
+    for found in (
+        client.nearest("docs", [1.0] * 384, k=2, columns=["body"]),
+        client.similar("docs", 7, k=2, columns=["body"]),
+    ):
+        assert [list(hit.row) for hit in found] == [["body"], ["body"]]
+        assert [hit.text for hit in found] == [hit.row["body"] for hit in found]
+    assert client.nearest("docs", [1.0] * 384, k=1, columns=[])[0].row == {}
+    with pytest.raises(CollectionError, match="has no column nope"):
+        client.nearest("docs", [1.0] * 384, columns=["nope"])
+
+
+def test_rows_have_the_types_that_a_select_gives(client: Client, db: Connection, drain: Drain) -> None:
+    db.execute(
+        "CREATE TYPE mood AS ENUM ('fine'); CREATE DOMAIN short AS varchar(9); CREATE TYPE pair AS (a int, b text)"
+    )
+    db.execute(
+        "CREATE TABLE typed (id int PRIMARY KEY, yes bool, no bool, price numeric, raw bytea, day date, "
+        "moment timestamptz, span interval, list int[], words text[], data jsonb, mood mood, short short, "
+        'letter char(4), code "char", pair pair, half float4, whole float8, gone text, far date, id2 uuid, '
+        "v public.vector(2))"
+    )
+    db.execute(
+        "INSERT INTO typed VALUES (1, true, false, 1.50, '\\x00ff', '2024-01-02', '2024-01-02 03:04+05', '1 day 2 s', "
+        "'{1,NULL}', '{\"a b\",NULL,\"\"}', '{\"a\": 1.5}', 'fine', 'abc', 'x', 'y', '(1,)', 0.1, 1e300, NULL, "
+        "'infinity', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '[1,2]')"
+    )
+    client.attach("typed", ["short"])
+    assert drain() == 0
+    [hit] = client.nearest("typed", [1.0] * 384)
+    cursor = client.connection.execute("SELECT * FROM typed")
+    names = [column.name for column in cursor.description or ()]
+    assert repr(hit.row) == repr(dict(zip(names, cursor.fetchall()[0], strict=True)))
+
+
 # Reranking
 
 
@@ -354,7 +394,9 @@ def test_a_reranker_judges_what_was_found_and_its_score_is_the_hits(
         db.execute("INSERT INTO docs VALUES (%s, '', %s)", (number, text))
     client.attach("docs", template="{title}{body}")
     client.wait_for("docs")
-    hits = client.search("docs", "cooking rice", k=2, rerank=4, reranker="all-MiniLM-L6-v2-late-interaction")
+    hits = client.search(
+        "docs", "cooking rice", k=2, rerank=4, reranker="all-MiniLM-L6-v2-late-interaction", timeout=60
+    )
     assert {hit.key["id"] for hit in hits} == {0, 3}
     assert hits[0].score >= hits[1].score
     assert all(0 <= hit.score <= 1 and hit.score != pytest.approx(1 - hit.distance) for hit in hits)

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from pgmeaning.client.client import Client, connect
 from pgmeaning.settings import Settings
@@ -289,7 +290,9 @@ def test_few_matching_rows_are_scanned_and_many_are_fetched_beyond(many: None, d
     db.execute("ANALYZE docs")
     db.execute('ANALYZE pgmeaning_data."docs__synthetic-384"')
     to_fetch = (  # asked directly: what a scan compares exactly, no count of PostgreSQL's shows
-        "SELECT pgmeaning._rows_to_fetch(c, t, 100, %s) FROM pgmeaning.collection AS c "
+        "SELECT pgmeaning._rows_to_fetch(c, t, 100, "
+        "pgmeaning._search_options(c, 10, %s, NULL, NULL, NULL, NULL, true, NULL)) "
+        "FROM pgmeaning.collection AS c "
         "JOIN pgmeaning.target AS t ON t.collection_id = c.id"
     )
     fetched = [db.execute(to_fetch, (condition,)).fetchone()[0] for condition in ("part < 1", "part < 500", None)]  # type: ignore[index]
@@ -332,3 +335,105 @@ def test_an_array_among_the_parameters_is_refused_with_the_way_to_write_it(docs:
     assert error.sqlstate == "PM014"
     assert "{en,fr}" in str(error.diag.message_hint)
     assert found(db, "filter => 'lang = ANY ($1)', filter_params => ARRAY['{en}']") == list(range(2, 21, 2))
+
+
+# What drivers send
+
+
+@pytest.mark.parametrize(
+    ("call", "values", "ids"),
+    [
+        ("%s", [2], [1, 2, 3]),
+        ("%s", [1.5], [1, 2]),
+        ("%s", ["2"], [1, 2, 3]),
+        ("%s::bigint[]", [2], [1, 2, 3]),
+        ("pgmeaning.filter_params(%s)", Jsonb([2]), [1, 2, 3]),
+        ("pgmeaning.filter_params(%s)", "[2]", [1, 2, 3]),
+    ],
+)
+def test_parameters_are_accepted_as_drivers_send_them(
+    docs: None, db: Connection, call: str, values: object, ids: list[int]
+) -> None:
+    assert found(db, f"filter => 'price < $1', filter_params => {call}", values) == ids
+
+
+def test_parameters_of_several_types_come_from_json(docs: None, db: Connection) -> None:
+    arguments = "filter => 'price < $1 AND lang = $2 AND id = ANY ($3)', filter_params => pgmeaning.filter_params(%s)"
+    assert found(db, arguments, Jsonb([20, "en", [1, 2, 4]])) == [2, 4]
+    assert found(db, "filter => 'lang = $1', filter_params => pgmeaning.filter_params(%s)", Jsonb([None])) == []
+    error = refused(db, "filter => 'id = $1', filter_params => pgmeaning.filter_params(%s)", Jsonb({"a": 1}))
+    assert error.sqlstate == "PM014"
+
+
+def test_k_may_be_a_bigint(docs: None, db: Connection) -> None:
+    for call in ("search('docs', 'q', k => 5::bigint)", "search(NULL::docs, 'q', k => 5::bigint)"):
+        assert len(db.execute(f"SELECT FROM pgmeaning.{call}".encode()).fetchall()) == 5
+
+
+def test_a_filter_of_thousands_of_values_is_bound_in_one_pass(docs: None, db: Connection) -> None:
+    """Step by step, its rest copied each time, it would take several times as long as this allows."""
+    many = ", ".join(map(str, range(5, 100_000)))
+    db.execute("SET statement_timeout = '30s'")
+    bound = db.execute("SELECT length(pgmeaning._bind(%s, '{en}'))", (f"id IN ({many}) AND lang = $1",)).fetchone()
+    assert bound == (len(f"id IN ({many}) AND lang = ('en')"),)
+
+
+# Names in a filter
+
+
+def test_a_filter_may_look_into_tables_on_the_callers_search_path(docs: None, db: Connection) -> None:
+    db.execute("CREATE SCHEMA app")
+    db.execute("CREATE TABLE app.wanted AS SELECT 4 AS id")
+    db.execute("CREATE TABLE public.wanted AS SELECT 5 AS id")
+    condition = "filter => 'id IN (SELECT w.id FROM wanted AS w)'"
+    assert found(db, condition) == [5]
+    db.execute("SET search_path = app, public")
+    assert found(db, condition) == [4]
+    assert found(db, condition + ", mode => 'signature'") == [4]
+    typed = db.execute(f"SELECT (hit).id FROM pgmeaning.search(NULL::docs, 'q', {condition})".encode()).fetchall()
+    assert typed == [(4,)]
+    similar = db.execute(f"SELECT key FROM pgmeaning.similar('docs', '9', {condition})".encode()).fetchall()
+    assert similar == [({"id": 4},)]
+    many = db.execute(f"SELECT key FROM pgmeaning.search_many('docs', '{{q}}', {condition})".encode()).fetchall()
+    assert many == [({"id": 4},)]
+
+
+def test_a_filter_may_use_operators_of_extensions_on_the_callers_search_path(docs: None, db: Connection) -> None:
+    db.execute("CREATE SCHEMA extra")
+    db.execute("CREATE EXTENSION hstore SCHEMA extra")
+    db.execute("SET search_path = public, extra")
+    db.execute("ALTER TABLE docs ADD COLUMN more hstore DEFAULT 'a=>1'")
+    assert found(db, "filter => $$more @> 'a=>1' AND id < 3$$") == [1, 2]
+    db.execute("SET search_path = public")
+    assert refused(db, "filter => $$more @> 'a=>1'$$").sqlstate == "PM014"
+    assert found(db, "filter => $$more @> 'a=>1' AND id < 3$$, filter_path => 'public, extra'") == [1, 2]
+
+
+def test_a_search_leaves_the_search_path_as_it_was(docs: None, db: Connection) -> None:
+    db.execute("SET search_path = public, pg_catalog")
+    found(db, "filter => 'id < 5'")
+    assert db.execute("SHOW search_path").fetchone() == ("public, pg_catalog",)
+
+
+def test_a_filter_has_its_callers_rights_and_no_others(docs: None, db: Connection, connect: Connect) -> None:
+    db.execute("CREATE TABLE secret AS SELECT 1 AS id")
+    db.execute("CREATE ROLE filter_reader LOGIN PASSWORD 'x'")
+    try:
+        db.execute("GRANT SELECT ON docs TO filter_reader")
+        db.execute('GRANT SELECT ON pgmeaning_data."docs__synthetic-384" TO filter_reader')
+        reader = connect(user="filter_reader", password="x")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            found(reader, "filter => 'id IN (SELECT id FROM secret)'")
+    finally:
+        db.execute("DROP OWNED BY filter_reader")
+        db.execute("DROP ROLE filter_reader")
+
+
+def test_a_function_on_the_callers_path_does_not_replace_the_systems_in_the_search_itself(
+    docs: None, db: Connection
+) -> None:
+    db.execute("CREATE SCHEMA app")
+    db.execute("CREATE FUNCTION app.count(int) RETURNS bigint LANGUAGE sql AS 'SELECT 0::bigint'")
+    db.execute("CREATE FUNCTION app.lower(text) RETURNS text LANGUAGE sql AS $$ SELECT 'planted' $$")
+    db.execute("SET search_path = app, public")
+    assert found(db, "filter => 'lower(lang) = ''en'' AND id < 5'") == [2, 4]

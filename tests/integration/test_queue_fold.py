@@ -169,6 +169,14 @@ def test_prepared_transactions_and_publications_of_all_tables_go_on_working(repl
             wait_until(lambda: db.execute("SELECT FROM pgmeaning._unfolded").rowcount == 0)
 
 
+def test_a_query_wakes_a_sidecar_where_transactions_may_be_prepared_too(replicated: str) -> None:
+    with psycopg.connect(replicated, autocommit=True) as db, psycopg.connect(replicated, autocommit=True) as listener:
+        listener.execute("LISTEN pgmeaning_query")
+        with pytest.raises(psycopg.Error, match="no sidecar answered"):
+            db.execute("CALL pgmeaning.prepare('a query', model => 'synthetic-384', timeout => '10 ms')")
+        assert [found.payload for found in listener.notifies(timeout=10, stop_after=1)] == [""]
+
+
 def test_the_sidecars_statements_are_not_compiled_whatever_the_database_says(db: Connection, dsn: str) -> None:
     db.execute(f'ALTER DATABASE "{db.info.dbname}" SET jit = on')
     with connection.connect(dsn, "sidecar") as opened:

@@ -4,20 +4,25 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
 
+import pgmeaning
+from pgmeaning.errors import DatabaseError
 from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document, Model
 from tests.conftest import running, wait_until
 from tests.integration.docs import Docs
+from tests.integration.test_cli import output
 from tests.types import Connect, Connection, Drain
 
 
@@ -235,6 +240,98 @@ def test_columns_without_a_template_are_judged_as_they_were_embedded(
     db.execute("CALL pgmeaning.wait_for('notes')")
     db.execute("SELECT * FROM pgmeaning.search('notes', 'q', rerank => 5)")
     assert sorted(judge.batches[0]) == ["a\n\nb", "c"]
+
+
+# From Python
+
+
+def test_the_client_reranks_in_a_sidecar_in_one_round_trip(
+    docs: None, dsn: str, judging: Sidecar, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgmeaning.client.client.loaded_reranker", None)
+    with pgmeaning.connect(dsn) as client:
+        statements: list[str] = []
+        execute = client.connection.execute
+
+        def counted(query: Any, *arguments: Any, **more: Any) -> Any:
+            statements.append(str(query))
+            return execute(query, *arguments, **more)
+
+        monkeypatch.setattr(client.connection, "execute", counted)
+        hits = client.search("docs", "x", k=2, rerank=30)
+        assert len(statements) == 1
+    assert [hit.key["id"] for hit in hits] == [30, 29]
+    assert [hit.score for hit in hits] == pytest.approx([0.3, 0.29])
+    assert hits[0].row == {"id": 30, "title": "title 30", "body": "x" * 30}
+    assert hits[0].text == "title 30 {it's}: " + "x" * 30
+
+
+def test_python_and_sql_judge_the_same_text(
+    db: Connection, dsn: str, drain: Drain, judging: Sidecar, judge: Judge
+) -> None:
+    db.execute(
+        "CREATE TABLE odd (id int PRIMARY KEY, yes bool, list text[], day timestamptz, raw bytea, letter char(5), "
+        "price numeric, data jsonb, none text)"
+    )
+    db.execute(
+        "INSERT INTO odd VALUES (1, true, '{a,NULL,\"b c\"}', '2024-01-02 03:04Z', '\\x01ff', 'q', 1.50, "
+        "'{\"a\": [1, null]}', NULL)"
+    )
+    db.execute("SELECT pgmeaning.attach('odd', columns => '{yes,list,day,raw,letter,price,data,none}')")
+    db.execute("CALL pgmeaning.wait_for('odd')")
+    with pgmeaning.connect(dsn) as client:
+        in_sidecar = client.search("odd", "x", rerank=5)
+        texts = [batch[0] for batch in judge.batches]
+        client.search("odd", "x", rerank=5, reranker=judge)
+        db.execute("SELECT * FROM pgmeaning.search('odd', 'x', rerank => 5)")
+    assert [batch[0] for batch in judge.batches] == texts * 3
+    assert in_sidecar[0].text == texts[0]
+    assert texts[0].startswith("true\n\n{a,NULL")
+
+
+def test_a_loaded_reranker_judges_in_this_process(docs: None, dsn: str, judge: Judge) -> None:
+    with pgmeaning.connect(dsn) as client:
+        hits = client.search("docs", "x", k=2, rerank=30, reranker=judge, columns=["title"])
+    assert [(hit.key["id"], hit.row) for hit in hits] == [(30, {"title": "title 30"}), (29, {"title": "title 29"})]
+    assert judge.batches
+
+
+def test_a_row_deleted_while_the_reranker_works_is_still_among_k(
+    docs: None, db: Connection, dsn: str, judging: Sidecar, judge: Judge
+) -> None:
+    judge.opened.clear()
+    found: list[Any] = []
+    with pgmeaning.connect(dsn) as client:
+        search = threading.Thread(target=lambda: found.extend(client.search("docs", "x", k=5, rerank=10)))
+        search.start()
+        assert judge.reached.wait(30)
+        db.execute("DELETE FROM docs")
+        judge.opened.set()
+        search.join(30)
+    assert len(found) == 5
+
+
+def test_the_client_asks_without_a_loopback(
+    docs: None, db: Connection, dsn: str, judging: Sidecar, judge: Judge
+) -> None:
+    db.execute("DROP EXTENSION dblink CASCADE")
+    with pgmeaning.connect(dsn) as client:
+        assert [len(hits) for hits in client.search_many("docs", ["new", "newer", "x"], k=2)] == [2, 2, 2]
+        assert len(client.search("docs", "another", k=3)) == 3
+        assert len(client.embed("a third", collection="docs")) == 384
+        assert len(client.embed("a fourth", collection="docs", as_query=False)) == 384
+        assert client.similarity("one text", "one text") == pytest.approx(1)
+        hits = client.search("docs", "x", k=2, rerank=30)
+        assert [hit.key["id"] for hit in hits] == [30, 29]
+        assert [hit.score for hit in hits] == pytest.approx([0.3, 0.29])
+        assert [hit.key["id"] for hit in client.search("docs", "xx", k=1, rerank=30)] == [30]
+        with client.connection.transaction(), pytest.raises(DatabaseError, match="no dblink loopback"):
+            client.search("docs", "in a transaction")
+
+
+def test_the_command_line_searches_without_a_loopback(docs: None, db: Connection, dsn: str, judging: Sidecar) -> None:
+    db.execute("DROP EXTENSION dblink CASCADE")
+    assert len(json.loads(output("search", "docs", "a new query", "-k", "4", "--json", "--dsn", dsn))) == 4
 
 
 def test_a_rerank_of_none_is_refused(docs: None, db: Connection) -> None:

@@ -14,11 +14,14 @@ from psycopg.types.json import Jsonb
 
 from pgmeaning import json_values
 from pgmeaning.errors import ArgumentError
+from pgmeaning.types import Hit
 
 # An SQL condition, or a mapping of columns to the values that they must equal.
 Filter = str | Mapping[str, object] | None
 # Numbers, or a vector as a connection with pgvector's types returns it.
 AnyVector = Sequence[float] | NDArray[Any] | Vector | HalfVector
+# Where a page begins: behind the last hit of the page before, or its distance and key.
+After = Hit | tuple[float, object] | None
 
 GREATEST = 2**31 - 1  # PostgreSQL's largest integer
 
@@ -78,6 +81,20 @@ def _as_text(value: object) -> str | None:
 def jsonb(key: object) -> Jsonb:
     """A key, or one value of it."""
     return Jsonb(key, dumps=json_values.dumps)
+
+
+def cursor(after: After) -> dict[str, Any]:
+    """The arguments for the row behind which a page begins; both None for the first page."""
+    if isinstance(after, Hit):
+        return {"after_distance": after.distance, "after_key": jsonb(after.key)}
+    if after is None:
+        return {"after_distance": None, "after_key": None}
+    try:
+        distance, key = after
+        return {"after_distance": float(distance), "after_key": jsonb(key)}
+    except (TypeError, ValueError):
+        hint = "give the last hit of the page before, or its distance and its key"
+        raise ArgumentError(f"after is {after!r}", hint=hint) from None
 
 
 def vector(given: AnyVector) -> Vector:

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
 from pgvector import Vector
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb, set_json_loads
 
 from pgmeaning import json_values
-from pgmeaning.client.arguments import AnyVector, Filter, filtered, jsonb, texts, texts_or_none, whole, whole_or_none
+from pgmeaning.client.arguments import (
+    After,
+    AnyVector,
+    Filter,
+    cursor,
+    filtered,
+    jsonb,
+    texts,
+    texts_or_none,
+    whole,
+    whole_or_none,
+)
 from pgmeaning.client.arguments import vector as vector_of
 from pgmeaning.client.query_vectors import check_modalities, embed_here, query_document
 from pgmeaning.client.rerank import loaded_reranker, rerank
+from pgmeaning.client.rows import hits
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database import targets
 from pgmeaning.database.values import register_times, register_vectors, translated_errors
-from pgmeaning.documents.template import render, several
-from pgmeaning.errors import CollectionError, InputError, ModelNotFound, SchemaOutdated
+from pgmeaning.documents.template import several
+from pgmeaning.errors import CollectionError, DatabaseError, InputError, ModelNotFound, SchemaOutdated, TimedOut
 from pgmeaning.media import fetch_media
+from pgmeaning.models.base import Reranker
 from pgmeaning.models.registry import fingerprint
 from pgmeaning.settings import Settings
 from pgmeaning.types import Document, Hit, Model, Target
+
+T = TypeVar("T")
 
 
 def connect(dsn: str = "") -> Client:
@@ -219,12 +236,15 @@ class Client:
             "input": text, "collection": collection, "model": model, "as_query": as_query,
             "timeout": timedelta(seconds=timeout),
         }  # fmt: skip
-        vector: Vector | NDArray[np.float32] = self._value("embed", arguments)
+        ask = partial(self._asking, [text or ""], timeout, collection=collection, model=model, as_query=as_query)
+        vector: Vector | NDArray[np.float32] = ask(lambda: self._value("embed", arguments))
         return np.asarray(vector.to_numpy() if isinstance(vector, Vector) else vector, np.float32)
 
     def similarity(self, a: str, b: str, model: str | None = None, *, timeout: float = 10) -> float:
         """How close two texts are in meaning: the cosine similarity of their vectors, both embedded as documents."""
-        return float(self._value("similarity", {"a": a, "b": b, "model": model, "timeout": timedelta(seconds=timeout)}))
+        arguments = {"a": a, "b": b, "model": model, "timeout": timedelta(seconds=timeout)}
+        ask = partial(self._asking, [a, b], timeout, model=model, as_query=False)
+        return float(ask(lambda: self._value("similarity", arguments)))
 
     def prepare(
         self, query: str, collection: str | None = None, model: str | None = None, *, timeout: float = 30
@@ -235,79 +255,105 @@ class Client:
 
     def search(
         self, collection: str, query: str | None = None, k: int = 10, *, image: Any = None, video: Any = None,
-        rerank: int | None = None, reranker: str | None = None, filter: Filter = None,
+        rerank: int | None = None, reranker: str | Reranker | None = None, filter: Filter = None,
         filter_params: Sequence[object] | None = None, mode: str | None = None, candidates: int | None = None,
-        grouped: bool = True, timeout: float = 10,
+        grouped: bool = True, timeout: float = 10, after: After = None, columns: Sequence[str] | None = None,
     ) -> list[Hit]:  # fmt: skip
         """The k rows nearest in meaning to a text, the best first; or to an image or video, with or without a text.
 
         An image is a path, bytes, a data URI or a PIL image; for it, this process loads the collection's model.
 
-        With `rerank`, that many rows are found first, and a reranker (None: the database's default) judges them;
-        `score` is then the reranker's, 0..1, instead of the cosine similarity. `filter` is an SQL condition on the
+        With `rerank`, that many rows are found first, and a reranker judges their texts in a sidecar (None: the
+        database's default); `score` is then the reranker's, 0..1, instead of the cosine similarity. A `reranker` that
+        is loaded (load_reranker) judges in this process, images too; so does any for a query with an image or video.
+        `columns` are those of `row`; None: all. `filter` is an SQL condition on the
         source's columns, with $1, $2, ... for `filter_params`; or a mapping of columns to the values that they must
         equal. `mode` "hybrid" searches for the words too.
 
         A document that was cut into chunks is found once, by its best chunk; with `grouped=False`, every chunk counts.
+
+        `after`, the last hit of a page (or its distance and key), makes this the next page. Rows that are equally near
+        are in the order of their keys.
         """
         k, rerank = whole("k", k), whole_or_none("rerank", rerank)
         if rerank is not None and min(k, rerank) < 1:
             raise InputError(f"k is {k} and rerank {rerank}", hint="both must be at least 1")
         wanted = query_document(query, image, video)
+        has_media = bool(wanted.images or wanted.videos)
         arguments: dict[str, Any] = {
-            "collection": collection, "query": query, "k": max(k, rerank or k), **filtered(filter, filter_params),
+            "collection": collection, "query": query, "k": k, **filtered(filter, filter_params),
             "mode": mode, "candidates": whole_or_none("candidates", candidates), "grouped": grouped,
-            "timeout": timedelta(seconds=timeout),
+            "timeout": timedelta(seconds=timeout), "rerank": None, "reranker": None, **cursor(after),
+            "columns": texts_or_none("columns", columns),
         }  # fmt: skip
-        if wanted.images or wanted.videos:
+        if has_media:
             arguments["vector"] = Vector(self._vector(collection, wanted))
-        hits = self._hits("nearest" if "vector" in arguments else "search", arguments, collection)
-        return hits[:k] if rerank is None else self._rerank(collection, wanted, hits, reranker)[:k]
+        if rerank is not None and (has_media or not isinstance(reranker, str | None)):
+            return self._rerank_here(arguments, wanted, rerank, reranker)
+        arguments |= {"rerank": rerank, "reranker": reranker}
+        if has_media:
+            return self._hits("nearest", arguments)
+        with_vectors = partial(self._asking, [query or ""], timeout, collection=collection)
+        try:
+            return with_vectors(lambda: self._hits("search", arguments))
+        except DatabaseError as error:
+            if rerank is None or not self._lacks_loopback(error):
+                raise
+        several = {**arguments, "k": max(k, rerank), "rerank": None}
+        found = with_vectors(lambda: self._hits("search", several))
+        return self._judged_by_asking(several, found)[:k]
 
     def search_many(
         self, collection: str, queries: Sequence[str], k: int = 10, *, filter: Filter = None,
         filter_params: Sequence[object] | None = None, mode: str | None = None, candidates: int | None = None,
-        grouped: bool = True, timeout: float = 10,
+        grouped: bool = True, timeout: float = 10, columns: Sequence[str] | None = None,
     ) -> list[list[Hit]]:  # fmt: skip
         """What `search` finds for each of the queries, in order, with one call of the model for all of them."""
         asked = texts("queries", queries)
         arguments = {
             "collection": collection, "queries": asked, "k": whole("k", k), **filtered(filter, filter_params),
             "mode": mode, "candidates": whole_or_none("candidates", candidates), "grouped": grouped,
-            "timeout": timedelta(seconds=timeout),
+            "timeout": timedelta(seconds=timeout), "columns": texts_or_none("columns", columns),
         }  # fmt: skip
-        found = self._execute("search_many", arguments).fetchall()
-        rows = self._source_rows(collection, [key for _, key, *_ in found])
+        ask = partial(self._asking, asked, timeout, collection=collection)
+        found = ask(lambda: self._execute("search_many", arguments).fetchall())
         answers: list[list[Hit]] = [[] for _ in asked]
-        for place, (query, *columns) in enumerate(found):
-            if place in rows:
-                answers[query - 1].append(_hit(columns, rows[place]))
+        for (query, *_), hit in zip(found, hits(self.connection, [row[1:] for row in found]), strict=True):
+            answers[query - 1].append(hit)
         return answers
 
     def nearest(
         self, collection: str, vector: AnyVector, k: int = 10, *,
         filter: Filter = None, filter_params: Sequence[object] | None = None, mode: str | None = None,
-        candidates: int | None = None, grouped: bool = True,
+        candidates: int | None = None, grouped: bool = True, after: After = None,
+        columns: Sequence[str] | None = None,
     ) -> list[Hit]:  # fmt: skip
-        """The k rows nearest to a vector of the collection's model: numbers, or a value that a connection returned."""
+        """The k rows nearest to a vector of the collection's model: numbers, or a value that a connection returned.
+
+        `after` and `columns` as in `search`."""
         arguments = {
             "collection": collection, "vector": vector_of(vector), "k": whole("k", k),
             **filtered(filter, filter_params), "mode": mode,
-            "candidates": whole_or_none("candidates", candidates), "grouped": grouped,
+            "candidates": whole_or_none("candidates", candidates), "grouped": grouped, **cursor(after),
+            "columns": texts_or_none("columns", columns),
         }  # fmt: skip
-        return self._hits("nearest", arguments, collection)
+        return self._hits("nearest", arguments)
 
     def similar(
         self, collection: str, key: object, k: int = 10, *,
         filter: Filter = None, filter_params: Sequence[object] | None = None, mode: str | None = None,
-        candidates: int | None = None, grouped: bool = True,
+        candidates: int | None = None, grouped: bool = True, after: After = None,
+        columns: Sequence[str] | None = None,
     ) -> list[Hit]:  # fmt: skip
-        """More like this: the k nearest other rows. `key`: a mapping of the key columns, or one value."""
+        """More like this: the k nearest other rows. `key`: a mapping of the key columns, or one value.
+
+        `after` and `columns` as in `search`."""
         arguments = {
             "collection": collection, "key": jsonb(key), "k": whole("k", k), **filtered(filter, filter_params),
-            "mode": mode, "candidates": whole_or_none("candidates", candidates), "grouped": grouped,
+            "mode": mode, "candidates": whole_or_none("candidates", candidates), "grouped": grouped, **cursor(after),
+            "columns": texts_or_none("columns", columns),
         }  # fmt: skip
-        return self._hits("similar", arguments, collection)
+        return self._hits("similar", arguments)
 
     def _vector(self, collection: str, query: Document) -> NDArray[np.float32]:
         """The vector of a query with media, made with the collection's model."""
@@ -320,13 +366,26 @@ class Client:
         name, dimensions = self._execute("client/query_model", arguments).fetchone() or ("", None)
         return name, dimensions
 
-    def _rerank(self, collection: str, query: Document, hits: Sequence[Hit], name: str | None) -> list[Hit]:
-        target = self._target(collection)
-        model = self._reranker(name or self._value("client/default_reranker", {}))
-        check_modalities(model, query)
-        documents = [_document_of(target, hit, model.modalities) for hit in hits]
-        ranked = rerank(query, documents, reranker=loaded_reranker(model))
-        return [replace(hits[result.index], score=result.score) for result in ranked]
+    def _rerank_here(
+        self, arguments: Mapping[str, Any], query: Document, count: int, reranker: str | Reranker | None
+    ) -> list[Hit]:
+        """Find rows, and judge them in this process, with their images if the reranker takes any."""
+        target = self._target(arguments["collection"])
+        judge: Reranker
+        if isinstance(reranker, str | None):
+            model = self._reranker(reranker or self._value("client/default_reranker", {}))
+            check_modalities(model, query)
+            judge, modalities = loaded_reranker(model), model.modalities
+        else:
+            judge, modalities = reranker, getattr(reranker, "modalities", ("text",))
+        wanted = arguments["columns"]
+        media = [] if wanted is None else [c for c in (target.image, target.video) if c and c not in wanted]
+        columns = None if wanted is None else [*wanted, *media]
+        several = {**arguments, "k": max(arguments["k"], count), "columns": columns}
+        found = self._hits("nearest" if "vector" in arguments else "search", several)
+        documents = [_document_of(target, hit, modalities) for hit in found]
+        best = rerank(query, documents, reranker=judge, top_k=arguments["k"])
+        return [_without(replace(found[result.index], score=result.score), media) for result in best]
 
     def _reranker(self, name: str) -> Model:
         with translated_errors():
@@ -335,20 +394,45 @@ class Client:
             raise ModelNotFound(f"this database has no reranker {name!r}", hint="pgmeaning model list")
         return found
 
-    def _hits(self, name: str, arguments: Mapping[str, Any], collection: str) -> list[Hit]:
-        found = self._execute(name, arguments).fetchall()
-        rows = self._source_rows(collection, [key for key, *_ in found])
-        return [_hit(columns, rows[place]) for place, columns in enumerate(found) if place in rows]
+    def _asking(
+        self, inputs: Sequence[str], timeout: float, call: Callable[[], T], *, collection: str | None = None,
+        model: str | None = None, as_query: bool = True,
+    ) -> T:  # fmt: skip
+        """What the call returns; where there is no loopback, once a sidecar was asked as SQL's prepare() does."""
+        try:
+            return call()
+        except DatabaseError as error:
+            if not self._lacks_loopback(error):
+                raise
+        self._ask("ask_vectors", timeout, {
+            "collection": collection, "model": model, "inputs": list(dict.fromkeys(inputs)), "as_query": as_query,
+        })  # fmt: skip
+        return call()
 
-    def _source_rows(self, collection: str, keys: Sequence[str]) -> dict[int, dict[str, Any]]:
-        """Position in `keys` -> the row, if it still exists. Keys are jsonb text: a float would round a numeric."""
-        if not keys:
-            return {}
-        statement = sql.composed("client/rows_by_key", self._target(collection).parts)
-        with translated_errors(), self.connection.cursor() as cursor:
-            cursor.execute(statement, {"keys": list(keys)})
-            names = [column.name for column in cursor.description or ()]
-            return {row[0] - 1: dict(zip(names[1:], row[1:], strict=True)) for row in cursor.fetchall()}
+    def _lacks_loopback(self, error: DatabaseError) -> bool:
+        """Whether a question needs a loopback that is not there; in a transaction it cannot be asked otherwise."""
+        idle = self.connection.info.transaction_status == TransactionStatus.IDLE
+        return error.sqlstate == "PM009" and idle and self.connection.autocommit
+
+    def _ask(self, name: str, timeout: float, arguments: Mapping[str, Any]) -> list[str]:
+        """A sidecar's replies, one for each question; raises TimedOut."""
+        replies: list[str] | None = self._value(name, {**arguments, "timeout": timedelta(seconds=timeout)})
+        if replies is None:
+            raise TimedOut(f"no sidecar answered within {timeout} s", hint="start one: pgmeaning sidecar")
+        return replies
+
+    def _judged_by_asking(self, arguments: Mapping[str, Any], found: Sequence[Hit]) -> list[Hit]:
+        """Hits in the order of a sidecar's reranker, which is asked without a loopback."""
+        documents = [(hit.text or "")[:100_000] for hit in found]
+        if not documents:
+            return []
+        wanted = {"query": arguments["query"], "reranker": arguments["reranker"], "documents": documents}
+        [reply] = self._ask("ask_scores", arguments["timeout"].total_seconds(), wanted)
+        judged = [replace(hit, score=float(s)) for hit, s in zip(found, reply[1:-1].split(","), strict=True)]
+        return sorted(judged, key=lambda hit: -hit.score)
+
+    def _hits(self, name: str, arguments: Mapping[str, Any]) -> list[Hit]:
+        return hits(self.connection, self._execute(name, arguments).fetchall())
 
     def _target(self, collection: str) -> Target:
         with translated_errors():
@@ -379,14 +463,13 @@ class Client:
             return cursor.execute(sql.query(name), arguments).fetchall()
 
 
-def _hit(columns: Sequence[Any], row: dict[str, Any]) -> Hit:
-    key, chunk, chunk_text, distance, score, model, *ranks = columns
-    return Hit(json_values.loads(key), row, distance, score, chunk, chunk_text, model, *ranks)
+def _without(hit: Hit, columns: Sequence[str]) -> Hit:
+    return replace(hit, row={name: value for name, value in hit.row.items() if name not in columns})
 
 
 def _document_of(target: Target, hit: Hit, modalities: Sequence[str]) -> Document:
     """The part of what was embedded that the reranker takes; the text alone if an image is gone."""
-    text = Document(text=_text_of(target, hit))
+    text = Document(text=hit.text or "")
     if hit.chunk > 0:  # images belong to the first chunk
         return text
     images = several(hit.row.get(target.image)) if target.image and "image" in modalities else ()
@@ -395,11 +478,3 @@ def _document_of(target: Target, hit: Hit, modalities: Sequence[str]) -> Documen
         return fetch_media(Document(text.text or None, images, videos), Settings().media) if images or videos else text
     except InputError:
         return text
-
-
-def _text_of(target: Target, hit: Hit) -> str:
-    """The text that was embedded, for the reranker to read."""
-    if hit.chunk_text is not None:
-        return hit.chunk_text
-    values = [hit.row.get(column) for column in target.columns]
-    return render(target, [None if value is None else str(value) for value in values]) or ""

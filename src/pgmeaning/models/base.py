@@ -100,8 +100,9 @@ class LoadedEmbedder:
 class LoadedReranker:
     """A reranker as `load_reranker` returns it: takes mappings and strings too, and lets no bad score through."""
 
-    def __init__(self, reranker: Reranker) -> None:
+    def __init__(self, reranker: Reranker, modalities: Sequence[str] = ("text",)) -> None:
         self._reranker = reranker
+        self.modalities = tuple(modalities)
 
     def score(self, query: Input, documents: Sequence[Input], instruction: str | None = None) -> Vectors:
         """float32 [n], 0..1; raises InputError for an unsuitable input, and BadVector."""
@@ -130,7 +131,7 @@ def load_reranker(model: Model | str, **options: Any) -> LoadedReranker:
     Raises ModelNotFound for an unknown name, ModelUnavailable where the model cannot run here.
     """
     wanted = _resolved(model, "reranker")
-    return LoadedReranker(_factory(RERANKERS, wanted)(wanted, **options))
+    return LoadedReranker(_factory(RERANKERS, wanted)(wanted, **options), wanted.modalities)
 
 
 def as_documents(items: Sequence[Input]) -> list[Document]:

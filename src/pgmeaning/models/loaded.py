@@ -33,6 +33,7 @@ class LoadedModels(Generic[M]):
         self._passing = passing
         self._loaded: dict[str, M] = {}
         self._failed: dict[str, tuple[float, ModelError]] = {}
+        self._began: dict[str, float] = {}  # of those that are being loaded
         self._changing = threading.Lock()
         self._loading = threading.Lock()  # one at a time: libraries patch themselves while they load
         self.priority_lock = priority_lock or PriorityLock()
@@ -41,8 +42,17 @@ class LoadedModels(Generic[M]):
         """The model of that name; raises ModelError if it cannot run here, at once if that is known."""
         if self.is_at_hand(name):
             return self._known(name)
-        with self._loading:
-            return self._known(name) if self.is_at_hand(name) else self._try(name)
+        began = self._began.setdefault(name, time.monotonic())
+        try:
+            with self._loading:
+                return self._known(name) if self.is_at_hand(name) else self._try(name)
+        finally:
+            if self._began.get(name) == began:
+                self._began.pop(name, None)
+
+    def loading_seconds(self, name: str) -> float:
+        """How long the model has been loading; 0 if it is not."""
+        return time.monotonic() - self._began.get(name, time.monotonic())
 
     def is_at_hand(self, name: str) -> bool:
         """Whether `get` would answer without loading the model."""

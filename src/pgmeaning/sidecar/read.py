@@ -183,7 +183,9 @@ def _row(
     texts = [
         None if content is None else content.decode(errors="replace") for content in contents[: len(target.columns)]
     ]
-    unchanged = content_hash is not None and content_hash == known_hash
+    if content_hash is None:  # the database says what counts as content, here as in a scan
+        return Row(claim, None, key_bytes)
+    unchanged = content_hash == known_hash
     return Row(claim, document(target, texts, *_media(target, contents, media)), key_bytes, content_hash, unchanged)
 
 

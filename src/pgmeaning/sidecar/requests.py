@@ -99,6 +99,11 @@ class Requests:
         self._connection.execute(sql.query("requests/refuse_request"), arguments)
         self._let_go([request])
 
+    def _mark_loading(self, requests: Sequence[Request], seconds: float) -> None:
+        """So that whoever gives up waiting learns that the model is being loaded, and for how long."""
+        arguments = {"ids": [request.id for request in requests], "seconds": seconds}
+        self._connection.execute(sql.query("requests/mark_loading"), arguments)
+
     def _let_go(self, requests: Sequence[Request]) -> None:
         """Once the reply is committed, wake whoever waits for it."""
         arguments = {"ids": [request.id for request in requests], "numbers": [request.number for request in requests]}
@@ -140,7 +145,11 @@ class QueryRequests(Requests):
             if name not in self._loaders or not self._loaders[name].is_alive():
                 self._loaders[name] = threading.Thread(target=self._load, args=(name,), daemon=True)
                 self._loaders[name].start()
+        known = {request.id for request in self._put_off}
         self._put_off = [request for request in requests if not at_hand[request.model]]
+        for request in self._put_off:
+            if request.id not in known:
+                self._mark_loading([request], self._embedders.loading_seconds(request.model))
         return [request for request in requests if at_hand[request.model]]
 
     def _load(self, name: str) -> None:
@@ -208,6 +217,8 @@ class RerankRequests(Requests):
 
     def _score(self, request: Request) -> list[float]:
         deadline = time.monotonic() + request.seconds
+        if not self._rerankers.is_at_hand(request.model):
+            self._mark_loading([request], self._rerankers.loading_seconds(request.model))
         reranker, query = self._rerankers.get(request.model), Document(text=request.input)
         documents = [Document(text=text) for text in request.documents or ()]
         scores: list[float] = []
