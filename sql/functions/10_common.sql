@@ -55,9 +55,12 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM pg_class WHERE oid = found_row.source) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM010',
-            MESSAGE = format('the source table of collection %L was dropped', wanted),
-            DETAIL = format('It was %s.', found_row.source_name),
-            HINT = format('A running sidecar cleans up; or call pgmeaning.detach(%L).', wanted);
+            MESSAGE = CASE WHEN pgmeaning._is_dropped(found_row.source)
+                           THEN format('the source table of collection %L was dropped', wanted)
+                           ELSE format('the source table of collection %L is hidden', wanted) END,
+            DETAIL = pgmeaning._orphan_problem(found_row),
+            HINT = format('Make %s again, and a running sidecar takes its vectors up; or call pgmeaning.detach(%L).',
+                          found_row.source_name, wanted);
     END IF;
     RETURN found_row;
 END

@@ -141,23 +141,20 @@ LANGUAGE sql IMMUTABLE
 AS $$ SELECT CASE WHEN role = 'public' THEN 'PUBLIC' ELSE quote_ident(role) END $$;
 
 CREATE OR REPLACE FUNCTION pgmeaning._check_name(wanted text, view_schema name) RETURNS void
-LANGUAGE plpgsql VOLATILE
+LANGUAGE plpgsql STABLE
 AS $$
-DECLARE
-    gone pgmeaning.collection;
 BEGIN
     IF coalesce(wanted, '') = '' OR octet_length(wanted || '_embedding') > 63 THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('%L cannot be a collection''s name', wanted),
             DETAIL = 'It must have 1 to 53 bytes, since a view is named after it, with "_embedding" at the end.',
             HINT = 'Choose another one: attach(..., collection => ''...'').';
     END IF;
-    -- A collection whose table was dropped does not keep its name.
-    SELECT * INTO gone FROM pgmeaning.collection AS c
-    WHERE c.name = wanted AND NOT EXISTS (SELECT FROM pg_class WHERE oid = c.source);
-    IF FOUND THEN
-        PERFORM pgmeaning._forget(gone, false);
-    END IF;
-    IF EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.name = wanted) THEN
+    IF EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.name = wanted AND pgmeaning._is_dropped(c.source)) THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM002',
+            MESSAGE = format('there is a collection %L, whose vectors are kept', wanted),
+            DETAIL = (SELECT pgmeaning._orphan_problem(c) FROM pgmeaning.collection AS c WHERE c.name = wanted),
+            HINT = format('attach() as it was attached takes them up, pgmeaning.detach(%L) drops them.', wanted);
+    ELSIF EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.name = wanted) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('there is already a collection %L', wanted),
             DETAIL = (SELECT format('It belongs to %s.', c.source_name) FROM pgmeaning.collection AS c
                       WHERE c.name = wanted),
@@ -290,7 +287,9 @@ DECLARE
     source  text := (SELECT pgmeaning._relation_name(c.source) FROM pgmeaning.collection AS c WHERE c.id = %1$s);
     visible bool;
 BEGIN
-    IF source = %2$L THEN
+    IF source IS NULL THEN
+        RETURN false;
+    ELSIF source = %2$L THEN
         RETURN EXISTS (SELECT FROM %2$s AS s WHERE %3$s);
     END IF;
     EXECUTE ''SELECT EXISTS (SELECT FROM '' || source || %4$L INTO visible USING %5$s;
@@ -390,7 +389,6 @@ BEGIN
     SELECT coalesce(c.name, r.relname), n.nspname, pgmeaning._relation_name(c.source)
     INTO c.name, c.view_schema, c.source_name
     FROM pg_class AS r JOIN pg_namespace AS n ON n.oid = r.relnamespace WHERE r.oid = c.source;
-    PERFORM pgmeaning._check_name(c.name, c.view_schema);
     SELECT array_agg(a.attname ORDER BY u.i), array_agg(pgmeaning._key_type(a.atttypid) ORDER BY u.i),
            array_agg(CASE WHEN a.attname = ANY (taken) THEN pgmeaning._free_name(c.source, a.attname) ELSE a.attname END
                      ORDER BY u.i)
@@ -494,7 +492,10 @@ BEGIN
     c := pgmeaning._check_attach(c, attach.columns, embedder);
     c := pgmeaning._describe_collection(c);
     patience := pgmeaning._bound_patience();
-    PERFORM pgmeaning._install_collection(c, coalesce(attach.dimensions, embedder.dimensions), kept);
+    IF NOT pgmeaning._takes_up(c, coalesce(attach.dimensions, embedder.dimensions), kept) THEN
+        PERFORM pgmeaning._check_name(c.name, c.view_schema),
+                pgmeaning._install_collection(c, coalesce(attach.dimensions, embedder.dimensions), kept);
+    END IF;
     PERFORM set_config('lock_timeout', patience, true), pgmeaning._wake();
     RETURN c.name;
 END

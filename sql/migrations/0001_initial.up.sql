@@ -41,7 +41,7 @@ CREATE UNIQUE INDEX release_one_current ON pgmeaning.release (current) WHERE cur
 CREATE TABLE pgmeaning.collection (
     id                 int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name               text NOT NULL UNIQUE,
-    source             regclass NOT NULL,
+    source             regclass NOT NULL,  -- 0 while it is orphaned
     source_name        text NOT NULL,
     view_schema        name NOT NULL,
     key_columns        name[] NOT NULL,
@@ -57,6 +57,9 @@ CREATE TABLE pgmeaning.collection (
     model              text NOT NULL REFERENCES pgmeaning.model,  -- the active one
     state              text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'paused')),
     problem            text,  -- why it is broken, such as a renamed column; null: it is not
+    kept_until         timestamptz,  -- set: it is orphaned, its table was dropped, and its vectors are kept until then
+    adopted_at         timestamptz,  -- when another table took the place of one that was dropped
+    awaits_rows        bool NOT NULL DEFAULT false,  -- since then no row was seen: its vectors stay, rows may follow
     attached_at        timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX collection_source ON pgmeaning.collection (source);

@@ -192,7 +192,7 @@ def test_an_unknown_collection_is_an_error(dsn: str) -> None:
 
 def test_a_collection_whose_table_is_gone_still_has_a_status_and_failures(db: Connection, docs: str) -> None:
     db.execute("DROP TABLE docs CASCADE")
-    assert json.loads(output("status", "docs", "--json", "--dsn", docs))[0]["state"] == "dropped"
+    assert json.loads(output("status", "docs", "--json", "--dsn", docs))[0]["state"] == "orphaned"
     assert output("failures", "docs", "--dsn", docs) == "no failures\n"
 
 
