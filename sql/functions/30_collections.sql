@@ -197,7 +197,6 @@ END
 $$;
 
 -- Makes the vector table of a (collection, model) and registers it.
--- The row security policy goes through a function, since a direct one would make DROP TABLE of the source fail.
 CREATE OR REPLACE FUNCTION pgmeaning._make_target(c pgmeaning.collection, model text, dimensions int, state text,
                                                   vector_type text DEFAULT 'vector') RETURNS regclass
 LANGUAGE plpgsql
@@ -216,16 +215,13 @@ BEGIN
         'model text NOT NULL CHECK (model = %3$L), '
         'embedding %6$s(%4$s) NOT NULL, signature bit(%4$s) GENERATED ALWAYS AS (binary_quantize(embedding)) STORED, '
         'content_hash bytea, embedded_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (%5$s, chunk))',
-        relation, pgmeaning._vector_key_definition(c), model, dimensions,
+        relation, (SELECT string_agg(format('%I %s NOT NULL', k.name, k.definition), ', ')
+                   FROM pgmeaning._vector_key(c) AS k), model, dimensions,
         (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
          FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)), vector_type);
     EXECUTE format('COMMENT ON TABLE %s IS %L', relation, format('Vectors of %s by %s', c.source_name, model));
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
-    EXECUTE format('CREATE POLICY source_rows ON %s FOR SELECT '
-                   'USING ((SELECT pgmeaning_data.%I()) OR pgmeaning_data.%I(%s))',
-        relation, 'unrestricted_' || c.id, 'visible_' || c.id,
-        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
-         FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)));
+    PERFORM pgmeaning._make_policy(c, relation);
     IF c.language IS NOT NULL THEN
         PERFORM pgmeaning._add_words(c, relation);
     END IF;
@@ -238,17 +234,33 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION pgmeaning._vector_key_definition(c pgmeaning.collection) RETURNS text
+-- A reader of vectors sees those of the rows that it sees. Through functions, since a policy that named the source
+-- would make DROP TABLE of it fail.
+CREATE OR REPLACE FUNCTION pgmeaning._make_policy(c pgmeaning.collection, relation text) RETURNS void
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    EXECUTE format('CREATE POLICY source_rows ON %s FOR SELECT '
+                   'USING ((SELECT pgmeaning_data.%I()) OR pgmeaning_data.%I(%s))',
+        relation, 'unrestricted_' || c.id, 'visible_' || c.id,
+        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
+         FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)));
+END
+$$;
+
+-- The key columns of a vector table: their names and types, and the types with the source's collations.
+CREATE OR REPLACE FUNCTION pgmeaning._vector_key(c pgmeaning.collection)
+RETURNS TABLE (name name, type text, definition text)
 LANGUAGE sql STABLE
 AS $$
-    SELECT string_agg(format('%I %s%s NOT NULL', u.v, u.type,
+    SELECT u.v, u.type, concat(u.type,
         CASE WHEN a.attcollation <> t.typcollation
              THEN (SELECT format(' COLLATE %I.%I', n.nspname, o.collname) FROM pg_collation AS o
-                   JOIN pg_namespace AS n ON n.oid = o.collnamespace WHERE o.oid = a.attcollation) END), ', '
-                   ORDER BY u.i)
+                   JOIN pg_namespace AS n ON n.oid = o.collnamespace WHERE o.oid = a.attcollation) END)
     FROM unnest(c.key_columns, c.vector_key_columns, c.key_types) WITH ORDINALITY AS u (k, v, type, i)
     JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attname = u.k AND NOT a.attisdropped
     JOIN pg_type AS t ON t.oid = a.atttypid
+    ORDER BY u.i
 $$;
 
 -- Whether the caller sees all rows of the source, and whether it sees a given one: the policy of the vector tables
@@ -528,12 +540,23 @@ BEGIN
             EXECUTE format('DROP TABLE %s', pgmeaning._relation_name(item.vectors));
         END IF;
     END LOOP;
-    FOR item IN SELECT p.oid::regprocedure AS signature FROM pg_proc AS p
-                WHERE p.pronamespace = 'pgmeaning_data'::regnamespace
-                  AND p.proname IN ('visible_' || c.id, 'unrestricted_' || c.id, 'words_' || c.id) LOOP
-        EXECUTE format('DROP FUNCTION %s', item.signature);
-    END LOOP;
+    PERFORM pgmeaning._drop_policy_functions(c);
+    EXECUTE format('DROP FUNCTION IF EXISTS pgmeaning_data.%I()', 'words_' || c.id);
     DELETE FROM pgmeaning.collection WHERE id = c.id;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._drop_policy_functions(c pgmeaning.collection) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    signature regprocedure;
+BEGIN
+    FOR signature IN SELECT p.oid::regprocedure FROM pg_proc AS p
+                     WHERE p.pronamespace = 'pgmeaning_data'::regnamespace
+                       AND p.proname IN ('visible_' || c.id, 'unrestricted_' || c.id) LOOP
+        EXECUTE format('DROP FUNCTION %s', signature);
+    END LOOP;
 END
 $$;
 

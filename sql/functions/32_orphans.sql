@@ -41,12 +41,14 @@ AS $$
     WHERE r.relkind IN ('r', 'p') AND r.relpersistence <> 't'
 $$;
 
--- Why this table cannot take the collection up, or null.
+-- Why this table cannot take the collection up, or null. Of a key of another type vectors can follow, later.
 CREATE OR REPLACE FUNCTION pgmeaning._adoption_problem(c pgmeaning.collection, source regclass) RETURNS text
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
     c.source := source;
+    c.key_types := ARRAY(SELECT CASE WHEN pgmeaning._can_follow(u.was, u.is_now) THEN u.is_now ELSE u.was END
+                         FROM unnest(c.key_types, pgmeaning._present_key_types(c)) AS u (was, is_now));
     RETURN 'The table that now has its name does not fit: ' || coalesce(
         CASE WHEN pgmeaning._has_foreign_part(source) THEN 'it has a foreign table as a partition' END,
         pgmeaning._source_problem(c), pgmeaning._access_problem(c));

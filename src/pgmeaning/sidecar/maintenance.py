@@ -24,6 +24,7 @@ from pgmeaning.indexes.build import Indexer
 from pgmeaning.models.base import Embedder, Reranker
 from pgmeaning.models.loaded import LoadedModels
 from pgmeaning.sidecar.in_flight import InFlight
+from pgmeaning.sidecar.key_types import KeyTypes
 from pgmeaning.sidecar.queue import Queue
 from pgmeaning.sidecar.requests import trim_cache
 from pgmeaning.sidecar.run import Run
@@ -48,6 +49,7 @@ class Maintenance:
         self._embedders = embedders
         self._rerankers = rerankers
         self._indexer = indexer
+        self._key_types = KeyTypes(run)
         self._grace = timedelta(seconds=run.settings.orphan_grace)
         self._extended = time.monotonic()
         self._cleaned = 0.0
@@ -87,8 +89,10 @@ class Maintenance:
             self._end_lost(connection)
             self._indexer.give_way(connection)
             self._look_after_orphans(connection)
+            settled = self._key_types.follow(connection)
             self._look_at_sources(connection)
-            self.looked_at_sources.set()
+            if settled:
+                self.looked_at_sources.set()
             self._fail_crashed(queue)
             self._clean(connection)
             if self._run.stopping.wait(min(self._settings.maintenance, self._settings.lease / 4)):
