@@ -159,10 +159,11 @@ BEGIN
             DETAIL = (SELECT format('It belongs to %s.', c.source_name) FROM pgmeaning.collection AS c
                       WHERE c.name = wanted),
             HINT = 'Choose another name, attach(..., collection => ''...''), or detach that collection first.';
-    ELSIF EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-                  WHERE n.nspname = view_schema AND c.relname = wanted || '_embedding')
-       OR EXISTS (SELECT FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
-                  WHERE n.nspname = view_schema AND t.typname = wanted || '_embedding') THEN
+    ELSIF pgmeaning._kept_view(wanted, view_schema) IS NULL AND (
+        EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                WHERE n.nspname = view_schema AND c.relname = wanted || '_embedding')
+        OR EXISTS (SELECT FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
+                   WHERE n.nspname = view_schema AND t.typname = wanted || '_embedding')) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002',
             MESSAGE = format('%I.%I already exists', view_schema, wanted || '_embedding'),
             DETAIL = 'The collection''s view would have this name.',
@@ -442,9 +443,11 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM003', MESSAGE = pgmeaning._source_problem(c),
             HINT = 'Detach the foreign partition, or copy the rows to another table and attach that one.';
     END IF;
-    PERFORM pgmeaning._make_policy_functions(c),
-            pgmeaning._make_target(c, c.model, dimensions, 'active', vector_type),
-            pgmeaning._make_view(c),
+    PERFORM pgmeaning._make_policy_functions(c);
+    IF NOT pgmeaning._take_kept(c, dimensions, vector_type) THEN
+        PERFORM pgmeaning._make_target(c, c.model, dimensions, 'active', vector_type);
+    END IF;
+    PERFORM pgmeaning._make_view(c),
             pgmeaning._make_trigger_function(c),
             pgmeaning._watch(c);
 END
@@ -521,7 +524,7 @@ CREATE OR REPLACE FUNCTION pgmeaning._forget(c pgmeaning.collection, keep_vector
 LANGUAGE plpgsql SET client_min_messages = warning  -- not what goes along with what is dropped
 AS $$
 DECLARE
-    item record;
+    item pgmeaning.target;
 BEGIN
     PERFORM FROM pgmeaning.collection AS known WHERE known.id = c.id FOR UPDATE;
     IF NOT FOUND THEN
@@ -530,11 +533,10 @@ BEGIN
     PERFORM FROM pgmeaning.target AS t WHERE t.collection_id = c.id FOR UPDATE;
     -- The triggers go with their function: dropping one by one would take the tables' owner.
     EXECUTE format('DROP FUNCTION IF EXISTS pgmeaning.%I() CASCADE', 'on_change_' || c.id);
-    FOR item IN SELECT t.vectors FROM pgmeaning.target AS t JOIN pg_class AS r ON r.oid = t.vectors
+    FOR item IN SELECT t.* FROM pgmeaning.target AS t JOIN pg_class AS r ON r.oid = t.vectors
                 WHERE t.collection_id = c.id LOOP
         IF keep_vectors THEN
-            EXECUTE format('DROP POLICY IF EXISTS source_rows ON %s', pgmeaning._relation_name(item.vectors));
-            EXECUTE format('DROP TRIGGER IF EXISTS words ON %s', pgmeaning._relation_name(item.vectors));
+            PERFORM pgmeaning._keep_vectors(c, item);
         ELSE
             PERFORM pgmeaning._drop_view(c, item.vectors);
             EXECUTE format('DROP TABLE %s', pgmeaning._relation_name(item.vectors));
@@ -625,7 +627,8 @@ BEGIN
     PERFORM set_config('lock_timeout', patience, true);
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.detach IS 'Stops embedding a table; drops its vectors and view, unless keep_vectors.';
+COMMENT ON FUNCTION pgmeaning.detach
+    IS 'Stops embedding a table; drops its vectors and view. With keep_vectors, attach() takes them up again.';
 
 CREATE OR REPLACE FUNCTION pgmeaning._set_state(collection text, wanted text) RETURNS void
 LANGUAGE plpgsql

@@ -1,5 +1,5 @@
--- A key whose type changed, as from int to bigint: the vector tables follow, and no vector is made again. Until then the
--- collection is broken, so that no row is embedded whose key would not fit; searches go on.
+-- A key whose type changed, as from int to bigint: the vector tables follow, and no vector is made again. Until then
+-- the collection is broken, so that no row is embedded whose key would not fit; searches go on.
 
 -- The types of the source's key columns as they are now.
 CREATE OR REPLACE FUNCTION pgmeaning._present_key_types(c pgmeaning.collection) RETURNS text[]

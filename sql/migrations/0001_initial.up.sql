@@ -82,6 +82,15 @@ CREATE TABLE pgmeaning.target (
 -- One active model per collection.
 CREATE UNIQUE INDEX target_one_active ON pgmeaning.target (collection_id) WHERE state = 'active';
 
+-- Vector tables that detach() left behind, and what they hold; attach() takes up those that fit.
+CREATE TABLE pgmeaning.kept_vectors (
+    vectors    regclass PRIMARY KEY,
+    collection text NOT NULL,  -- the name that it had
+    definition jsonb NOT NULL,
+    grant_to   name[] NOT NULL,
+    kept_at    timestamptz NOT NULL DEFAULT now()
+);
+
 -- What is wanted of a vector table's index, and what was measured of the one there is. No row: the default, and nothing
 -- was measured.
 CREATE TABLE pgmeaning.vector_index (

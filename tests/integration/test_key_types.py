@@ -1,7 +1,5 @@
 """A key whose type is widened: the vectors follow, and nothing is embedded again."""
 
-# ruff: noqa: E501  a statement of SQL reads better on one line
-
 from __future__ import annotations
 
 import pytest

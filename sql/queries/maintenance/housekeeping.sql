@@ -7,5 +7,7 @@ WITH requests AS (
     WHERE NOT EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.id = q.collection_id)
 ), emptied AS (
     UPDATE pgmeaning.collection SET awaits_rows = false WHERE awaits_rows AND adopted_at <= now() - %(grace)s
+), dropped AS (
+    DELETE FROM pgmeaning.kept_vectors AS k WHERE NOT EXISTS (SELECT FROM pg_class AS r WHERE r.oid = k.vectors)
 )
 DELETE FROM pgmeaning.sidecar WHERE heartbeat_at < now() - interval '1 day'

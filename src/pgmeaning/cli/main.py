@@ -218,7 +218,9 @@ def _chunking(text: str | None) -> dict[str, Any] | None:
 @app.command()
 def detach(
     collection: Collection, dsn: Dsn = None,
-    keep_vectors: Annotated[bool, typer.Option("--keep-vectors", help="Keep the vector table.")] = False,
+    keep_vectors: Annotated[
+        bool, typer.Option("--keep-vectors", help="Keep vectors and view; attach takes them up again.")
+    ] = False,
 ) -> None:  # fmt: skip
     """Stop embedding a table, and drop its vectors and view."""
     with connected(dsn) as client:

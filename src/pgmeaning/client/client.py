@@ -107,7 +107,7 @@ class Client:
         return str(self._value("attach", arguments))
 
     def detach(self, collection: str, *, keep_vectors: bool = False) -> None:
-        """Stop embedding, and drop the vectors and the view unless `keep_vectors` is true."""
+        """Stop embedding, and drop the vectors and the view; with `keep_vectors`, `attach` takes them up again."""
         self._value("detach", {"collection": collection, "keep_vectors": keep_vectors})
 
     def pause(self, collection: str) -> None:
