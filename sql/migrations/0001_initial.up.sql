@@ -61,6 +61,7 @@ CREATE TABLE pgmeaning.collection (
     kept_until         timestamptz,  -- set: it is orphaned, its table was dropped, and its vectors are kept until then
     adopted_at         timestamptz,  -- when another table took the place of one that was dropped
     awaits_rows        bool NOT NULL DEFAULT false,  -- since then no row was seen: its vectors stay, rows may follow
+    preferred          bool NOT NULL DEFAULT false,  -- of a table's collections the default one; else it is the first
     attached_at        timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX collection_source ON pgmeaning.collection (source);

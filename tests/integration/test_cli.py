@@ -174,7 +174,8 @@ def test_a_collection_goes_through_its_life(db: Connection, docs: str) -> None:
     for command in ("pause", "resume", "refresh"):
         assert "docs" in output(command, "docs", "--dsn", docs)
     assert output("retry", "docs", "--dsn", docs) == "0 rows will be retried\n"
-    assert "detached" in output("detach", "docs", "--dsn", docs)
+    assert output("rename", "docs", "papers", "--dsn", docs) == "docs is now papers\n"
+    assert "detached" in output("detach", "papers", "--dsn", docs)
     assert json.loads(output("status", "--json", "--dsn", docs)) == []
 
 

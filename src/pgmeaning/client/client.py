@@ -126,6 +126,10 @@ class Client:
         """Try the failed rows again; returns how many there are."""
         return int(self._value("retry", {"collection": collection}))
 
+    def rename_collection(self, collection: str, new_name: str) -> None:
+        """Give a collection and its view another name. Raises CollectionError for a name that is taken."""
+        self._value("rename_collection", {"collection": collection, "new_name": new_name})
+
     def wait_for(self, collection: str, key: object = None, timeout: float = 30) -> None:
         """Wait until no row of the collection (or the given row) is owed a vector.
 
