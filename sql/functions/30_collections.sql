@@ -217,7 +217,7 @@ BEGIN
         'embedding %6$s(%4$s) NOT NULL, signature bit(%4$s) GENERATED ALWAYS AS (binary_quantize(embedding)) STORED, '
         'content_hash bytea, embedded_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (%5$s, chunk))',
         relation, (SELECT string_agg(format('%I %s NOT NULL', k.name, k.definition), ', ')
-                   FROM pgmeaning._vector_key(c) AS k), model, dimensions,
+                   FROM pgmeaning._vector_key_types(c) AS k), model, dimensions,
         (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
          FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)), vector_type);
     EXECUTE format('COMMENT ON TABLE %s IS %L', relation, format('Vectors of %s by %s', c.source_name, model));
@@ -250,7 +250,7 @@ END
 $$;
 
 -- The key columns of a vector table: their names and types, and the types with the source's collations.
-CREATE OR REPLACE FUNCTION pgmeaning._vector_key(c pgmeaning.collection)
+CREATE OR REPLACE FUNCTION pgmeaning._vector_key_types(c pgmeaning.collection)
 RETURNS TABLE (name name, type text, definition text)
 LANGUAGE sql STABLE
 AS $$

@@ -61,14 +61,19 @@ BEGIN
 EXCEPTION
     WHEN lock_not_available OR query_canceled OR deadlock_detected THEN
         RAISE;
-    WHEN dependent_objects_still_exist THEN
-        GET STACKED DIAGNOSTICS blocking = PG_EXCEPTION_DETAIL;
-        UPDATE pgmeaning.collection AS k SET key_problem = blocking WHERE k.id = $1;
-        RETURN blocking;
     WHEN OTHERS THEN
-        blocking := SQLERRM;
-        UPDATE pgmeaning.collection AS k SET key_problem = blocking WHERE k.id = $1;
-        RETURN blocking;
+        GET STACKED DIAGNOSTICS blocking = PG_EXCEPTION_DETAIL;
+        RETURN pgmeaning._cannot_follow(c, CASE WHEN SQLSTATE = '2BP01' THEN blocking ELSE SQLERRM END);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._cannot_follow(c pgmeaning.collection, why text) RETURNS text
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    UPDATE pgmeaning.collection AS k SET key_problem = why WHERE k.id = c.id;
+    UPDATE pgmeaning.collection AS k SET problem = pgmeaning._source_problem(k) WHERE k.id = c.id;
+    RETURN why;
 END
 $$;
 
@@ -87,7 +92,7 @@ BEGIN
     END LOOP;
     EXECUTE format('ALTER TABLE %s %s', vectors, (
         SELECT string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %1$I::%3$s', k.name, k.definition, k.type), ', ')
-        FROM pgmeaning._vector_key(c) AS k));
+        FROM pgmeaning._vector_key_types(c) AS k));
 END
 $$;
 

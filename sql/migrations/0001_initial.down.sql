@@ -16,12 +16,7 @@ BEGIN
 END
 $$;
 DROP TABLE pgmeaning.installation, pgmeaning.sidecar, pgmeaning.request, pgmeaning.query_cache, pgmeaning.queue,
-<<<<<<< HEAD
-    pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.vector_index, pgmeaning.target, pgmeaning.collection,
-    pgmeaning.release, pgmeaning.model;
-=======
-    pgmeaning.inbox, pgmeaning.vector_index, pgmeaning.kept_vectors,
-    pgmeaning.target, pgmeaning.collection, pgmeaning.release, pgmeaning.model;
->>>>>>> 3a2c023 (attach takes up the vectors that detach kept, if they are of the same kind)
+    pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.vector_index, pgmeaning.kept_vectors, pgmeaning.target,
+    pgmeaning.collection, pgmeaning.release, pgmeaning.model;
 DROP SEQUENCE pgmeaning.generation;
 DROP TYPE pgmeaning.search_hit, pgmeaning.ranked_hit, pgmeaning.search_options, pgmeaning.index_plan;

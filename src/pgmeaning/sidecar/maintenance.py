@@ -89,9 +89,8 @@ class Maintenance:
             self._end_lost(connection)
             self._indexer.give_way(connection)
             self._look_after_orphans(connection)
-            settled = self._key_types.follow(connection)
             self._look_at_sources(connection)
-            if settled:
+            if self._key_types.follow(connection):
                 self.looked_at_sources.set()
             self._fail_crashed(queue)
             self._clean(connection)
