@@ -146,3 +146,36 @@ def test_a_table_that_is_rebuilt_with_a_wider_key_keeps_its_vectors(db: Connecti
     drain()
     assert is_up_to_date(db)
     assert embedded(db, before) == []
+
+
+SLOW = """
+CREATE FUNCTION wait_for_the_test() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    WHILE current_setting('application_name') = 'pgmeaning keys' AND NOT pg_try_advisory_lock_shared(42) LOOP
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+END
+$$;
+CREATE EVENT TRIGGER slow ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION wait_for_the_test();
+SELECT pg_advisory_lock(42)
+"""
+
+
+def test_while_a_large_table_is_altered_a_sidecar_goes_on_with_everything_else(db: Connection, dsn: str) -> None:
+    make(db, "int")
+    db.execute("CREATE TABLE other (id int PRIMARY KEY, body text)")
+    db.execute("SELECT pgmeaning.attach('other', columns => '{body}')")
+    with running(Sidecar(dsn, Settings(maintenance=0.1))):
+        wait_until(lambda: is_up_to_date(db))
+        db.execute(SLOW.encode())
+        widen(db, "bigint")
+        altering = "SELECT FROM pg_stat_activity WHERE application_name = 'pgmeaning keys' AND state = 'active'"
+        wait_until(lambda: db.execute(altering.encode()).rowcount == 1)
+        db.execute("INSERT INTO other VALUES (1, 'one')")
+        wait_until(lambda: db.execute("SELECT FROM other_embedding").rowcount == 1)
+        for _ in range(2):
+            beat = db.execute("SELECT heartbeat_at FROM pgmeaning.sidecar").fetchone()
+            wait_until(lambda b=beat: db.execute("SELECT heartbeat_at FROM pgmeaning.sidecar").fetchone() != b)  # type: ignore[misc]
+        assert "its vectors follow" in state(db)[1]
+        db.execute("SELECT pg_advisory_unlock(42)")
+        wait_until(lambda: is_up_to_date(db))

@@ -4,8 +4,13 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 
+import psycopg
 import pytest
 
 from pgmeaning.settings import Settings
@@ -379,3 +384,30 @@ def test_a_table_under_the_name_of_a_renamed_one_is_not_taken_for_it(docs: Conne
         wait_until(lambda: docs.execute("SELECT FROM pgmeaning.inbox").rowcount == 0)
         wait_until(lambda: docs.execute("SELECT FROM pgmeaning.target WHERE scanning").rowcount == 0)
         assert vectors(docs) == 51
+
+
+def test_rows_written_while_their_table_is_rebuilt_over_and_over_are_up_to_date_in_the_end(
+    docs: Connection, connect: Connect, dsn: str
+) -> None:
+    written = threading.Event()
+
+    def write() -> None:
+        writer = connect()
+        for key in itertools.cycle(range(1, 60)):
+            if written.is_set():
+                return
+            with suppress(psycopg.errors.UndefinedTable):  # where a statement waited for the table that was dropped
+                writer.execute("DELETE FROM docs WHERE id = %s", (key,))
+                writer.execute("INSERT INTO docs VALUES (%s, %s) ON CONFLICT DO NOTHING", (key + 7, f"written {key}"))
+
+    settings = Settings(maintenance=0.1, lease=2, claim_rows=16, batch_rows=4)
+    with running(Sidecar(dsn, settings)), running(Sidecar(dsn, settings)), ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(write)
+        for _ in range(10):
+            docs.execute(REBUILD.replace("CREATE", "LOCK TABLE docs; CREATE", 1).encode())
+            adopted = docs.execute("SELECT adopted_at FROM pgmeaning.collection").fetchone()
+            wait_until(lambda a=adopted: docs.execute("SELECT adopted_at FROM pgmeaning.collection").fetchone() != a)  # type: ignore[misc]
+        written.set()
+        ended.result(30)
+        wait_until(lambda: is_up_to_date(docs))
+    assert docs.execute("SELECT FROM pgmeaning.failures").rowcount == 0
