@@ -24,7 +24,7 @@ MEANINGS = {
     "PM013": "A standby cannot ask a sidecar.",
     "PM014": "An argument makes no sense.",
     "PM015": "A lock could not be acquired in time.",
-    "PM016": "Several collections or models fit: name one.",
+    "PM016": "Several models fit: name one.",
     "PM017": "The server or pgvector is too old, or pgvector is missing.",
     "PM018": "Objects of yours depend on the vectors.",
 }

@@ -57,9 +57,12 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM pg_class WHERE oid = found_row.source) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM010',
-            MESSAGE = format('the source table of collection %L was dropped', wanted),
-            DETAIL = format('It was %s.', found_row.source_name),
-            HINT = format('A running sidecar cleans up; or call pgmeaning.detach(%L).', wanted);
+            MESSAGE = CASE WHEN pgmeaning._is_dropped(found_row.source)
+                           THEN format('the source table of collection %L was dropped', wanted)
+                           ELSE format('the source table of collection %L is hidden', wanted) END,
+            DETAIL = pgmeaning._orphan_problem(found_row),
+            HINT = format('Make %s again, and a running sidecar takes its vectors up; or call pgmeaning.detach(%L).',
+                          found_row.source_name, wanted);
     END IF;
     RETURN found_row;
 END
@@ -126,6 +129,16 @@ $$;
 CREATE OR REPLACE FUNCTION pgmeaning._key_type(type oid) RETURNS text
 LANGUAGE sql STABLE
 AS $$ SELECT pgmeaning._type_name(pgmeaning._base_type(type), -1) $$;
+
+-- Whether values of one type become values of the other by themselves, or may be assigned to it; anything becomes text.
+-- Which value becomes which does not matter: the scan that follows finds rows whose vector is not theirs.
+CREATE OR REPLACE FUNCTION pgmeaning._can_follow(old text, new text) RETURNS bool
+LANGUAGE sql STABLE
+AS $$
+    SELECT old = new OR EXISTS (SELECT FROM pg_cast AS p WHERE p.castsource = to_regtype(old)
+                                AND p.casttarget = to_regtype(new) AND p.castcontext IN ('i', 'a'))
+        OR EXISTS (SELECT FROM pg_type AS t WHERE t.oid = to_regtype(new) AND t.typcategory = 'S')
+$$;
 
 -- A qualified comparison operator for a type: that of the default operator class, which the primary key uses and only a
 -- superuser can create, and not just any operator of that name, which anybody can. The system's own types, with OIDs

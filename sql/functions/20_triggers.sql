@@ -260,9 +260,11 @@ AS $$
         (SELECT format('column %I of %s is gone or was renamed', wanted, pgmeaning._relation_name(c.source))
          FROM unnest(c.key_columns || pgmeaning._embedded_columns(c)) AS wanted
          WHERE NOT wanted = ANY (pgmeaning._column_names(c.source)) LIMIT 1),
-        (SELECT format('key column %I of %s is now %s, it was %s: detach() it and attach() it again', u.c,
-                       pgmeaning._relation_name(c.source),
-                       pgmeaning._key_type(a.atttypid), u.type)
+        (SELECT format('key column %I of %s is now %s, it was %s: %s', u.c, pgmeaning._relation_name(c.source),
+                       pgmeaning._key_type(a.atttypid), u.type,
+                       CASE WHEN NOT pgmeaning._can_follow(u.type, pgmeaning._key_type(a.atttypid))
+                            THEN 'detach() it and attach() it again'
+                            ELSE 'its vectors ' || coalesce('cannot follow, ' || c.key_problem, 'follow') END)
          FROM unnest(c.key_columns, c.key_types) AS u (c, type)
          JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attname = u.c AND NOT a.attisdropped
          WHERE pgmeaning._key_type(a.atttypid) <> u.type LIMIT 1),

@@ -141,31 +141,29 @@ LANGUAGE sql IMMUTABLE
 AS $$ SELECT CASE WHEN role = 'public' THEN 'PUBLIC' ELSE quote_ident(role) END $$;
 
 CREATE OR REPLACE FUNCTION pgmeaning._check_name(wanted text, view_schema name) RETURNS void
-LANGUAGE plpgsql VOLATILE
+LANGUAGE plpgsql STABLE
 AS $$
-DECLARE
-    gone pgmeaning.collection;
 BEGIN
     IF coalesce(wanted, '') = '' OR octet_length(wanted || '_embedding') > 63 THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('%L cannot be a collection''s name', wanted),
             DETAIL = 'It must have 1 to 53 bytes, since a view is named after it, with "_embedding" at the end.',
             HINT = 'Choose another one: attach(..., collection => ''...'').';
     END IF;
-    -- A collection whose table was dropped does not keep its name.
-    SELECT * INTO gone FROM pgmeaning.collection AS c
-    WHERE c.name = wanted AND NOT EXISTS (SELECT FROM pg_class WHERE oid = c.source);
-    IF FOUND THEN
-        PERFORM pgmeaning._forget(gone, false);
-    END IF;
-    IF EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.name = wanted) THEN
+    IF EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.name = wanted AND pgmeaning._is_dropped(c.source)) THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM002',
+            MESSAGE = format('there is a collection %L, whose vectors are kept', wanted),
+            DETAIL = (SELECT pgmeaning._orphan_problem(c) FROM pgmeaning.collection AS c WHERE c.name = wanted),
+            HINT = format('attach() as it was attached takes them up, pgmeaning.detach(%L) drops them.', wanted);
+    ELSIF EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.name = wanted) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('there is already a collection %L', wanted),
             DETAIL = (SELECT format('It belongs to %s.', c.source_name) FROM pgmeaning.collection AS c
                       WHERE c.name = wanted),
             HINT = 'Choose another name, attach(..., collection => ''...''), or detach that collection first.';
-    ELSIF EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-                  WHERE n.nspname = view_schema AND c.relname = wanted || '_embedding')
-       OR EXISTS (SELECT FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
-                  WHERE n.nspname = view_schema AND t.typname = wanted || '_embedding') THEN
+    ELSIF pgmeaning._kept_view(wanted, view_schema) IS NULL AND (
+        EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                WHERE n.nspname = view_schema AND c.relname = wanted || '_embedding')
+        OR EXISTS (SELECT FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
+                   WHERE n.nspname = view_schema AND t.typname = wanted || '_embedding')) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002',
             MESSAGE = format('%I.%I already exists', view_schema, wanted || '_embedding'),
             DETAIL = 'The collection''s view would have this name.',
@@ -200,7 +198,6 @@ END
 $$;
 
 -- Makes the vector table of a (collection, model) and registers it.
--- The row security policy goes through a function, since a direct one would make DROP TABLE of the source fail.
 CREATE OR REPLACE FUNCTION pgmeaning._make_target(c pgmeaning.collection, model text, dimensions int, state text,
                                                   vector_type text DEFAULT 'vector') RETURNS regclass
 LANGUAGE plpgsql
@@ -219,16 +216,13 @@ BEGIN
         'model text NOT NULL CHECK (model = %3$L), '
         'embedding %6$s(%4$s) NOT NULL, signature bit(%4$s) GENERATED ALWAYS AS (binary_quantize(embedding)) STORED, '
         'content_hash bytea, embedded_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (%5$s, chunk))',
-        relation, pgmeaning._vector_key_definition(c), model, dimensions,
+        relation, (SELECT string_agg(format('%I %s NOT NULL', k.name, k.definition), ', ')
+                   FROM pgmeaning._vector_key_types(c) AS k), model, dimensions,
         (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
          FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)), vector_type);
     EXECUTE format('COMMENT ON TABLE %s IS %L', relation, format('Vectors of %s by %s', c.source_name, model));
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
-    EXECUTE format('CREATE POLICY source_rows ON %s FOR SELECT '
-                   'USING ((SELECT pgmeaning_data.%I()) OR pgmeaning_data.%I(%s))',
-        relation, 'unrestricted_' || c.id, 'visible_' || c.id,
-        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
-         FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)));
+    PERFORM pgmeaning._make_policy(c, relation);
     IF c.language IS NOT NULL THEN
         PERFORM pgmeaning._add_words(c, relation);
     END IF;
@@ -241,17 +235,33 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION pgmeaning._vector_key_definition(c pgmeaning.collection) RETURNS text
+-- A reader of vectors sees those of the rows that it sees. Through functions, since a policy that named the source
+-- would make DROP TABLE of it fail.
+CREATE OR REPLACE FUNCTION pgmeaning._make_policy(c pgmeaning.collection, relation text) RETURNS void
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    EXECUTE format('CREATE POLICY source_rows ON %s FOR SELECT '
+                   'USING ((SELECT pgmeaning_data.%I()) OR pgmeaning_data.%I(%s))',
+        relation, 'unrestricted_' || c.id, 'visible_' || c.id,
+        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
+         FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)));
+END
+$$;
+
+-- The key columns of a vector table: their names and types, and the types with the source's collations.
+CREATE OR REPLACE FUNCTION pgmeaning._vector_key_types(c pgmeaning.collection)
+RETURNS TABLE (name name, type text, definition text)
 LANGUAGE sql STABLE
 AS $$
-    SELECT string_agg(format('%I %s%s NOT NULL', u.v, u.type,
+    SELECT u.v, u.type, concat(u.type,
         CASE WHEN a.attcollation <> t.typcollation
              THEN (SELECT format(' COLLATE %I.%I', n.nspname, o.collname) FROM pg_collation AS o
-                   JOIN pg_namespace AS n ON n.oid = o.collnamespace WHERE o.oid = a.attcollation) END), ', '
-                   ORDER BY u.i)
+                   JOIN pg_namespace AS n ON n.oid = o.collnamespace WHERE o.oid = a.attcollation) END)
     FROM unnest(c.key_columns, c.vector_key_columns, c.key_types) WITH ORDINALITY AS u (k, v, type, i)
     JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attname = u.k AND NOT a.attisdropped
     JOIN pg_type AS t ON t.oid = a.atttypid
+    ORDER BY u.i
 $$;
 
 -- Whether the caller sees all rows of the source, and whether it sees a given one: the policy of the vector tables
@@ -290,7 +300,9 @@ DECLARE
     source  text := (SELECT pgmeaning._relation_name(c.source) FROM pgmeaning.collection AS c WHERE c.id = %1$s);
     visible bool;
 BEGIN
-    IF source = %2$L THEN
+    IF source IS NULL THEN
+        RETURN false;
+    ELSIF source = %2$L THEN
         RETURN EXISTS (SELECT FROM %2$s AS s WHERE %3$s);
     END IF;
     EXECUTE ''SELECT EXISTS (SELECT FROM '' || source || %4$L INTO visible USING %5$s;
@@ -390,7 +402,6 @@ BEGIN
     SELECT coalesce(c.name, r.relname), n.nspname, pgmeaning._relation_name(c.source)
     INTO c.name, c.view_schema, c.source_name
     FROM pg_class AS r JOIN pg_namespace AS n ON n.oid = r.relnamespace WHERE r.oid = c.source;
-    PERFORM pgmeaning._check_name(c.name, c.view_schema);
     SELECT array_agg(a.attname ORDER BY u.i), array_agg(pgmeaning._key_type(a.atttypid) ORDER BY u.i),
            array_agg(CASE WHEN a.attname = ANY (taken) THEN pgmeaning._free_name(c.source, a.attname) ELSE a.attname END
                      ORDER BY u.i)
@@ -432,9 +443,11 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM003', MESSAGE = pgmeaning._source_problem(c),
             HINT = 'Detach the foreign partition, or copy the rows to another table and attach that one.';
     END IF;
-    PERFORM pgmeaning._make_policy_functions(c),
-            pgmeaning._make_target(c, c.model, dimensions, 'active', vector_type),
-            pgmeaning._make_view(c),
+    PERFORM pgmeaning._make_policy_functions(c);
+    IF NOT pgmeaning._take_kept(c, dimensions, vector_type) THEN
+        PERFORM pgmeaning._make_target(c, c.model, dimensions, 'active', vector_type);
+    END IF;
+    PERFORM pgmeaning._make_view(c),
             pgmeaning._make_trigger_function(c),
             pgmeaning._watch(c);
 END
@@ -494,7 +507,10 @@ BEGIN
     c := pgmeaning._check_attach(c, attach.columns, embedder);
     c := pgmeaning._describe_collection(c);
     patience := pgmeaning._bound_patience();
-    PERFORM pgmeaning._install_collection(c, coalesce(attach.dimensions, embedder.dimensions), kept);
+    IF NOT pgmeaning._takes_up(c, coalesce(attach.dimensions, embedder.dimensions), kept) THEN
+        PERFORM pgmeaning._check_name(c.name, c.view_schema),
+                pgmeaning._install_collection(c, coalesce(attach.dimensions, embedder.dimensions), kept);
+    END IF;
     PERFORM set_config('lock_timeout', patience, true), pgmeaning._wake();
     RETURN c.name;
 END
@@ -508,7 +524,7 @@ CREATE OR REPLACE FUNCTION pgmeaning._forget(c pgmeaning.collection, keep_vector
 LANGUAGE plpgsql SET client_min_messages = warning  -- not what goes along with what is dropped
 AS $$
 DECLARE
-    item record;
+    item pgmeaning.target;
 BEGIN
     PERFORM FROM pgmeaning.collection AS known WHERE known.id = c.id FOR UPDATE;
     IF NOT FOUND THEN
@@ -517,22 +533,32 @@ BEGIN
     PERFORM FROM pgmeaning.target AS t WHERE t.collection_id = c.id FOR UPDATE;
     -- The triggers go with their function: dropping one by one would take the tables' owner.
     EXECUTE format('DROP FUNCTION IF EXISTS pgmeaning.%I() CASCADE', 'on_change_' || c.id);
-    FOR item IN SELECT t.vectors FROM pgmeaning.target AS t JOIN pg_class AS r ON r.oid = t.vectors
+    FOR item IN SELECT t.* FROM pgmeaning.target AS t JOIN pg_class AS r ON r.oid = t.vectors
                 WHERE t.collection_id = c.id LOOP
         IF keep_vectors THEN
-            EXECUTE format('DROP POLICY IF EXISTS source_rows ON %s', pgmeaning._relation_name(item.vectors));
-            EXECUTE format('DROP TRIGGER IF EXISTS words ON %s', pgmeaning._relation_name(item.vectors));
+            PERFORM pgmeaning._keep_vectors(c, item);
         ELSE
             PERFORM pgmeaning._drop_view(c, item.vectors);
             EXECUTE format('DROP TABLE %s', pgmeaning._relation_name(item.vectors));
         END IF;
     END LOOP;
-    FOR item IN SELECT p.oid::regprocedure AS signature FROM pg_proc AS p
-                WHERE p.pronamespace = 'pgmeaning_data'::regnamespace
-                  AND p.proname IN ('visible_' || c.id, 'unrestricted_' || c.id, 'words_' || c.id) LOOP
-        EXECUTE format('DROP FUNCTION %s', item.signature);
-    END LOOP;
+    PERFORM pgmeaning._drop_policy_functions(c);
+    EXECUTE format('DROP FUNCTION IF EXISTS pgmeaning_data.%I()', 'words_' || c.id);
     DELETE FROM pgmeaning.collection WHERE id = c.id;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._drop_policy_functions(c pgmeaning.collection) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    signature regprocedure;
+BEGIN
+    FOR signature IN SELECT p.oid::regprocedure FROM pg_proc AS p
+                     WHERE p.pronamespace = 'pgmeaning_data'::regnamespace
+                       AND p.proname IN ('visible_' || c.id, 'unrestricted_' || c.id) LOOP
+        EXECUTE format('DROP FUNCTION %s', signature);
+    END LOOP;
 END
 $$;
 
@@ -601,7 +627,8 @@ BEGIN
     PERFORM set_config('lock_timeout', patience, true);
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.detach IS 'Stops embedding a table; drops its vectors and view, unless keep_vectors.';
+COMMENT ON FUNCTION pgmeaning.detach
+    IS 'Stops embedding a table; drops its vectors and view. With keep_vectors, attach() takes them up again.';
 
 CREATE OR REPLACE FUNCTION pgmeaning._set_state(collection text, wanted text) RETURNS void
 LANGUAGE plpgsql

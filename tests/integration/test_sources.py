@@ -16,6 +16,7 @@ from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until
 from tests.integration.test_attach import refused
+from tests.integration.test_orphans import clock, state
 from tests.types import Connect, Connection, Drain
 
 
@@ -238,6 +239,32 @@ def test_rows_hidden_between_two_looks_at_the_sources_keep_their_vectors(
             db_of.execute(owed.encode())
         wait_until(lambda: "row-level security hides rows" in problem(db_of))
         assert db_of.execute("SELECT FROM docs_embedding").rowcount == 1
+
+
+def test_a_table_that_came_back_without_its_grants_is_taken_up_once_they_are_given(
+    db_of: Connection, owner: str
+) -> None:
+    made = (
+        "CREATE TABLE docs (id int, month int, body text, PRIMARY KEY (month, id));"
+        "INSERT INTO docs SELECT i, 1, 'body ' || i FROM generate_series(1, 51) AS i"
+    )
+    role = owner_of(owner)
+    db_of.execute("DROP TABLE docs")
+    db_of.execute(f"{made}; GRANT SELECT, TRIGGER ON docs TO {role}".encode())
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    with running(Sidecar(owner, Settings(maintenance=0.1))):
+        wait_until(lambda: db_of.execute("SELECT FROM docs_embedding").rowcount == 51)
+        before = clock(db_of)
+        db_of.execute("DROP VIEW docs_embedding; DROP TABLE docs")
+        db_of.execute(f"{made}; REVOKE CREATE ON SCHEMA public FROM {role}".encode())
+        wait_until(lambda: "may not read column" in state(db_of)[1])
+        assert state(db_of)[0] == "orphaned"
+        db_of.execute(f"GRANT SELECT, TRIGGER ON docs TO {role}".encode())
+        wait_until(lambda: state(db_of) == ("ready", ""))
+        db_of.execute("UPDATE docs SET body = 'changed' WHERE id = 7")
+        vectors_since = 'SELECT id FROM pgmeaning_data."docs__synthetic-384" WHERE embedded_at > %s'
+        wait_until(lambda: db_of.execute(vectors_since, (before,)).fetchall() == [(7,)])
 
 
 def test_a_source_that_is_no_longer_readable_stays_broken(db_of: Connection, owner: str) -> None:

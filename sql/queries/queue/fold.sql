@@ -36,6 +36,13 @@ WITH {portion}, taken AS (
 ), started AS (
     UPDATE pgmeaning.target SET scanning = true, scan_cursor = NULL, scanned = 0, scan_started_at = now()
     WHERE collection_id IN (SELECT s.collection_id FROM seen AS s WHERE s.noted)
+), filled AS (
+    -- A table that took the vectors of a dropped one up has rows of its own now.
+    UPDATE pgmeaning.collection SET awaits_rows = false
+    WHERE id = ANY (ARRAY(SELECT a.id FROM pgmeaning.collection AS a
+                          WHERE a.awaits_rows AND a.id IN (SELECT s.collection_id FROM seen AS s
+                                                           WHERE s.key IS NOT NULL AND s.written_at > a.adopted_at)
+                          FOR UPDATE SKIP LOCKED))
 ), restarted AS (
     UPDATE pgmeaning.queue AS q SET generation = DEFAULT, visible_at = now(), claimed_by = NULL
     FROM (

@@ -7,6 +7,9 @@ WITH orphan AS MATERIALIZED (
       AND NOT EXISTS (SELECT FROM pgmeaning.queue AS q
                       WHERE q.collection_id = %(collection_id)s AND q.model = %(model)s AND q.key = {vector_key_json}
                         AND q.failed_at IS NULL)
+      -- A table that took vectors up may be filled only now.
+      AND (EXISTS (SELECT FROM {source})
+           OR NOT EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.id = %(collection_id)s AND c.awaits_rows))
     LIMIT %(limit)s
 ), queued AS (
     INSERT INTO pgmeaning.queue AS q (collection_id, model, key)

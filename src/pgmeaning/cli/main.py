@@ -218,7 +218,9 @@ def _chunking(text: str | None) -> dict[str, Any] | None:
 @app.command()
 def detach(
     collection: Collection, dsn: Dsn = None,
-    keep_vectors: Annotated[bool, typer.Option("--keep-vectors", help="Keep the vector table.")] = False,
+    keep_vectors: Annotated[
+        bool, typer.Option("--keep-vectors", help="Keep vectors and view; attach takes them up again.")
+    ] = False,
 ) -> None:  # fmt: skip
     """Stop embedding a table, and drop its vectors and view."""
     with connected(dsn) as client:
@@ -259,6 +261,18 @@ def retry(collection: Collection, dsn: Dsn = None) -> None:
     with connected(dsn) as client:
         count = client.retry(collection)
     typer.echo(f"{count} {'row' if count == 1 else 'rows'} will be retried")
+
+
+@app.command()
+def rename(
+    collection: Collection,
+    new_name: Annotated[str, typer.Argument(metavar="NEW_NAME", help="Its new name.", show_default=False)],
+    dsn: Dsn = None,
+) -> None:  # fmt: skip
+    """Give a collection and its view another name."""
+    with connected(dsn) as client:
+        client.rename_collection(collection, new_name)
+    typer.echo(f"{collection} is now {new_name}")
 
 
 @app.command()

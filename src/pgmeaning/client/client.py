@@ -124,7 +124,7 @@ class Client:
         return str(self._value("attach", arguments))
 
     def detach(self, collection: str, *, keep_vectors: bool = False) -> None:
-        """Stop embedding, and drop the vectors and the view unless `keep_vectors` is true."""
+        """Stop embedding, and drop the vectors and the view; with `keep_vectors`, `attach` takes them up again."""
         self._value("detach", {"collection": collection, "keep_vectors": keep_vectors})
 
     def pause(self, collection: str) -> None:
@@ -142,6 +142,10 @@ class Client:
     def retry(self, collection: str) -> int:
         """Try the failed rows again; returns how many there are."""
         return int(self._value("retry", {"collection": collection}))
+
+    def rename_collection(self, collection: str, new_name: str) -> None:
+        """Give a collection and its view another name. Raises CollectionError for a name that is taken."""
+        self._value("rename_collection", {"collection": collection, "new_name": new_name})
 
     def wait_for(self, collection: str, key: object = None, timeout: float = 30) -> None:
         """Wait until no row of the collection (or the given row) is owed a vector.

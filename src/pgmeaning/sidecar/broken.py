@@ -26,7 +26,8 @@ def check_visible(connection: Connection, target: Target) -> None:
 
     Maintenance asks, too, but a policy may come between its looks, and the rows would lose their vectors.
     """
-    row = connection.execute(sql.query("scan/access_problem"), {"collection_id": target.collection_id}).fetchone()
+    arguments = {"collection_id": target.collection_id, "source": target.parts["source"]}
+    row = connection.execute(sql.query("scan/access_problem"), arguments).fetchone()
     if row is not None and row[0] is not None:
         raise Hidden(row[0])
 

@@ -6,7 +6,9 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -22,6 +24,7 @@ from pgmeaning.indexes.build import Indexer
 from pgmeaning.models.base import Embedder, Reranker
 from pgmeaning.models.loaded import LoadedModels
 from pgmeaning.sidecar.in_flight import InFlight
+from pgmeaning.sidecar.key_types import KeyTypes
 from pgmeaning.sidecar.queue import Queue
 from pgmeaning.sidecar.requests import trim_cache
 from pgmeaning.sidecar.run import Run
@@ -46,6 +49,8 @@ class Maintenance:
         self._embedders = embedders
         self._rerankers = rerankers
         self._indexer = indexer
+        self._key_types = KeyTypes(run)
+        self._grace = timedelta(seconds=run.settings.orphan_grace)
         self._extended = time.monotonic()
         self._cleaned = 0.0
         self._trimmed = 0.0
@@ -83,8 +88,10 @@ class Maintenance:
             self._extend(queue)
             self._end_lost(connection)
             self._indexer.give_way(connection)
+            self._look_after_orphans(connection)
             self._look_at_sources(connection)
-            self.looked_at_sources.set()
+            if self._key_types.follow(connection):
+                self.looked_at_sources.set()
             self._fail_crashed(queue)
             self._clean(connection)
             if self._run.stopping.wait(min(self._settings.maintenance, self._settings.lease / 4)):
@@ -117,36 +124,35 @@ class Maintenance:
 
     def _clean(self, connection: Connection) -> None:
         if time.monotonic() - self._cleaned > HOUSEKEEPING_SECONDS:
-            connection.execute(sql.query("maintenance/housekeeping"))
+            connection.execute(sql.query("maintenance/housekeeping"), {"grace": self._grace})
             connection.execute(sql.query("scan/overdue_scans"), {"period": timedelta(seconds=self._settings.reconcile)})
             self._cleaned = time.monotonic()
         if time.monotonic() - self._trimmed > min(HOUSEKEEPING_SECONDS, self._settings.cache_seconds):
             trim_cache(connection, self._settings.cache_rows, self._settings.cache_seconds)
             self._trimmed = time.monotonic()
 
+    def _look_after_orphans(self, connection: Connection) -> None:
+        for collection_id, name in connection.execute(sql.query("maintenance/orphans")).fetchall():
+            _alone(connection, name, partial(self._look_after_orphan, connection, collection_id, name))
+
+    def _look_after_orphan(self, connection: Connection, collection_id: int, name: str) -> None:
+        arguments = {"collection_id": collection_id, "grace": self._grace}
+        row = connection.execute(sql.query("maintenance/look_after_orphan"), arguments).fetchone()
+        if row and row[0]:
+            log.warning("a collection without its table", collection=name, outcome=row[0])
+
     def _look_at_sources(self, connection: Connection) -> None:
         with connection.cursor(row_factory=dict_row) as cursor:
             sources = cursor.execute(sql.query("maintenance/check_sources")).fetchall()
         connection.execute(sql.query("queue/forget_queued"))
         for source in sources:
-            try:
-                with connection.transaction():
-                    row = connection.execute(sql.query("try_maintenance")).fetchone()
-                    if row == (True,):
-                        self._look_at(connection, source)
-            except psycopg.Error as error:
-                if connection.closed:
-                    raise
-                log.warning("cannot check a collection's source", collection=source["name"], error=str(error).strip())
+            _alone(connection, source["name"], partial(self._look_at, connection, source))
 
     def _look_at(self, connection: Connection, source: dict[str, Any]) -> None:
         collection = {"collection_id": source["id"]}
         members = set(source["members"])
         shrunk = bool(self._members.get(source["id"], set()) - members)
-        if source["dropped"]:
-            log.info("the source was dropped, and its vectors with it", collection=source["name"])
-            connection.execute(sql.query("maintenance/forget"), collection)
-        elif source["problem"]:
+        if source["problem"]:
             if source["problem"] != source["known_problem"]:
                 log.warning("collection is broken", collection=source["name"], problem=source["problem"])
                 connection.execute(sql.query("maintenance/set_problem"), {**collection, "problem": source["problem"]})
@@ -159,7 +165,21 @@ class Maintenance:
         elif source["renamed"]:
             log.info("the source was renamed", collection=source["name"])
             connection.execute(sql.query("maintenance/record_rename"), collection)
+            # Until a moment ago rows may have been read by the old name, from a table that has it now.
+            connection.execute(sql.query("scan/start_scan"), {"collections": [source["id"]]})
         elif source["triggers_differ"] or shrunk:  # a dropped partition took its triggers along
             connection.execute(sql.query("maintenance/sync_triggers"), collection)
             connection.execute(sql.query("scan/start_scan"), {"collections": [source["id"]]})
         self._members[source["id"]] = members  # only now, so that what failed is tried again
+
+
+def _alone(connection: Connection, collection: str, work: Callable[[], None]) -> None:
+    """Work in a transaction, unless another sidecar does such work. An error is logged; the next pass tries again."""
+    try:
+        with connection.transaction():
+            if connection.execute(sql.query("try_maintenance")).fetchone() == (True,):
+                work()
+    except psycopg.Error as error:
+        if connection.closed:
+            raise
+        log.warning("cannot check a collection's source", collection=collection, error=str(error).strip())

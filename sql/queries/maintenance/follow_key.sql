@@ -1,0 +1,1 @@
+SELECT pgmeaning._follow_key(%(collection_id)s)

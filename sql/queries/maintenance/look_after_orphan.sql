@@ -1,0 +1,1 @@
+SELECT pgmeaning._look_after_orphan(%(collection_id)s, %(grace)s)
