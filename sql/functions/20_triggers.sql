@@ -127,9 +127,19 @@ BEGIN
                        WHEN 'update' THEN 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'
                        WHEN 'delete' THEN 'REFERENCING OLD TABLE AS old_rows' ELSE '' END,
             'on_change_' || c.id);
+        IF c.always THEN
+            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', pgmeaning._relation_name(relation),
+                           format('pgmeaning_%s_%s', c.id, event));
+        END IF;
     END LOOP;
 END
 $$;
+
+-- The names of a collection's triggers on each table.
+CREATE OR REPLACE FUNCTION pgmeaning._trigger_names(collection_id int) RETURNS name[]
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT array_agg(format('pgmeaning_%s_%s', collection_id, event)::name)
+      FROM unnest('{insert,update,delete,truncate}'::text[]) AS event $$;
 
 CREATE OR REPLACE FUNCTION pgmeaning._triggers(collection_id int) RETURNS TABLE (relation regclass, trigger name)
 LANGUAGE sql STABLE
@@ -169,17 +179,41 @@ AS $$
     SELECT a FROM pgmeaning._ancestors(c) AS a WHERE NOT pgmeaning._has_foreign_part(a)
 $$;
 
--- Triggers on tables that are no longer watched, as far as we may drop them.
+-- Triggers that are missing (also under another name), or fire for fewer writes than agreed: rows may change unseen.
+CREATE OR REPLACE FUNCTION pgmeaning._missing_triggers(c pgmeaning.collection)
+RETURNS TABLE (relation regclass, trigger name)
+LANGUAGE sql STABLE
+AS $$
+    SELECT w, n FROM pgmeaning._watched(c) AS w CROSS JOIN unnest(pgmeaning._trigger_names(c.id)) AS n
+    WHERE NOT EXISTS (SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+                      WHERE t.tgrelid = w AND t.tgname = n AND p.proname = 'on_change_' || c.id
+                        AND p.pronamespace = 'pgmeaning'::regnamespace
+                        AND t.tgenabled = ANY (CASE WHEN c.always THEN '{A}' ELSE '{O,A}' END::"char"[]))
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._unwatched(c pgmeaning.collection) RETURNS SETOF regclass
+LANGUAGE sql STABLE
+AS $$ SELECT DISTINCT m.relation FROM pgmeaning._missing_triggers(c) AS m $$;
+
+-- Why rows may change unseen at this moment, or null.
+CREATE OR REPLACE FUNCTION pgmeaning._watch_problem(c pgmeaning.collection) RETURNS text
+LANGUAGE sql STABLE
+AS $$ SELECT format('trigger %I on %s is missing or disabled', m.trigger, pgmeaning._relation_name(m.relation))
+      FROM pgmeaning._missing_triggers(c) AS m ORDER BY m.relation, m.trigger LIMIT 1 $$;
+
+-- Triggers on tables that are no longer watched, and renamed ones, as far as we may drop them.
 CREATE OR REPLACE FUNCTION pgmeaning._stray_triggers(c pgmeaning.collection)
 RETURNS TABLE (relation regclass, trigger name)
 LANGUAGE sql STABLE
 AS $$
     SELECT t.relation, t.trigger FROM pgmeaning._triggers(c.id) AS t JOIN pg_class AS r ON r.oid = t.relation
-    WHERE t.relation NOT IN (SELECT w FROM pgmeaning._watched(c) AS w) AND pg_has_role(r.relowner, 'USAGE')
+    WHERE (t.relation NOT IN (SELECT w FROM pgmeaning._watched(c) AS w)
+           OR NOT t.trigger = ANY (pgmeaning._trigger_names(c.id)))
+      AND pg_has_role(r.relowner, 'USAGE')
 $$;
 
--- Creates and drops triggers to match the partitions. Returns whether anything changed: then rows may have come or gone
--- unseen. It waits for no lock, so that no writer queues up behind it: the next pass tries again. (LOCK TABLE
+-- Creates and drops triggers so that they are as they should be; a disabled one is replaced. Returns whether anything
+-- changed: then rows may have come or gone unseen. It waits for no lock, so that no writer queues up behind it: the next pass tries again. (LOCK TABLE
 -- ... NOWAIT would ask for more rights than a trigger does.)
 CREATE OR REPLACE FUNCTION pgmeaning._sync_triggers(c pgmeaning.collection) RETURNS bool
 LANGUAGE plpgsql
@@ -191,8 +225,7 @@ DECLARE
     done     bool := false;
 BEGIN
     PERFORM set_config('lock_timeout', '1ms', true);
-    FOR member IN SELECT w FROM pgmeaning._watched(c) AS w
-                  EXCEPT SELECT t.relation FROM pgmeaning._triggers(c.id) AS t LOOP
+    FOR member IN SELECT u FROM pgmeaning._unwatched(c) AS u LOOP
         PERFORM pgmeaning._add_triggers(c, member);
         done := true;
     END LOOP;
@@ -256,9 +289,12 @@ AS $$
            AND NOT has_column_privilege(c.source, wanted, 'SELECT') LIMIT 1),
         (SELECT format('role %I may not create a trigger on %s: GRANT TRIGGER ON %2$s TO %1$I', current_user,
                        pgmeaning._relation_name(w))
-         FROM (SELECT w FROM pgmeaning._watched(c) AS w
-               EXCEPT SELECT t.relation FROM pgmeaning._triggers(c.id) AS t) AS missing (w)
-         WHERE NOT has_table_privilege(w, 'TRIGGER') LIMIT 1),
+         FROM pgmeaning._unwatched(c) AS w WHERE NOT has_table_privilege(w, 'TRIGGER') LIMIT 1),
+        (SELECT format('role %I may not let triggers on %s fire always, as the collection''s do: '
+                       'let it have the rights of the table''s owner, %I', current_user,
+                       pgmeaning._relation_name(w), r.relowner::regrole::text)
+         FROM pgmeaning._unwatched(c) AS w JOIN pg_class AS r ON r.oid = w
+         WHERE c.always AND NOT pg_has_role(r.relowner, 'USAGE') LIMIT 1),
         (SELECT format('row-level security hides rows of %s from role %I, which embeds them: '
                        'ALTER ROLE %2$I BYPASSRLS, or '
                        'CREATE POLICY pgmeaning ON %1$s FOR SELECT TO %2$I USING (true)',

@@ -199,8 +199,32 @@ BEGIN
 END
 $$;
 
+-- The key columns of a collection's vector tables, as a list.
+CREATE OR REPLACE FUNCTION pgmeaning._vector_key(c pgmeaning.collection) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
+      FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i) $$;
+
+-- Row security of a vector table, as far as it is missing. The policy goes through a function, since a direct one would
+-- make DROP TABLE of the source fail.
+CREATE OR REPLACE FUNCTION pgmeaning._protect(c pgmeaning.collection, vectors regclass) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    relation text := pgmeaning._relation_name(vectors);
+BEGIN
+    IF NOT (SELECT r.relrowsecurity FROM pg_class AS r WHERE r.oid = vectors) THEN
+        EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = vectors AND p.polname = 'source_rows') THEN
+        EXECUTE format('CREATE POLICY source_rows ON %s FOR SELECT '
+                       'USING ((SELECT pgmeaning_data.%I()) OR pgmeaning_data.%I(%s))',
+            relation, 'unrestricted_' || c.id, 'visible_' || c.id, pgmeaning._vector_key(c));
+    END IF;
+END
+$$;
+
 -- Makes the vector table of a (collection, model) and registers it.
--- The row security policy goes through a function, since a direct one would make DROP TABLE of the source fail.
 CREATE OR REPLACE FUNCTION pgmeaning._make_target(c pgmeaning.collection, model text, dimensions int, state text,
                                                   vector_type text DEFAULT 'vector') RETURNS regclass
 LANGUAGE plpgsql
@@ -219,24 +243,17 @@ BEGIN
         'model text NOT NULL CHECK (model = %3$L), '
         'embedding %6$s(%4$s) NOT NULL, signature bit(%4$s) GENERATED ALWAYS AS (binary_quantize(embedding)) STORED, '
         'content_hash bytea, embedded_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (%5$s, chunk))',
-        relation, pgmeaning._vector_key_definition(c), model, dimensions,
-        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
-         FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)), vector_type);
+        relation, pgmeaning._vector_key_definition(c), model, dimensions, pgmeaning._vector_key(c), vector_type);
     EXECUTE format('COMMENT ON TABLE %s IS %L', relation, format('Vectors of %s by %s', c.source_name, model));
-    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
-    EXECUTE format('CREATE POLICY source_rows ON %s FOR SELECT '
-                   'USING ((SELECT pgmeaning_data.%I()) OR pgmeaning_data.%I(%s))',
-        relation, 'unrestricted_' || c.id, 'visible_' || c.id,
-        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
-         FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)));
+    PERFORM pgmeaning._protect(c, relation::regclass);
     IF c.language IS NOT NULL THEN
         PERFORM pgmeaning._add_words(c, relation);
     END IF;
     FOREACH role IN ARRAY c.grant_to LOOP
         EXECUTE format('GRANT SELECT ON %s TO %s', relation, pgmeaning._grantee(role));
     END LOOP;
-    INSERT INTO pgmeaning.target (collection_id, model, dimensions, vectors, state)
-    VALUES (c.id, model, dimensions, relation::regclass, state);
+    INSERT INTO pgmeaning.target (collection_id, model, dimensions, vector_type, vectors, state)
+    VALUES (c.id, model, dimensions, vector_type, relation::regclass, state);
     RETURN relation::regclass;
 END
 $$;
@@ -437,6 +454,8 @@ BEGIN
             pgmeaning._make_view(c),
             pgmeaning._make_trigger_function(c),
             pgmeaning._watch(c);
+    -- What changes from now on is noticed, even before a sidecar has looked.
+    UPDATE pgmeaning.collection AS k SET marks = m.marks FROM pgmeaning._marks(c.id) AS m WHERE k.id = c.id;
 END
 $$;
 

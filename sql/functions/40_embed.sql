@@ -432,7 +432,10 @@ AS $$
         OR EXISTS (SELECT FROM pgmeaning.inbox AS i
                    WHERE i.collection_id = $1 AND ($2 IS NULL OR i.key = $2 OR i.key IS NULL))
         OR EXISTS (SELECT FROM pgmeaning.queue AS q
-                   WHERE q.collection_id = $1 AND ($2 IS NULL OR q.key = $2) AND q.failed_at IS NULL),
+                   WHERE q.collection_id = $1 AND ($2 IS NULL OR q.key = $2) AND q.failed_at IS NULL)
+        -- Rows may have changed unseen: a trigger was disabled, a column rewritten, and maintenance has yet to look.
+        OR NOT EXISTS (SELECT FROM pgmeaning.collection AS c JOIN pgmeaning._marks($1) AS m ON m.marks = c.marks
+                       WHERE c.id = $1 AND c.problem IS NULL),
            EXISTS (SELECT FROM pgmeaning.queue AS q
                    WHERE q.collection_id = $1 AND q.key = $2 AND q.failed_at IS NOT NULL)
 $$;
@@ -463,7 +466,8 @@ BEGIN
         EXIT WHEN NOT state.owed;
         waited := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started;
         IF waited OPERATOR(pg_catalog.>=) patience THEN
-            SELECT k.problem, k.state OPERATOR(pg_catalog.=) 'paused' AS paused INTO state
+            SELECT coalesce(k.problem, pgmeaning._watch_problem(k)) AS problem,
+                   k.state OPERATOR(pg_catalog.=) 'paused' AS paused INTO state
             FROM pgmeaning.collection AS k WHERE k.id OPERATOR(pg_catalog.=) c.id;
             RAISE EXCEPTION USING ERRCODE = 'PM007',
                 MESSAGE = pg_catalog.format('collection %L still owes vectors after %s', collection, patience),

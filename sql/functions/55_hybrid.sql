@@ -24,12 +24,14 @@ AS $$
 DECLARE
     trigger_function text := format('pgmeaning_data.%I', 'words_' || c.id);
 BEGIN
-    EXECUTE format('ALTER TABLE %s ADD COLUMN words tsvector', relation);
-    EXECUTE format('CREATE INDEX ON %s USING gin (words)', relation);
+    IF NOT 'words' = ANY (pgmeaning._column_names(relation::regclass)) THEN
+        EXECUTE format('ALTER TABLE %s ADD COLUMN words tsvector', relation);
+        EXECUTE format('CREATE INDEX ON %s USING gin (words)', relation);
+    END IF;
     EXECUTE format('CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql '
                    'SET search_path = pg_catalog, pg_temp AS %L', trigger_function, pgmeaning._words_body(c));
     EXECUTE format('REVOKE EXECUTE ON FUNCTION %s() FROM PUBLIC', trigger_function);
-    EXECUTE format('CREATE TRIGGER words BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION %s()',
+    EXECUTE format('CREATE OR REPLACE TRIGGER words BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION %s()',
         relation, trigger_function);
 END
 $$;

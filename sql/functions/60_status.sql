@@ -38,7 +38,7 @@ SELECT c.name AS collection,
        CASE WHEN r.oid IS NULL THEN 'dropped'
             WHEN trouble.problem IS NOT NULL THEN 'broken'
             WHEN c.state = 'paused' THEN 'paused'
-            WHEN t.scanning THEN 'scanning' WHEN work.owed > 0 THEN 'embedding' ELSE 'ready' END AS state,
+            WHEN trouble.unseen THEN 'checking' WHEN t.scanning THEN 'scanning' WHEN work.owed > 0 THEN 'embedding' ELSE 'ready' END AS state,
        t.model, t.dimensions, t.state AS role,
        counts.source_rows, counts.vectors,
        work.owed + CASE WHEN t.scanning AND t.scan_finished_at IS NULL
@@ -47,12 +47,16 @@ SELECT c.name AS collection,
        CASE WHEN t.scanning THEN least(t.scanned / greatest(counts.source_rows, 1)::float8, 1) ELSE 1 END AS scanned,
        work.oldest_owed,
        trouble.problem,
-       built.state AS index, built.progress AS index_progress, c.chunking
+       built.state AS index, built.progress AS index_progress, c.chunking,
+       coalesce(c.warning, CASE WHEN trouble.unseen THEN pgmeaning._watch_problem(c) END) AS warning
 FROM pgmeaning.collection AS c
 JOIN pgmeaning.target AS t ON t.collection_id = c.id
 LEFT JOIN pg_catalog.pg_class AS r ON r.oid = c.source
-CROSS JOIN LATERAL (
-    SELECT coalesce(c.problem, CASE WHEN r.oid IS NOT NULL THEN pgmeaning._source_problem(c) END) AS problem) AS trouble
+LEFT JOIN pgmeaning._marks() AS m ON m.collection_id = c.id
+CROSS JOIN LATERAL (  -- where the catalog is as it was, maintenance has found what there is to find
+    SELECT r.oid IS NOT NULL AND m.marks IS DISTINCT FROM c.marks AS unseen,
+           coalesce(c.problem, CASE WHEN r.oid IS NOT NULL AND m.marks IS DISTINCT FROM c.marks
+                                    THEN pgmeaning._source_problem(c) END) AS problem) AS trouble
 CROSS JOIN LATERAL (
     SELECT pgmeaning._row_count(c.source) AS source_rows, pgmeaning._row_count(t.vectors) AS vectors) AS counts
 CROSS JOIN LATERAL pgmeaning._index_state(t.vectors) AS built

@@ -56,7 +56,10 @@ CREATE TABLE pgmeaning.collection (
     language           text,  -- a text search configuration's: there is a column of words. Null: there is none
     model              text NOT NULL REFERENCES pgmeaning.model,  -- the active one
     state              text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'paused')),
+    always             bool NOT NULL DEFAULT false,  -- whether its triggers fire for writes by replication too
     problem            text,  -- why it is broken, such as a renamed column; null: it is not
+    warning            text,  -- what is not as it should be, though it works
+    marks              text[],  -- of the catalog, as last looked at: see _marks()
     attached_at        timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX collection_source ON pgmeaning.collection (source);
@@ -66,6 +69,7 @@ CREATE TABLE pgmeaning.target (
     collection_id int NOT NULL REFERENCES pgmeaning.collection ON DELETE CASCADE,
     model         text NOT NULL REFERENCES pgmeaning.model,
     dimensions    int NOT NULL,
+    vector_type   text NOT NULL DEFAULT 'vector',  -- its column is gone after DROP EXTENSION vector CASCADE
     vectors       regclass NOT NULL,
     state         text NOT NULL CHECK (state IN ('active', 'filling', 'previous')),
     scanning      bool NOT NULL DEFAULT true,  -- a backfill or a reconcile is under way

