@@ -213,8 +213,8 @@ AS $$
 $$;
 
 -- Creates and drops triggers so that they are as they should be; a disabled one is replaced. Returns whether anything
--- changed: then rows may have come or gone unseen. It waits for no lock, so that no writer queues up behind it: the next pass tries again. (LOCK TABLE
--- ... NOWAIT would ask for more rights than a trigger does.)
+-- changed: then rows may have come or gone unseen. It waits for no lock, so that no writer queues up behind it: the
+-- next pass tries again. (LOCK TABLE ... NOWAIT would ask for more rights than a trigger does.)
 CREATE OR REPLACE FUNCTION pgmeaning._sync_triggers(c pgmeaning.collection) RETURNS bool
 LANGUAGE plpgsql
 AS $$

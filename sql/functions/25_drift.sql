@@ -12,79 +12,89 @@ $$;
 
 -- What each collection (or one) depends on in the catalog, as four hashes: of the columns that are embedded or are the
 -- key, of the tables through which its rows are written, of our triggers there, and of the rest: keys, rights and
--- policies of the source, and our own table, functions and view. The xmin of a catalog's row tells a change there and
--- back from none. One statement for all collections, each step by an index, since it is asked every few seconds.
+-- policies of the source, and our own tables, functions and view. The xmin of a catalog's row tells a change there and
+-- back from none. One statement for all collections, each step by an index, since it is asked every few seconds; facts
+-- are summed up as they come, since no join by collection would be.
 CREATE OR REPLACE FUNCTION pgmeaning._marks(wanted int DEFAULT NULL)
 RETURNS TABLE (collection_id int, marks text[])
 LANGUAGE sql STABLE
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
     WITH RECURSIVE chosen AS MATERIALIZED (
-        SELECT c.id, c.name, c.source::oid AS source, c.key_columns || pgmeaning._embedded_columns(c) AS names
+        SELECT c.id, c.name, c.source::oid AS source, c.key_columns || pgmeaning._embedded_columns(c) AS columns
         FROM pgmeaning.collection AS c WHERE wanted IS NULL OR c.id = wanted
-    ), below (id, relation, since) AS (
-        SELECT c.id, c.source, NULL FROM chosen AS c
-        UNION
-        SELECT b.id, i.inhrelid, i.xmin::text FROM below AS b JOIN pg_inherits AS i ON i.inhparent = b.relation
+    ), below (id, relation, since, columns) AS (
+        SELECT c.id, c.source, NULL, c.columns FROM chosen AS c
+        UNION ALL
+        SELECT b.id, i.inhrelid, i.xmin::text, b.columns FROM below AS b JOIN pg_inherits AS i ON i.inhparent = b.relation
     ), above (id, relation, since) AS (
         SELECT c.id, i.inhparent, i.xmin::text FROM chosen AS c JOIN pg_inherits AS i ON i.inhrelid = c.source
-        UNION
+        UNION ALL
         SELECT a.id, i.inhparent, i.xmin::text FROM above AS a JOIN pg_inherits AS i ON i.inhrelid = a.relation
-    )
-    SELECT c.id, ARRAY(SELECT hashtextextended(coalesce(part, ''), 0)::text
-                       FROM unnest(ARRAY[attribute.marks, member.marks, watch.marks,
-                                         concat_ws('|', source.marks, own.marks, vectors.marks)])
-                            WITH ORDINALITY AS u (part, i) ORDER BY i)
-    FROM chosen AS c
-    CROSS JOIN LATERAL (
-        SELECT string_agg(concat_ws(':', b.relation, a.attnum, a.attname, a.xmin, d.oid, d.xmin, label.marks), ','
-                          ORDER BY b.relation, a.attnum) AS marks
+    ), ours AS MATERIALIZED (
+        SELECT c.id, t.vectors::oid AS vectors, c.name || '_embedding' AS view
+        FROM chosen AS c JOIN pgmeaning.target AS t ON t.collection_id = c.id
+    ), fact (id, place, words) AS (
+        SELECT b.id, 1, concat_ws(':', b.relation, a.attnum, a.attname, a.xmin, d.oid, d.xmin)
         FROM below AS b
-        JOIN pg_attribute AS a ON a.attrelid = b.relation AND a.attname = ANY (c.names) AND NOT a.attisdropped
+        JOIN pg_attribute AS a ON a.attrelid = b.relation AND a.attname = ANY (b.columns) AND NOT a.attisdropped
         LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated <> ''
-        LEFT JOIN LATERAL (  -- a renamed label changes the text of rows that no statement touched
-            SELECT string_agg(concat_ws('=', e.oid, e.xmin), ' ' ORDER BY e.oid) AS marks
-            FROM pg_type AS t JOIN pg_enum AS e ON e.enumtypid IN (t.oid, t.typelem, t.typbasetype)
-            WHERE t.oid = a.atttypid AND a.atttypid >= 16384) AS label ON true
-        WHERE b.id = c.id) AS attribute
-    CROSS JOIN LATERAL (
-        SELECT string_agg(concat_ws(':', m.relation, m.since), ',' ORDER BY m.relation, m.since) AS marks
-        FROM (SELECT b.relation, b.since FROM below AS b WHERE b.id = c.id
-              UNION SELECT a.relation, a.since FROM above AS a WHERE a.id = c.id) AS m) AS member
-    CROSS JOIN LATERAL (
-        SELECT string_agg(concat_ws(':', t.oid, t.tgrelid, t.tgname, t.tgenabled, t.xmin), ',' ORDER BY t.oid) AS marks
-        FROM pg_proc AS p
+        UNION ALL  -- a renamed label changes the text of rows that no statement touched
+        SELECT b.id, 1, concat_ws(':', e.oid, e.xmin)
+        FROM below AS b
+        JOIN pg_attribute AS a ON a.attrelid = b.relation AND a.attname = ANY (b.columns) AND a.atttypid >= 16384
+        JOIN pg_type AS t ON t.oid = a.atttypid
+        JOIN pg_enum AS e ON e.enumtypid IN (t.oid, t.typelem, t.typbasetype)
+        UNION ALL SELECT b.id, 2, concat_ws(':', b.relation, b.since) FROM below AS b
+        UNION ALL SELECT a.id, 2, concat_ws(':', a.relation, a.since) FROM above AS a
+        UNION ALL
+        SELECT c.id, 3, concat_ws(':', t.oid, t.tgrelid, t.tgname, t.tgenabled, t.xmin)
+        FROM chosen AS c
+        JOIN pg_proc AS p ON p.proname = 'on_change_' || c.id AND p.pronamespace = 'pgmeaning'::regnamespace
         JOIN pg_depend AS d ON d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid
             AND d.classid = 'pg_trigger'::regclass
         JOIN pg_trigger AS t ON t.oid = d.objid
-        WHERE p.proname = 'on_change_' || c.id AND p.pronamespace = 'pgmeaning'::regnamespace) AS watch
-    CROSS JOIN LATERAL (
-        SELECT concat_ws(':', r.relowner, r.relacl::text, r.relrowsecurity, r.relforcerowsecurity,
-            (SELECT string_agg(concat_ws('=', p.oid, p.xmin), ' ' ORDER BY p.oid) FROM pg_policy AS p
-             WHERE p.polrelid = r.oid),
-            (SELECT string_agg(DISTINCT concat_ws('=', i.indkey::text, i.indnkeyatts), ' ') FROM pg_index AS i
-             WHERE i.indrelid = r.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL)) AS marks
-        FROM (SELECT) AS one LEFT JOIN pg_class AS r ON r.oid = c.source) AS source
-    CROSS JOIN LATERAL (
-        SELECT string_agg(concat_ws(':', p.oid, p.xmin), ',' ORDER BY p.oid) AS marks
-        FROM pg_proc AS p
-        WHERE p.proname = ANY (ARRAY['on_change_' || c.id, 'visible_' || c.id, 'unrestricted_' || c.id,
-                                     'words_' || c.id]::name[])
-          AND p.pronamespace IN ('pgmeaning'::regnamespace, 'pgmeaning_data'::regnamespace)) AS own
-    CROSS JOIN LATERAL (
-        SELECT string_agg(concat_ws(':', t.vectors::oid, r.relrowsecurity, view.oid,
-            (SELECT string_agg(concat_ws('=', a.attnum, a.attname, a.atttypid), ' ' ORDER BY a.attnum)
-             FROM pg_attribute AS a WHERE a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped),
-            (SELECT string_agg(concat_ws('=', p.oid, p.xmin), ' ' ORDER BY p.oid) FROM pg_policy AS p
-             WHERE p.polrelid = r.oid),
-            (SELECT string_agg(concat_ws('=', g.oid, g.tgenabled), ' ' ORDER BY g.oid) FROM pg_trigger AS g
-             WHERE g.tgrelid = r.oid AND NOT g.tgisinternal),
-            (SELECT string_agg(i.indkey::text, ' ' ORDER BY i.indkey::text) FROM pg_index AS i
-             WHERE i.indrelid = r.oid AND i.indisprimary)), ',' ORDER BY t.vectors::oid) AS marks
-        FROM pgmeaning.target AS t
-        LEFT JOIN pg_class AS r ON r.oid = t.vectors
-        LEFT JOIN LATERAL pgmeaning._views_on(t.vectors, c.name) AS view (oid) ON true
-        WHERE t.collection_id = c.id) AS vectors
+        UNION ALL
+        SELECT c.id, 4, concat_ws(':', r.relowner, r.relacl::text, r.relrowsecurity, r.relforcerowsecurity)
+        FROM chosen AS c JOIN pg_class AS r ON r.oid = c.source
+        UNION ALL
+        SELECT DISTINCT c.id, 4, concat_ws(':', i.indkey::text, i.indnkeyatts)
+        FROM chosen AS c JOIN pg_index AS i ON i.indrelid = c.source
+        WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL
+        UNION ALL
+        SELECT g.id, 4, concat_ws(':', p.oid, p.xmin)
+        FROM (SELECT c.id, c.source FROM chosen AS c UNION ALL SELECT o.id, o.vectors FROM ours AS o) AS g (id, relation)
+        JOIN pg_policy AS p ON p.polrelid = g.relation
+        UNION ALL
+        SELECT c.id, 4, concat_ws(':', p.oid, p.xmin)
+        FROM chosen AS c CROSS JOIN LATERAL unnest(ARRAY['on_change_' || c.id, 'visible_' || c.id,
+                                                         'unrestricted_' || c.id, 'words_' || c.id]::name[]) AS n
+        JOIN pg_proc AS p ON p.proname = n
+            AND p.pronamespace IN ('pgmeaning'::regnamespace, 'pgmeaning_data'::regnamespace)
+        UNION ALL
+        SELECT o.id, 4, concat_ws(':', r.oid, r.relrowsecurity, a.attnum, a.attname, a.atttypid)
+        FROM ours AS o JOIN pg_class AS r ON r.oid = o.vectors
+        JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
+        SELECT o.id, 4, concat_ws(':', g.oid, g.tgenabled)
+        FROM ours AS o JOIN pg_trigger AS g ON g.tgrelid = o.vectors WHERE NOT g.tgisinternal
+        UNION ALL
+        SELECT o.id, 4, concat_ws(':', 'primary', i.indkey::text)
+        FROM ours AS o JOIN pg_index AS i ON i.indrelid = o.vectors WHERE i.indisprimary
+        UNION ALL
+        SELECT o.id, 4, concat_ws(':', 'view', v.oid)
+        FROM ours AS o
+        JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = o.vectors
+            AND d.refobjsubid = 1 AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite AS w ON w.oid = d.objid
+        JOIN pg_class AS v ON v.oid = w.ev_class AND v.relname = o.view AND v.relkind = 'v'
+    )
+    SELECT f.id, ARRAY[coalesce(sum(h.hash) FILTER (WHERE f.place = 1), 0)::text,
+                       coalesce(sum(h.hash) FILTER (WHERE f.place = 2), 0)::text,
+                       coalesce(sum(h.hash) FILTER (WHERE f.place = 3), 0)::text,
+                       coalesce(sum(h.hash) FILTER (WHERE f.place = 4), 0)::text]
+    FROM fact AS f CROSS JOIN LATERAL (SELECT hashtextextended(f.words, 0) AS hash) AS h
+    GROUP BY f.id
 $$;
 
 -- Makes anew what is missing of a vector table. Whoever dropped the extension vector, or its columns, dropped the
@@ -136,8 +146,8 @@ EXCEPTION WHEN insufficient_privilege OR invalid_schema_name THEN
 END
 $$;
 
--- Makes anew what is missing of a collection: functions, triggers, vector tables, policies, the view. Returns what could
--- not be mended, or null. It waits for no user's lock.
+-- Makes anew what is missing of a collection: functions, triggers, vector tables, policies, the view. Returns what
+-- could not be mended, or null. It waits for no user's lock.
 CREATE OR REPLACE FUNCTION pgmeaning._mend(c pgmeaning.collection) RETURNS text
 LANGUAGE plpgsql SET client_min_messages = warning
 AS $$

@@ -38,7 +38,8 @@ SELECT c.name AS collection,
        CASE WHEN r.oid IS NULL THEN 'dropped'
             WHEN trouble.problem IS NOT NULL THEN 'broken'
             WHEN c.state = 'paused' THEN 'paused'
-            WHEN trouble.unseen THEN 'checking' WHEN t.scanning THEN 'scanning' WHEN work.owed > 0 THEN 'embedding' ELSE 'ready' END AS state,
+            WHEN trouble.unseen THEN 'checking'
+            WHEN t.scanning THEN 'scanning' WHEN work.owed > 0 THEN 'embedding' ELSE 'ready' END AS state,
        t.model, t.dimensions, t.state AS role,
        counts.source_rows, counts.vectors,
        work.owed + CASE WHEN t.scanning AND t.scan_finished_at IS NULL

@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 HOUSEKEEPING_SECONDS = 60.0
 # The share of the time that may be spent on looking whether the sources changed.
-LOOK_SHARE = 0.02
+LOOK_SHARE = 0.03
 
 
 class Maintenance:
