@@ -26,7 +26,8 @@ AS $$
     ), below (id, relation, since, columns) AS (
         SELECT c.id, c.source, NULL, c.columns FROM chosen AS c
         UNION ALL
-        SELECT b.id, i.inhrelid, i.xmin::text, b.columns FROM below AS b JOIN pg_inherits AS i ON i.inhparent = b.relation
+        SELECT b.id, i.inhrelid, i.xmin::text, b.columns
+        FROM below AS b JOIN pg_inherits AS i ON i.inhparent = b.relation
     ), above (id, relation, since) AS (
         SELECT c.id, i.inhparent, i.xmin::text FROM chosen AS c JOIN pg_inherits AS i ON i.inhrelid = c.source
         UNION ALL
@@ -63,7 +64,8 @@ AS $$
         WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL
         UNION ALL
         SELECT g.id, 4, concat_ws(':', p.oid, p.xmin)
-        FROM (SELECT c.id, c.source FROM chosen AS c UNION ALL SELECT o.id, o.vectors FROM ours AS o) AS g (id, relation)
+        FROM (SELECT c.id, c.source FROM chosen AS c
+              UNION ALL SELECT o.id, o.vectors FROM ours AS o) AS g (id, relation)
         JOIN pg_policy AS p ON p.polrelid = g.relation
         UNION ALL
         SELECT c.id, 4, concat_ws(':', p.oid, p.xmin)
@@ -110,6 +112,8 @@ BEGIN
         EXECUTE format('TRUNCATE %s', relation);
         EXECUTE format('ALTER TABLE %s ADD COLUMN embedding %s(%s) NOT NULL', relation, t.vector_type, t.dimensions);
         PERFORM pgmeaning._start_scan(c);
+        UPDATE pgmeaning.target AS k SET scan_finished_at = NULL  -- as at first: all rows are owed
+        WHERE k.collection_id = c.id AND k.model = t.model;
     END IF;
     IF NOT 'signature' = ANY (columns) THEN
         EXECUTE format('ALTER TABLE %s ADD COLUMN signature bit(%s) GENERATED ALWAYS AS (binary_quantize(embedding)) '

@@ -185,6 +185,7 @@ CREATE TABLE pgmeaning.installation (
     migrations_hash text NOT NULL,
     functions_hash  text NOT NULL,
     version         text NOT NULL,
+    catalog         jsonb NOT NULL DEFAULT '[]',  -- what it consists of, to be compared with what is there
     migrated_at     timestamptz NOT NULL DEFAULT now()
 );
 

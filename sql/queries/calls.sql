@@ -152,3 +152,8 @@ SELECT pg_try_advisory_lock(pgmeaning._index_lock_class(), pgmeaning._lock_numbe
 
 -- name: drop_index_lock
 SELECT pg_advisory_unlock(pgmeaning._index_lock_class(), pgmeaning._lock_number(%(vectors)s))
+
+-- ---------------------------------------------------------------- Migrations
+
+-- name: plain_path
+SELECT pg_catalog.set_config('search_path', 'pg_catalog', true)

@@ -131,15 +131,25 @@ def migrate(
         typer.echo(f"up to date: {has}")
     elif check:
         typer.echo(f"migration due: the database has {has}, this package has {before.head} (run: pgmeaning migrate)")
+        if before.missing:
+            typer.echo(f"missing or altered: {_some(before.missing)}")
         raise typer.Exit(1)
     else:
         typer.echo(f"migrated to revision {before.head}; before: {has}")
+        if before.missing:
+            typer.echo(f"made again: {_some(before.missing)}")
     if before.loopback_problem:
         typer.echo(
             f"embed() finds cached queries only, because its dblink loopback fails: {before.loopback_problem}", err=True
         )
     if not check:
         print_gpu_advice(address(dsn))
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 @app.command()
