@@ -435,9 +435,10 @@ AS $$
 BEGIN
     BEGIN
         INSERT INTO pgmeaning.collection (name, source, source_name, view_schema, key_columns, key_types,
-            vector_key_columns, columns, template, image, video, chunking, grant_to, model, language)
+            vector_key_columns, columns, template, image, video, chunking, grant_to, always, model, language)
         VALUES (c.name, c.source, c.source_name, c.view_schema, c.key_columns, c.key_types,
-            c.vector_key_columns, c.columns, c.template, c.image, c.video, c.chunking, c.grant_to, c.model, c.language)
+            c.vector_key_columns, c.columns, c.template, c.image, c.video, c.chunking, c.grant_to, c.always, c.model,
+            c.language)
         RETURNING * INTO c;
     EXCEPTION WHEN unique_violation OR lock_not_available THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002',
@@ -464,19 +465,21 @@ CREATE OR REPLACE FUNCTION pgmeaning._watch(c pgmeaning.collection) RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    member  regclass;
+    missing record;
     watched regclass;
 BEGIN
-    FOR member IN SELECT w FROM pgmeaning._watched(c) AS w LOOP
-        watched := member;
-        PERFORM pgmeaning._add_triggers(c, member);
+    FOR missing IN SELECT m.* FROM pgmeaning._missing_triggers(c) AS m LOOP
+        watched := missing.relation;
+        PERFORM pgmeaning._add_trigger(c, missing.relation, missing.trigger, missing.event, missing.level);
     END LOOP;
 EXCEPTION
     WHEN insufficient_privilege THEN
         RAISE EXCEPTION USING ERRCODE = 'PM011',
-            MESSAGE = format('role %I may not create a trigger on %s', current_user, watched),
+            MESSAGE = format(CASE WHEN c.always THEN 'role %I may not let triggers on %s fire always'
+                                  ELSE 'role %I may not create a trigger on %s' END, current_user, watched),
             DETAIL = format('Rows of %s are written through it.', c.source),
-            HINT = format('As its owner: GRANT TRIGGER ON %s TO %I', watched, current_user);
+            HINT = CASE WHEN c.always THEN 'It takes the rights of the table''s owner: leave out always => true.'
+                        ELSE format('As its owner: GRANT TRIGGER ON %s TO %I', watched, current_user) END;
     WHEN lock_not_available THEN
         RAISE EXCEPTION USING ERRCODE = 'PM015',
             MESSAGE = format('an open transaction has written to table %s', c.source),
@@ -489,7 +492,7 @@ CREATE OR REPLACE FUNCTION pgmeaning.attach(
     source regclass, columns text[] DEFAULT NULL, template text DEFAULT NULL, collection text DEFAULT NULL,
     image name DEFAULT NULL, video name DEFAULT NULL, model text DEFAULT NULL, dimensions int DEFAULT NULL,
     vector_type text DEFAULT NULL, chunking jsonb DEFAULT NULL, language text DEFAULT NULL,
-    grant_to name[] DEFAULT NULL, allow_deprecated bool DEFAULT false
+    grant_to name[] DEFAULT NULL, always bool DEFAULT false, allow_deprecated bool DEFAULT false
 ) RETURNS text
 LANGUAGE plpgsql
 AS $$
@@ -508,6 +511,7 @@ BEGIN
     c.chunking := attach.chunking;
     c.language := attach.language;
     c.grant_to := pgmeaning._check_roles(attach.grant_to);
+    c.always := coalesce(attach.always, false);
     embedder := pgmeaning._model_for_attach(attach.model, attach.dimensions, coalesce(allow_deprecated, false));
 
     c := pgmeaning._check_attach(c, attach.columns, embedder);

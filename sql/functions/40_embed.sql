@@ -461,6 +461,13 @@ BEGIN
     PERFORM pgmeaning._refuse_block(probe, 'wait_for');
     c := pgmeaning._collection(collection);
     wanted := pgmeaning._full_key(c, key);
+    IF pgmeaning._unseen_writes(c) IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM020',
+            MESSAGE = pg_catalog.format('nobody can know when collection %L owes nothing', collection),
+            DETAIL = pgmeaning._unseen_writes(c),
+            HINT = pg_catalog.format('SELECT pgmeaning.refresh(%L) has a sidecar compare all rows; pgmeaning.status '
+                                     'shows when it has.', collection);
+    END IF;
     LOOP
         state := pgmeaning._owed(c.id, wanted);
         EXIT WHEN NOT state.owed;

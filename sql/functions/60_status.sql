@@ -49,7 +49,8 @@ SELECT c.name AS collection,
        work.oldest_owed,
        trouble.problem,
        built.state AS index, built.progress AS index_progress, c.chunking,
-       coalesce(c.warning, CASE WHEN trouble.unseen THEN pgmeaning._watch_problem(c) END) AS warning
+       coalesce(c.warning, CASE WHEN trouble.unseen THEN pgmeaning._watch_problem(c) END,
+                CASE WHEN r.oid IS NOT NULL THEN pgmeaning._unseen_writes(c) END) AS warning
 FROM pgmeaning.collection AS c
 JOIN pgmeaning.target AS t ON t.collection_id = c.id
 LEFT JOIN pg_catalog.pg_class AS r ON r.oid = c.source

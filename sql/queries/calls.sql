@@ -6,7 +6,7 @@
 SELECT pgmeaning.attach(%(source)s::regclass, columns => %(columns)s, template => %(template)s,
     collection => %(collection)s, image => %(image)s, video => %(video)s, model => %(model)s,
     dimensions => %(dimensions)s, vector_type => %(vector_type)s, chunking => %(chunking)s, language => %(language)s,
-    grant_to => %(grant_to)s::name[], allow_deprecated => %(allow_deprecated)s)
+    grant_to => %(grant_to)s::name[], always => %(always)s, allow_deprecated => %(allow_deprecated)s)
 
 -- name: detach
 SELECT pgmeaning.detach(%(collection)s, keep_vectors => %(keep_vectors)s)

@@ -200,6 +200,9 @@ def attach(
     vector_type: Annotated[
         str, typer.Option("--vector-type", metavar="TYPE", help="vector (4 bytes a dimension) or halfvec (2 bytes).")
     ] = "vector",
+    always: Annotated[
+        bool, typer.Option("--always", help="See writes by logical replication too; as the table's owner.")
+    ] = False,
     allow_deprecated: Annotated[bool, typer.Option("--allow-deprecated", help="Accept a deprecated model.")] = False,
     dsn: Dsn = None,
 ) -> None:
@@ -207,8 +210,8 @@ def attach(
     with connected(dsn) as client:
         attached = client.attach(
             source, column or None, template, collection, image=image, video=video, model=model, dimensions=dimensions,
-            chunking=_chunking(chunking), grant_to=grant_to or None, allow_deprecated=allow_deprecated,
-            language=language, vector_type=vector_type,
+            chunking=_chunking(chunking), grant_to=grant_to or None, always=always,
+            allow_deprecated=allow_deprecated, language=language, vector_type=vector_type,
         )  # fmt: skip
     typer.echo(attached)
 
