@@ -58,7 +58,7 @@ LEFT JOIN pgmeaning._marks() AS m ON m.collection_id = c.id
 CROSS JOIN LATERAL (  -- where the catalog is as it was, maintenance has found what there is to find
     SELECT r.oid IS NOT NULL AND m.marks IS DISTINCT FROM c.marks AS unseen,
            coalesce(c.problem, CASE WHEN r.oid IS NOT NULL AND m.marks IS DISTINCT FROM c.marks
-                                    THEN pgmeaning._source_problem(c) END) AS problem) AS trouble
+                                    THEN pgmeaning._source_problem(c) END, t.scan_problem) AS problem) AS trouble
 CROSS JOIN LATERAL (
     SELECT pgmeaning._row_count(c.source) AS source_rows, pgmeaning._row_count(t.vectors) AS vectors) AS counts
 CROSS JOIN LATERAL pgmeaning._index_state(t.vectors) AS built

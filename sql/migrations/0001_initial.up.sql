@@ -77,6 +77,8 @@ CREATE TABLE pgmeaning.target (
     scanned       bigint NOT NULL DEFAULT 0,
     scan_started_at  timestamptz NOT NULL DEFAULT now(),
     scan_finished_at timestamptz,
+    scan_problem     text,  -- why the source cannot be scanned; null: it can
+    scan_retry_at    timestamptz,
     PRIMARY KEY (collection_id, model)
 );
 -- One active model per collection.

