@@ -509,8 +509,11 @@ DECLARE
     password text := gen_random_uuid()::text || gen_random_uuid()::text;
     -- A lost request costs a time-out, so its commit need not wait for the disk.
     settings text := '-c default_transaction_isolation=read\ committed -c default_transaction_read_only=off '
-                     '-c statement_timeout=0 -c idle_session_timeout=0 -c synchronous_commit=off '
-                     '-c search_path=pg_catalog,pg_temp';
+                     '-c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0 '
+                     '-c idle_in_transaction_session_timeout=0 -c synchronous_commit=off '
+                     '-c search_path=pg_catalog,pg_temp'
+                     || CASE WHEN current_setting('server_version_num')::int >= 170000
+                             THEN ' -c transaction_timeout=0' ELSE '' END;
 BEGIN
     -- Two sidecars that start at once would both alter the server, and one would fail.
     PERFORM pg_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._loopback_lock());

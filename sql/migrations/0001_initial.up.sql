@@ -93,6 +93,8 @@ CREATE TABLE pgmeaning.vector_index (
     wanted_dimensions  int,     -- of a prefix; null: as planned
     measure_requested  bool NOT NULL DEFAULT false,
     problem            text,    -- why the last build or measurement failed
+    failures           int NOT NULL DEFAULT 0,  -- one after the other
+    retry_at           timestamptz,             -- before, no sidecar tries again
     built_at           timestamptz,
     build_seconds      float8,
     kind               text,    -- what was measured: an index's kind, or 'scan', by signature without an index

