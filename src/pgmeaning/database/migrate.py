@@ -155,7 +155,7 @@ def state(connection: psycopg.Connection[Any]) -> State:
             installed = cursor.execute(sql.query("migrate/installed_hashes")).fetchone() or {}
     missing = _missing(connection) if installed else []
     return State(
-        revision, _head(), installed.get("functions_hash") == _contents_hash(),
+        revision, _head(), installed.get("functions_hash") == contents_hash(),
         unreleased=revision is not None and _is_unreleased(revision, installed.get("migrations_hash")),
         missing=tuple(f"{kind} {name}" for kind, name, _ in missing),
     )  # fmt: skip
@@ -222,7 +222,7 @@ def _refuse_leftovers(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-def _contents_hash() -> str:
+def contents_hash() -> str:
     """A hash of the functions and the built-in models; if either changes, `upgrade` is due."""
     return sql.functions_hash()[:32] + ":" + fingerprint_of_registry()[:32]
 
@@ -244,7 +244,7 @@ def _upgrade(alchemy: sqlalchemy.Connection, connection: psycopg.Connection[Any]
     connection.execute(sql.query("register_models"), (_models_json(),))
     connection.execute(sql.query("register_releases"), (_releases_json(),))
     connection.execute(
-        sql.query("migrate/record_installation"), (_contents_hash(), __version__, sql.migrations_hash(_head()))
+        sql.query("migrate/record_installation"), (contents_hash(), __version__, sql.migrations_hash(_head()))
     )
     connection.execute(sql.query("migrate/hand_over"))
     connection.execute(sql.query("plain_path"))

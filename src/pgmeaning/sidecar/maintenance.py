@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -25,11 +26,14 @@ from pgmeaning.sidecar.in_flight import InFlight
 from pgmeaning.sidecar.queue import Queue
 from pgmeaning.sidecar.requests import trim_cache
 from pgmeaning.sidecar.run import Run
+from pgmeaning.sidecar.schema import Schema
 from pgmeaning.version import __version__
 
 log = structlog.get_logger()
 
 HOUSEKEEPING_SECONDS = 60.0
+# What the loss of pgvector, or of functions of ours, looks like.
+LOST = (psycopg.errors.UndefinedObject, psycopg.errors.UndefinedFunction)
 # The share of the time that may be spent on looking whether the sources changed.
 LOOK_SHARE = 0.03
 
@@ -39,8 +43,9 @@ class Maintenance:
 
     def __init__(
         self, run: Run, in_flight: InFlight, embedders: LoadedModels[Embedder], rerankers: LoadedModels[Reranker],
-        indexer: Indexer,
+        indexer: Indexer, outdated: Callable[[str], None],
     ) -> None:  # fmt: skip
+        """`outdated` is told, in one line, why the sidecar must stop: the schema is not this package's any more."""
         self.looked_at_sources = threading.Event()  # once: what was mended before we started is not broken
         self._run = run
         self._settings = run.settings
@@ -48,6 +53,8 @@ class Maintenance:
         self._embedders = embedders
         self._rerankers = rerankers
         self._indexer = indexer
+        self._outdated = outdated
+        self._schema = Schema()
         self._extended = time.monotonic()
         self._cleaned = 0.0
         self._trimmed = 0.0
@@ -65,6 +72,9 @@ class Maintenance:
                     f"this package needs {state.head}",
                     hint="pgmeaning migrate",
                 )
+            problem = self.schema_problem(connection)
+            if problem is not None:
+                raise SchemaOutdated(problem)
             try:
                 problem = migrate.ensure_loopback(connection)
             except psycopg.errors.InsufficientPrivilege as error:
@@ -81,6 +91,9 @@ class Maintenance:
         """Run until the sidecar stops."""
         queue = Queue(connection, self._run.id, self._settings)
         while True:
+            changed = self._schema.changed(connection)
+            if changed is not None:
+                return self._outdated(changed)
             self._heartbeat(connection)
             self._extend(queue)
             self._indexer.give_way(connection)
@@ -90,7 +103,11 @@ class Maintenance:
             self._fail_crashed(queue)
             self._clean(connection)
             if self._run.stopping.wait(min(self._settings.maintenance, self._settings.lease / 4)):
-                return
+                return None
+
+    def schema_problem(self, connection: Connection) -> str | None:
+        """Why the schema is not the one that this package makes, in one line, or None."""
+        return self._schema.problem(connection)
 
     def _heartbeat(self, connection: Connection) -> None:
         arguments = {
@@ -136,8 +153,8 @@ class Maintenance:
                     if row == (True,):
                         self._look_at(connection, source)
             except psycopg.Error as error:
-                if connection.closed:
-                    raise
+                if connection.closed or (isinstance(error, LOST) and self.schema_problem(connection)):
+                    raise  # the sidecar stops: what the schema consists of is gone
                 log.warning("cannot check a collection's source", collection=source["name"], error=str(error).strip())
 
     def _look_at(self, connection: Connection, source: dict[str, Any]) -> None:
