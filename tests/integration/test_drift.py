@@ -244,3 +244,30 @@ def test_a_label_renamed_while_its_row_is_owed_leaves_no_failure(db: Connection,
     assert drain() == 0
     assert db.execute("SELECT id::text FROM docs_embedding").fetchall() == [("new",)]
     assert db.execute("SELECT FROM pgmeaning.failures").fetchone() is None
+
+
+# ---------------------------------------------------------------- What status says of it
+
+
+def test_a_row_is_owed_once_however_often_it_was_changed(db: Connection, drain: Drain) -> None:
+    make(db)
+    fill(db, 1, 300)
+    assert drain() == 0
+    for text in ("one", "two"):
+        db.execute("UPDATE docs SET body = body || %s", (text,))
+    assert db.execute("SELECT source_rows, owed, estimated FROM pgmeaning.status").fetchall() == [(300, 300, False)]
+
+
+def test_rows_changed_during_the_first_scan_are_not_owed_twice(db: Connection) -> None:
+    make(db)
+    fill(db, 1, 300)
+    db.execute("UPDATE docs SET body = 'changed'")
+    assert db.execute("SELECT source_rows, owed, estimated FROM pgmeaning.status").fetchall() == [(300, 300, True)]
+
+
+def test_a_large_table_is_estimated_by_its_size_and_said_to_be(db: Connection) -> None:
+    make(db)
+    db.execute("ALTER TABLE docs ALTER body SET STORAGE PLAIN")
+    db.execute("INSERT INTO docs SELECT i, repeat('x', 7000) FROM generate_series(1, 5000) AS i")
+    db.execute("ANALYZE docs; INSERT INTO docs SELECT i, repeat('x', 7000) FROM generate_series(5001, 10000) AS i")
+    assert db.execute("SELECT source_rows, estimated FROM pgmeaning.status").fetchall() == [(10000, True)]

@@ -368,10 +368,16 @@ def _watch(client: Client, collection: str | None) -> None:
         return
 
 
+def _marked(row: dict[str, Any]) -> dict[str, Any]:
+    """Numbers that are estimates, with a tilde."""
+    numbers = ("source_rows", "vectors", "owed") if row["estimated"] else ()
+    return {**row, **{name: f"~{row[name]}" for name in numbers if row[name] is not None}}
+
+
 def _status(client: Client, collection: str | None, width: int) -> Group:
     from rich.console import Group
 
-    collections, sidecars = client.status(collection), client.sidecars()
+    collections, sidecars = [_marked(row) for row in client.status(collection)], client.sidecars()
     wanted = [name for name in STATUS_COLUMNS if name != "problem" or any(row["problem"] for row in collections)]
     return Group(
         table(collections, wanted, width)

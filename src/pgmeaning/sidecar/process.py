@@ -220,7 +220,7 @@ class Sidecar:
         return None
 
     def _looks_outdated(self) -> bool:
-        """After an unexpected error, whether the schema is not ours any more; then the sidecar has been told to stop."""
+        """After an unexpected error: whether the schema is not ours any more. Then the sidecar is told to stop."""
         try:
             with connect(self._run.dsn, "sidecar", **PATIENCE) as connection:
                 problem = self._maintenance.schema_problem(connection)
