@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,10 +115,17 @@ def test_always_takes_the_rights_of_the_owner(db: Connection) -> None:
         db.execute(f"DROP OWNED BY {name}; DROP ROLE {name}".encode())
 
 
-def test_what_a_subscription_applies_is_embedded_with_always() -> None:
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that the server's account may enter, even if the tests run as root."""
+    made = Path(tempfile.mkdtemp(prefix="pgmeaning-tests-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def test_what_a_subscription_applies_is_embedded_with_always(folder: Path) -> None:
     """Two databases of one server, so the slot is made by hand: its creation would wait for the subscriber itself."""
-    folder = Path(tempfile.mkdtemp(prefix="pgmeaning-tests-"))
-    folder.chmod(0o755)
     with (
         EmbeddedServer(folder / "data", settings={"fsync": "off", "wal_level": "logical"}) as server,
         psycopg.connect(server.dsn, autocommit=True) as upstream,
