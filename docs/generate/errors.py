@@ -25,8 +25,9 @@ MEANINGS = {
     "PM014": "An argument makes no sense.",
     "PM015": "A lock could not be acquired in time.",
     "PM016": "Several models fit: name one.",
-    "PM017": "The server or pgvector is too old, or pgvector is missing.",
+    "PM017": "The server or pgvector is too old, pgvector is missing, or the database has no encoding.",
     "PM018": "Objects of yours depend on the vectors.",
+    "PM020": "Replication writes to the table where no trigger sees it, so there is no telling what is owed.",
 }
 
 HEAD = """# Errors

@@ -56,8 +56,7 @@ $update$ END,
         c.id,
         pgmeaning._stand_ins(c, 'NULL::int'),
         pgmeaning._stand_ins(c, '0'),
-        (SELECT format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%1$L, %1$I', k), ', ' ORDER BY i))
-         FROM unnest(c.key_columns) WITH ORDINALITY AS u (k, i)),
+        pgmeaning._row_key(c),
         CASE WHEN computed THEN 'ROW(0)' ELSE content END,
         CASE WHEN computed THEN 'ROW(1)' ELSE content END,
         inbox,
@@ -65,6 +64,33 @@ $update$ END,
              WHEN event <> 'update' THEN ' OFFSET ' || pgmeaning._bulk_rows() END);
 END
 $make$;
+
+-- What the trigger function does for a single row, which only writes by replication make it do: there are no transition
+-- tables, and whether the contents differ is left to the sidecar.
+CREATE OR REPLACE FUNCTION pgmeaning._row_trigger_body(c pgmeaning.collection) RETURNS text
+LANGUAGE plpgsql STABLE
+AS $make$
+BEGIN
+    RETURN format($function$IF TG_LEVEL = 'ROW' THEN
+        IF TG_OP <> 'DELETE' THEN
+            INSERT INTO pgmeaning.inbox (collection_id, key)
+            SELECT %1$s, n.key
+            FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %3$s AS key FROM (SELECT NEW.*) AS written) AS n;
+        END IF;
+        IF TG_OP <> 'INSERT' THEN
+            INSERT INTO pgmeaning.inbox (collection_id, key)
+            SELECT %1$s, o.key
+            FROM (SELECT %2$s) AS gone CROSS JOIN LATERAL (SELECT %3$s AS key FROM (SELECT OLD.*) AS written) AS o;
+        END IF;
+    ELS$function$, c.id, pgmeaning._stand_ins(c, 'NULL::int'), pgmeaning._row_key(c));
+END
+$make$;
+
+-- The key of a row as jsonb, of columns that are in scope.
+CREATE OR REPLACE FUNCTION pgmeaning._row_key(c pgmeaning.collection) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%1$L, %1$I', k), ', ' ORDER BY i))
+      FROM unnest(c.key_columns) WITH ORDINALITY AS u (k, i) $$;
 
 -- The trigger function of a collection: static SQL, so that its plans are cached. It is in the schema pgmeaning, and so
 -- DROP SCHEMA pgmeaning CASCADE drops the triggers as well: if they stayed, every write would fail.
@@ -87,7 +113,7 @@ AS $make$
 DECLARE
     recorded bigint;
 BEGIN
-    IF TG_OP = 'INSERT' THEN %2$s
+    %11$sIF TG_OP = 'INSERT' THEN %2$s
         GET DIAGNOSTICS recorded = ROW_COUNT;
         IF recorded = %1$s THEN %3$s
         END IF;
@@ -123,7 +149,8 @@ $function$,
         c.id,
         -- The numbers themselves: a function would cost every write.
         format('%s, %s', pgmeaning._lock_class(), pgmeaning._awake_lock()),
-        format('%s, %s', pgmeaning._lock_class(), pgmeaning._asleep_lock()))
+        format('%s, %s', pgmeaning._lock_class(), pgmeaning._asleep_lock()),
+        CASE WHEN c.always THEN pgmeaning._row_trigger_body(c) ELSE '' END)
 $make$;
 
 CREATE OR REPLACE FUNCTION pgmeaning._make_trigger_function(c pgmeaning.collection) RETURNS void
@@ -158,24 +185,6 @@ AS $$
         SELECT i.inhrelid FROM pg_inherits AS i JOIN family AS f ON i.inhparent = f.relation
     )
     SELECT f.relation::regclass FROM family AS f JOIN pg_class AS c ON c.oid = f.relation AND c.relkind IN ('r', 'p')
-$$;
-
-CREATE OR REPLACE FUNCTION pgmeaning._add_triggers(c pgmeaning.collection, relation regclass) RETURNS void
-LANGUAGE plpgsql
-AS $$
-DECLARE
-    event text;
-BEGIN
-    FOREACH event IN ARRAY ARRAY['insert', 'update', 'delete', 'truncate'] LOOP
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s '
-                       'FOR EACH STATEMENT EXECUTE FUNCTION pgmeaning.%I()',
-            format('pgmeaning_%s_%s', c.id, event), event, pgmeaning._relation_name(relation),
-            CASE event WHEN 'insert' THEN 'REFERENCING NEW TABLE AS new_rows'
-                       WHEN 'update' THEN 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'
-                       WHEN 'delete' THEN 'REFERENCING OLD TABLE AS old_rows' ELSE '' END,
-            'on_change_' || c.id);
-    END LOOP;
-END
 $$;
 
 CREATE OR REPLACE FUNCTION pgmeaning._triggers(collection_id int) RETURNS TABLE (relation regclass, trigger name)
@@ -216,31 +225,104 @@ AS $$
     SELECT a FROM pgmeaning._ancestors(c) AS a WHERE NOT pgmeaning._has_foreign_part(a)
 $$;
 
--- Triggers on tables that are no longer watched, as far as we may drop them.
+-- The triggers that a collection needs, and which states of theirs will do. The worker that applies a subscription's
+-- changes fires no trigger of a statement, but those of rows that are enabled for replicas, on the table itself: hence
+-- these, which no other session fires.
+CREATE OR REPLACE FUNCTION pgmeaning._wanted_triggers(c pgmeaning.collection)
+RETURNS TABLE (relation regclass, trigger name, event text, level text, states "char"[])
+LANGUAGE sql STABLE
+AS $$
+    SELECT w, format('pgmeaning_%s_%s', c.id, e), e, 'STATEMENT',
+           CASE WHEN c.always THEN '{A}' ELSE '{O,A}' END::"char"[]
+    FROM pgmeaning._watched(c) AS w CROSS JOIN unnest('{insert,update,delete,truncate}'::text[]) AS e
+    UNION ALL
+    SELECT f, format('pgmeaning_%s_row_%s', c.id, e), e, 'ROW', '{R}'
+    FROM pgmeaning._family(c.source) AS f JOIN pg_class AS r ON r.oid = f AND r.relkind = 'r'
+    CROSS JOIN unnest('{insert,update,delete}'::text[]) AS e
+    WHERE c.always
+$$;
+
+-- Those that are missing (also under another name), or fire for fewer writes than agreed: rows may change unseen.
+CREATE OR REPLACE FUNCTION pgmeaning._missing_triggers(c pgmeaning.collection)
+RETURNS TABLE (relation regclass, trigger name, event text, level text)
+LANGUAGE sql STABLE
+AS $$
+    SELECT w.relation, w.trigger, w.event, w.level FROM pgmeaning._wanted_triggers(c) AS w
+    WHERE NOT EXISTS (SELECT FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+                      WHERE t.tgrelid = w.relation AND t.tgname = w.trigger AND p.proname = 'on_change_' || c.id
+                        AND p.pronamespace = 'pgmeaning'::regnamespace AND t.tgenabled = ANY (w.states))
+    ORDER BY w.relation
+$$;
+
+-- Creates one of them, or makes a disabled one anew.
+CREATE OR REPLACE FUNCTION pgmeaning._add_trigger(c pgmeaning.collection, relation regclass, trigger name, event text,
+                                                  level text) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    source text := pgmeaning._relation_name(relation);
+BEGIN
+    EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s FOR EACH %s EXECUTE FUNCTION pgmeaning.%I()',
+        trigger, event, source,
+        CASE WHEN level = 'ROW' OR event = 'truncate' THEN ''
+             ELSE 'REFERENCING' || CASE WHEN event <> 'insert' THEN ' OLD TABLE AS old_rows' ELSE '' END
+                                || CASE WHEN event <> 'delete' THEN ' NEW TABLE AS new_rows' ELSE '' END END,
+        level, 'on_change_' || c.id);
+    IF c.always THEN
+        EXECUTE format('ALTER TABLE %s ENABLE %s TRIGGER %I', source,
+                       CASE level WHEN 'ROW' THEN 'REPLICA' ELSE 'ALWAYS' END, trigger);
+    END IF;
+END
+$$;
+
+-- Why rows may be written that no trigger sees, nor any other means but a reconcile, or null.
+CREATE OR REPLACE FUNCTION pgmeaning._unseen_writes(c pgmeaning.collection) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT format('%s, whose rows only a reconcile finds: detach(), and attach(..., always => true) as the owner of %s',
+                  u.cause, pgmeaning._relation_name(c.source))
+    FROM (SELECT format('a subscription writes to %s', pgmeaning._relation_name(f)) AS cause
+          FROM pgmeaning._family(c.source) AS f
+          WHERE EXISTS (SELECT FROM pg_subscription_rel AS s WHERE s.srrelid = f)
+          UNION ALL
+          SELECT 'sessions of this database or a role write as replicas (session_replication_role)'
+          WHERE EXISTS (SELECT FROM pg_db_role_setting AS s
+                        WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+                          AND 'session_replication_role=replica' = ANY (s.setconfig))) AS u
+    WHERE NOT c.always LIMIT 1
+$$;
+
+-- Why rows may change unseen at this moment, or null.
+CREATE OR REPLACE FUNCTION pgmeaning._watch_problem(c pgmeaning.collection) RETURNS text
+LANGUAGE sql STABLE
+AS $$ SELECT format('trigger %I on %s is missing or disabled', m.trigger, pgmeaning._relation_name(m.relation))
+      FROM pgmeaning._missing_triggers(c) AS m ORDER BY m.relation, m.trigger LIMIT 1 $$;
+
+-- Triggers on tables that are no longer watched, and renamed ones, as far as we may drop them.
 CREATE OR REPLACE FUNCTION pgmeaning._stray_triggers(c pgmeaning.collection)
 RETURNS TABLE (relation regclass, trigger name)
 LANGUAGE sql STABLE
 AS $$
     SELECT t.relation, t.trigger FROM pgmeaning._triggers(c.id) AS t JOIN pg_class AS r ON r.oid = t.relation
-    WHERE t.relation NOT IN (SELECT w FROM pgmeaning._watched(c) AS w) AND pg_has_role(r.relowner, 'USAGE')
+    WHERE (t.relation, t.trigger) NOT IN (SELECT w.relation, w.trigger FROM pgmeaning._wanted_triggers(c) AS w)
+      AND pg_has_role(r.relowner, 'USAGE')
 $$;
 
--- Creates and drops triggers to match the partitions. Returns whether anything changed: then rows may have come or gone
--- unseen. It waits for no lock, so that no writer queues up behind it: the next pass tries again. (LOCK TABLE
--- ... NOWAIT would ask for more rights than a trigger does.)
+-- Creates and drops triggers so that they are as they should be; a disabled one is replaced. Returns whether anything
+-- changed: then rows may have come or gone unseen. It waits for no lock, so that no writer queues up behind it: the
+-- next pass tries again. (LOCK TABLE ... NOWAIT would ask for more rights than a trigger does.)
 CREATE OR REPLACE FUNCTION pgmeaning._sync_triggers(c pgmeaning.collection) RETURNS bool
 LANGUAGE plpgsql
 AS $$
 DECLARE
     patience text := current_setting('lock_timeout');
-    member   regclass;
+    missing  record;
     stray    record;
     done     bool := false;
 BEGIN
     PERFORM set_config('lock_timeout', '1ms', true);
-    FOR member IN SELECT w FROM pgmeaning._watched(c) AS w
-                  EXCEPT SELECT t.relation FROM pgmeaning._triggers(c.id) AS t LOOP
-        PERFORM pgmeaning._add_triggers(c, member);
+    FOR missing IN SELECT m.* FROM pgmeaning._missing_triggers(c) AS m LOOP
+        PERFORM pgmeaning._add_trigger(c, missing.relation, missing.trigger, missing.event, missing.level);
         done := true;
     END LOOP;
     FOR stray IN SELECT t.* FROM pgmeaning._stray_triggers(c) AS t LOOP
@@ -304,10 +386,13 @@ AS $$
          WHERE wanted = ANY (pgmeaning._column_names(c.source))
            AND NOT has_column_privilege(c.source, wanted, 'SELECT') LIMIT 1),
         (SELECT format('role %I may not create a trigger on %s: GRANT TRIGGER ON %2$s TO %1$I', current_user,
-                       pgmeaning._relation_name(w))
-         FROM (SELECT w FROM pgmeaning._watched(c) AS w
-               EXCEPT SELECT t.relation FROM pgmeaning._triggers(c.id) AS t) AS missing (w)
-         WHERE NOT has_table_privilege(w, 'TRIGGER') LIMIT 1),
+                       pgmeaning._relation_name(m.relation))
+         FROM pgmeaning._missing_triggers(c) AS m WHERE NOT has_table_privilege(m.relation, 'TRIGGER') LIMIT 1),
+        (SELECT format('role %I may not let triggers on %s fire always, as the collection''s do: '
+                       'let it have the rights of the table''s owner, %I', current_user,
+                       pgmeaning._relation_name(m.relation), pg_get_userbyid(r.relowner))
+         FROM pgmeaning._missing_triggers(c) AS m JOIN pg_class AS r ON r.oid = m.relation
+         WHERE c.always AND NOT pg_has_role(r.relowner, 'USAGE') LIMIT 1),
         (SELECT format('row-level security hides rows of %s from role %I, which embeds them: '
                        'ALTER ROLE %2$I BYPASSRLS, or '
                        'CREATE POLICY pgmeaning ON %1$s FOR SELECT TO %2$I USING (true)',

@@ -197,6 +197,31 @@ BEGIN
 END
 $$;
 
+-- The key columns of a collection's vector tables, as a list.
+CREATE OR REPLACE FUNCTION pgmeaning._vector_key(c pgmeaning.collection) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
+      FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i) $$;
+
+-- Row security of a vector table, as far as it is missing: a reader of vectors sees those of the rows that it sees.
+-- Through functions, since a policy that named the source would make DROP TABLE of it fail.
+CREATE OR REPLACE FUNCTION pgmeaning._protect(c pgmeaning.collection, vectors regclass) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    relation text := pgmeaning._relation_name(vectors);
+BEGIN
+    IF NOT (SELECT r.relrowsecurity FROM pg_class AS r WHERE r.oid = vectors) THEN
+        EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = vectors AND p.polname = 'source_rows') THEN
+        EXECUTE format('CREATE POLICY source_rows ON %s FOR SELECT '
+                       'USING ((SELECT pgmeaning_data.%I()) OR pgmeaning_data.%I(%s))',
+            relation, 'unrestricted_' || c.id, 'visible_' || c.id, pgmeaning._vector_key(c));
+    END IF;
+END
+$$;
+
 -- Makes the vector table of a (collection, model) and registers it.
 CREATE OR REPLACE FUNCTION pgmeaning._make_target(c pgmeaning.collection, model text, dimensions int, state text,
                                                   vector_type text DEFAULT 'vector') RETURNS regclass
@@ -217,35 +242,19 @@ BEGIN
         'embedding %6$s(%4$s) NOT NULL, signature bit(%4$s) GENERATED ALWAYS AS (binary_quantize(embedding)) STORED, '
         'content_hash bytea, embedded_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (%5$s, chunk))',
         relation, (SELECT string_agg(format('%I %s NOT NULL', k.name, k.definition), ', ')
-                   FROM pgmeaning._vector_key_types(c) AS k), model, dimensions,
-        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
-         FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)), vector_type);
+                   FROM pgmeaning._vector_key_types(c) AS k),
+        model, dimensions, pgmeaning._vector_key(c), vector_type);
     EXECUTE format('COMMENT ON TABLE %s IS %L', relation, format('Vectors of %s by %s', c.source_name, model));
-    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
-    PERFORM pgmeaning._make_policy(c, relation);
+    PERFORM pgmeaning._protect(c, relation::regclass);
     IF c.language IS NOT NULL THEN
         PERFORM pgmeaning._add_words(c, relation);
     END IF;
     FOREACH role IN ARRAY c.grant_to LOOP
         EXECUTE format('GRANT SELECT ON %s TO %s', relation, pgmeaning._grantee(role));
     END LOOP;
-    INSERT INTO pgmeaning.target (collection_id, model, dimensions, vectors, state)
-    VALUES (c.id, model, dimensions, relation::regclass, state);
+    INSERT INTO pgmeaning.target (collection_id, model, dimensions, vector_type, vectors, state)
+    VALUES (c.id, model, dimensions, vector_type, relation::regclass, state);
     RETURN relation::regclass;
-END
-$$;
-
--- A reader of vectors sees those of the rows that it sees. Through functions, since a policy that named the source
--- would make DROP TABLE of it fail.
-CREATE OR REPLACE FUNCTION pgmeaning._make_policy(c pgmeaning.collection, relation text) RETURNS void
-LANGUAGE plpgsql
-AS $$
-BEGIN
-    EXECUTE format('CREATE POLICY source_rows ON %s FOR SELECT '
-                   'USING ((SELECT pgmeaning_data.%I()) OR pgmeaning_data.%I(%s))',
-        relation, 'unrestricted_' || c.id, 'visible_' || c.id,
-        (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
-         FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)));
 END
 $$;
 
@@ -429,9 +438,10 @@ AS $$
 BEGIN
     BEGIN
         INSERT INTO pgmeaning.collection (name, source, source_name, view_schema, key_columns, key_types,
-            vector_key_columns, columns, template, image, video, chunking, grant_to, model, language)
+            vector_key_columns, columns, template, image, video, chunking, grant_to, always, model, language)
         VALUES (c.name, c.source, c.source_name, c.view_schema, c.key_columns, c.key_types,
-            c.vector_key_columns, c.columns, c.template, c.image, c.video, c.chunking, c.grant_to, c.model, c.language)
+            c.vector_key_columns, c.columns, c.template, c.image, c.video, c.chunking, c.grant_to, c.always, c.model,
+            c.language)
         RETURNING * INTO c;
     EXCEPTION WHEN unique_violation OR lock_not_available THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002',
@@ -450,6 +460,8 @@ BEGIN
     PERFORM pgmeaning._make_view(c),
             pgmeaning._make_trigger_function(c),
             pgmeaning._watch(c);
+    -- What changes from now on is noticed, even before a sidecar has looked.
+    UPDATE pgmeaning.collection AS k SET marks = m.marks FROM pgmeaning._marks(c.id) AS m WHERE k.id = c.id;
 END
 $$;
 
@@ -458,19 +470,21 @@ CREATE OR REPLACE FUNCTION pgmeaning._watch(c pgmeaning.collection) RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    member  regclass;
+    missing record;
     watched regclass;
 BEGIN
-    FOR member IN SELECT w FROM pgmeaning._watched(c) AS w LOOP
-        watched := member;
-        PERFORM pgmeaning._add_triggers(c, member);
+    FOR missing IN SELECT m.* FROM pgmeaning._missing_triggers(c) AS m LOOP
+        watched := missing.relation;
+        PERFORM pgmeaning._add_trigger(c, missing.relation, missing.trigger, missing.event, missing.level);
     END LOOP;
 EXCEPTION
     WHEN insufficient_privilege THEN
         RAISE EXCEPTION USING ERRCODE = 'PM011',
-            MESSAGE = format('role %I may not create a trigger on %s', current_user, watched),
+            MESSAGE = format(CASE WHEN c.always THEN 'role %I may not let triggers on %s fire always'
+                                  ELSE 'role %I may not create a trigger on %s' END, current_user, watched),
             DETAIL = format('Rows of %s are written through it.', c.source),
-            HINT = format('As its owner: GRANT TRIGGER ON %s TO %I', watched, current_user);
+            HINT = CASE WHEN c.always THEN 'It takes the rights of the table''s owner: leave out always => true.'
+                        ELSE format('As its owner: GRANT TRIGGER ON %s TO %I', watched, current_user) END;
     WHEN lock_not_available THEN
         RAISE EXCEPTION USING ERRCODE = 'PM015',
             MESSAGE = format('an open transaction has written to table %s', c.source),
@@ -483,7 +497,7 @@ CREATE OR REPLACE FUNCTION pgmeaning.attach(
     source regclass, columns text[] DEFAULT NULL, template text DEFAULT NULL, collection text DEFAULT NULL,
     image name DEFAULT NULL, video name DEFAULT NULL, model text DEFAULT NULL, dimensions int DEFAULT NULL,
     vector_type text DEFAULT NULL, chunking jsonb DEFAULT NULL, language text DEFAULT NULL,
-    grant_to name[] DEFAULT NULL, allow_deprecated bool DEFAULT false
+    grant_to name[] DEFAULT NULL, always bool DEFAULT false, allow_deprecated bool DEFAULT false
 ) RETURNS text
 LANGUAGE plpgsql
 AS $$
@@ -502,6 +516,7 @@ BEGIN
     c.chunking := attach.chunking;
     c.language := attach.language;
     c.grant_to := pgmeaning._check_roles(attach.grant_to);
+    c.always := coalesce(attach.always, false);
     embedder := pgmeaning._model_for_attach(attach.model, attach.dimensions, coalesce(allow_deprecated, false));
 
     c := pgmeaning._check_attach(c, attach.columns, embedder);

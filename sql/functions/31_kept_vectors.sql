@@ -52,12 +52,12 @@ BEGIN
         RETURN false;
     END IF;
     relation := pgmeaning._relation_name(kept.vectors);
-    PERFORM pgmeaning._make_policy(c, relation);
+    PERFORM pgmeaning._protect(c, kept.vectors);
     IF c.language IS NOT NULL THEN
         PERFORM pgmeaning._make_words_function(c), pgmeaning._fill_words(c, relation);
     END IF;
-    INSERT INTO pgmeaning.target (collection_id, model, dimensions, vectors, state)
-    VALUES (c.id, c.model, $2, kept.vectors, 'active');
+    INSERT INTO pgmeaning.target (collection_id, model, dimensions, vector_type, vectors, state)
+    VALUES (c.id, c.model, $2, $3, kept.vectors, 'active');
     PERFORM pgmeaning._change_grants(c, kept.vectors, kept.grant_to);
     RETURN true;
 END

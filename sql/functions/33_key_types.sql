@@ -52,7 +52,7 @@ BEGIN
     PERFORM pgmeaning._drop_policy_functions(c),
             pgmeaning._make_policy_functions(c), pgmeaning._make_trigger_function(c), pgmeaning._make_view(c),
             pgmeaning._grant_again(format('%I.%I', c.view_schema, c.name || '_embedding'), granted);
-    PERFORM pgmeaning._make_policy(c, pgmeaning._relation_name(k.vectors)),
+    PERFORM pgmeaning._protect(c, k.vectors),
             CASE WHEN c.language IS NOT NULL THEN pgmeaning._make_words_function(c) END
     FROM pgmeaning.target AS k WHERE k.collection_id = c.id;
     INSERT INTO pgmeaning.inbox (collection_id, note) VALUES (c.id, 'reconcile');

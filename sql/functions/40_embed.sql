@@ -444,7 +444,10 @@ AS $$
         OR EXISTS (SELECT FROM pgmeaning._unfolded AS i
                    WHERE i.collection_id = $1 AND ($2 IS NULL OR i.key = $2 OR i.key IS NULL))
         OR EXISTS (SELECT FROM pgmeaning.queue AS q
-                   WHERE q.collection_id = $1 AND ($2 IS NULL OR q.key = $2) AND q.failed_at IS NULL),
+                   WHERE q.collection_id = $1 AND ($2 IS NULL OR q.key = $2) AND q.failed_at IS NULL)
+        -- Rows may have changed unseen: a trigger was disabled, a column rewritten, and maintenance has yet to look.
+        OR NOT EXISTS (SELECT FROM pgmeaning.collection AS c JOIN pgmeaning._marks($1) AS m ON m.marks = c.marks
+                       WHERE c.id = $1 AND c.problem IS NULL),
            EXISTS (SELECT FROM pgmeaning.queue AS q
                    WHERE q.collection_id = $1 AND q.key = $2 AND q.failed_at IS NOT NULL)
 $$;
@@ -470,12 +473,20 @@ BEGIN
     PERFORM pgmeaning._refuse_block(probe, 'wait_for');
     c := pgmeaning._collection(collection);
     wanted := pgmeaning._full_key(c, key);
+    IF pgmeaning._unseen_writes(c) IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM020',
+            MESSAGE = pg_catalog.format('nobody can know when collection %L owes nothing', collection),
+            DETAIL = pgmeaning._unseen_writes(c),
+            HINT = pg_catalog.format('SELECT pgmeaning.refresh(%L) has a sidecar compare all rows; pgmeaning.status '
+                                     'shows when it has.', collection);
+    END IF;
     LOOP
         state := pgmeaning._owed(c.id, wanted);
         EXIT WHEN NOT state.owed;
         waited := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started;
         IF waited OPERATOR(pg_catalog.>=) patience THEN
-            SELECT k.problem, k.state OPERATOR(pg_catalog.=) 'paused' AS paused INTO state
+            SELECT coalesce(k.problem, pgmeaning._watch_problem(k)) AS problem,
+                   k.state OPERATOR(pg_catalog.=) 'paused' AS paused INTO state
             FROM pgmeaning.collection AS k WHERE k.id OPERATOR(pg_catalog.=) c.id;
             RAISE EXCEPTION USING ERRCODE = 'PM007',
                 MESSAGE = pg_catalog.format('collection %L still owes vectors after %s', collection, patience),
@@ -510,8 +521,11 @@ DECLARE
     password text := gen_random_uuid()::text || gen_random_uuid()::text;
     -- A lost request costs a time-out, so its commit need not wait for the disk.
     settings text := '-c default_transaction_isolation=read\ committed -c default_transaction_read_only=off '
-                     '-c statement_timeout=0 -c idle_session_timeout=0 -c synchronous_commit=off '
-                     '-c search_path=pg_catalog,pg_temp';
+                     '-c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0 '
+                     '-c idle_in_transaction_session_timeout=0 -c synchronous_commit=off '
+                     '-c search_path=pg_catalog,pg_temp'
+                     || CASE WHEN current_setting('server_version_num')::int >= 170000
+                             THEN ' -c transaction_timeout=0' ELSE '' END;
 BEGIN
     -- Two sidecars that start at once would both alter the server, and one would fail.
     PERFORM pg_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._loopback_lock());

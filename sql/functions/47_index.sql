@@ -243,7 +243,8 @@ BEGIN
     SELECT t.collection_id, t.model, want_index.kind, want_index.dimensions FROM pgmeaning.target AS t
     WHERE t.collection_id = c.id
     ON CONFLICT ON CONSTRAINT vector_index_pkey DO UPDATE
-        SET wanted = excluded.wanted, wanted_dimensions = excluded.wanted_dimensions, problem = NULL;
+        SET wanted = excluded.wanted, wanted_dimensions = excluded.wanted_dimensions, problem = NULL, failures = 0,
+            retry_at = NULL;
     PERFORM pgmeaning._wake();
 END
 $$;
@@ -259,7 +260,7 @@ DECLARE
 BEGIN
     INSERT INTO pgmeaning.vector_index AS x (collection_id, model, measure_requested)
     SELECT t.collection_id, t.model, true FROM pgmeaning.target AS t WHERE t.collection_id = c.id
-    ON CONFLICT ON CONSTRAINT vector_index_pkey DO UPDATE SET measure_requested = true;
+    ON CONFLICT ON CONSTRAINT vector_index_pkey DO UPDATE SET measure_requested = true, failures = 0, retry_at = NULL;
     PERFORM pgmeaning._wake();
 END
 $$;

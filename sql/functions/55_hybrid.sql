@@ -22,8 +22,10 @@ CREATE OR REPLACE FUNCTION pgmeaning._add_words(c pgmeaning.collection, relation
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    EXECUTE format('ALTER TABLE %s ADD COLUMN words tsvector', relation);
-    EXECUTE format('CREATE INDEX ON %s USING gin (words)', relation);
+    IF NOT 'words' = ANY (pgmeaning._column_names(relation::regclass)) THEN
+        EXECUTE format('ALTER TABLE %s ADD COLUMN words tsvector', relation);
+        EXECUTE format('CREATE INDEX ON %s USING gin (words)', relation);
+    END IF;
     PERFORM pgmeaning._make_words_function(c), pgmeaning._fill_words(c, relation);
 END
 $$;
@@ -32,8 +34,8 @@ CREATE OR REPLACE FUNCTION pgmeaning._fill_words(c pgmeaning.collection, relatio
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    EXECUTE format('CREATE TRIGGER words BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION pgmeaning_data.%I()',
-        relation, 'words_' || c.id);
+    EXECUTE format('CREATE OR REPLACE TRIGGER words BEFORE INSERT ON %s '
+                   'FOR EACH ROW EXECUTE FUNCTION pgmeaning_data.%I()', relation, 'words_' || c.id);
 END
 $$;
 

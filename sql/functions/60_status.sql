@@ -1,36 +1,39 @@
 -- What is going on: status, failures, sidecars, models, releases.
 
--- Rows of a source or vector table: counted while that is cheap, else as last analyzed. No other relation: a caller's
--- view or policy would bring functions along, which must not run as the owner. SECURITY DEFINER: everybody may see how
--- many rows a collection has, which a count as the caller would not tell.
-CREATE OR REPLACE FUNCTION pgmeaning._row_count(relation regclass) RETURNS bigint
+-- Rows of a source or vector table: counted while that is cheap, else as many as its size suggests, by the last
+-- ANALYZE. No other relation: a caller's view or policy would bring functions along, which must not run as the owner.
+-- SECURITY DEFINER: everybody may see how many rows a collection has, which a count as the caller would not tell.
+CREATE OR REPLACE FUNCTION pgmeaning._rows_of(relation regclass, OUT rows bigint, OUT estimated bool)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET row_security = off SET lock_timeout = '200ms'
 AS $$
-DECLARE
-    counted bigint;
 BEGIN
     IF NOT EXISTS (SELECT FROM pgmeaning.collection AS c
                    JOIN pg_class AS r ON r.oid = c.source AND r.relkind IN ('r', 'p')
                    WHERE c.source = relation)
        AND NOT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.vectors = relation) THEN
-        RETURN NULL;
+        RETURN;
     END IF;
-    SELECT sum(greatest(c.reltuples, 0)) INTO counted
+    -- The table may have grown since: as the planner does, its density is taken to be what it was.
+    SELECT sum(c.reltuples / greatest(c.relpages, 1) * pg_relation_size(f) / current_setting('block_size')::int), true
+    INTO rows, estimated
     FROM pgmeaning._family(relation) AS f JOIN pg_class AS c ON c.oid = f WHERE c.relkind = 'r'
     HAVING sum(pg_relation_size(f)) > 64 * 1024 * 1024 AND min(c.reltuples) >= 0;
-    IF counted IS NULL THEN
-        EXECUTE format('SELECT count(*) FROM %s', pgmeaning._relation_name(relation)) INTO counted;
+    IF rows IS NULL THEN
+        EXECUTE format('SELECT count(*), false FROM %s', pgmeaning._relation_name(relation)) INTO rows, estimated;
     END IF;
-    RETURN counted;
 EXCEPTION
     WHEN lock_not_available THEN  -- who looks at the status does not wait for who has locked a table
-        RETURN (SELECT CASE WHEN min(c.reltuples) >= 0 THEN sum(c.reltuples) END
-                FROM pgmeaning._family(relation) AS f JOIN pg_class AS c ON c.oid = f WHERE c.relkind = 'r');
+        SELECT CASE WHEN min(c.reltuples) >= 0 THEN sum(c.reltuples) END, true INTO rows, estimated
+        FROM pgmeaning._family(relation) AS f JOIN pg_class AS c ON c.oid = f WHERE c.relkind = 'r';
     WHEN undefined_table OR insufficient_privilege OR syntax_error THEN
-        RETURN NULL;  -- dropped meanwhile, or of a role whose rows the owner of pgmeaning may not see
+        rows := NULL;  -- dropped meanwhile, or of a role whose rows the owner of pgmeaning may not see
 END
 $$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._row_count(relation regclass) RETURNS bigint
+LANGUAGE sql STABLE
+AS $$ SELECT (pgmeaning._rows_of(relation)).rows $$;
 
 CREATE OR REPLACE VIEW pgmeaning.status AS
 SELECT c.name AS collection,
@@ -38,32 +41,52 @@ SELECT c.name AS collection,
        CASE WHEN r.oid IS NULL AND pgmeaning._is_dropped(c.source) THEN 'orphaned'
             WHEN trouble.problem IS NOT NULL THEN 'broken'
             WHEN c.state = 'paused' THEN 'paused'
+            WHEN trouble.unseen THEN 'checking'
             WHEN t.scanning THEN 'scanning' WHEN work.owed > 0 THEN 'embedding' ELSE 'ready' END AS state,
        t.model, t.dimensions, t.state AS role,
        counts.source_rows, counts.vectors,
-       work.owed + CASE WHEN t.scanning AND t.scan_finished_at IS NULL
-                        THEN greatest(counts.source_rows - t.scanned, 0) ELSE 0 END AS owed,
+       -- What the first scan has yet to see is owed, too; but a row that was changed meanwhile is not owed twice.
+       CASE WHEN t.scanning AND t.scan_finished_at IS NULL
+            THEN least(work.owed + greatest(counts.source_rows - t.scanned, 0), greatest(counts.source_rows, work.owed))
+            ELSE work.owed END AS owed,
        work.failed,
        CASE WHEN t.scanning THEN least(t.scanned / greatest(counts.source_rows, 1)::float8, 1) ELSE 1 END AS scanned,
        work.oldest_owed,
        trouble.problem,
-       built.state AS index, built.progress AS index_progress, c.chunking
+       built.state AS index, built.progress AS index_progress, c.chunking,
+       coalesce(c.warning, CASE WHEN trouble.unseen THEN pgmeaning._watch_problem(c) END,
+                CASE WHEN r.oid IS NOT NULL THEN pgmeaning._unseen_writes(c) END) AS warning,
+       counts.estimated OR work.many OR t.scanning AND t.scan_finished_at IS NULL AS estimated
 FROM pgmeaning.collection AS c
 JOIN pgmeaning.target AS t ON t.collection_id = c.id
 LEFT JOIN pg_catalog.pg_class AS r ON r.oid = c.source
+LEFT JOIN pgmeaning._marks() AS m ON m.collection_id = c.id
+CROSS JOIN LATERAL (  -- where the catalog is as it was, maintenance has found what there is to find
+    SELECT r.oid IS NOT NULL AND m.marks IS DISTINCT FROM c.marks AS unseen,
+           CASE WHEN r.oid IS NULL THEN pgmeaning._orphan_problem(c)
+                ELSE coalesce(c.problem, CASE WHEN m.marks IS DISTINCT FROM c.marks
+                                              THEN pgmeaning._source_problem(c) END, t.scan_problem) END AS problem
+    ) AS trouble
 CROSS JOIN LATERAL (
-    SELECT CASE WHEN r.oid IS NULL THEN pgmeaning._orphan_problem(c)
-                ELSE coalesce(c.problem, pgmeaning._source_problem(c)) END AS problem) AS trouble
-CROSS JOIN LATERAL (
-    SELECT pgmeaning._row_count(c.source) AS source_rows, pgmeaning._row_count(t.vectors) AS vectors) AS counts
+    SELECT s.rows AS source_rows, v.rows AS vectors, coalesce(s.estimated OR v.estimated, false) AS estimated
+    FROM pgmeaning._rows_of(c.source) AS s CROSS JOIN pgmeaning._rows_of(t.vectors) AS v) AS counts
 CROSS JOIN LATERAL pgmeaning._index_state(t.vectors) AS built
 CROSS JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE owing.failed_at IS NULL) AS owed, count(owing.failed_at) AS failed,
-           min(owing.since) FILTER (WHERE owing.failed_at IS NULL) AS oldest_owed
-    FROM (SELECT q.failed_at, q.owed_since AS since
-          FROM pgmeaning.queue AS q WHERE q.collection_id = c.id AND q.model = t.model
-          UNION ALL
-          SELECT NULL, i.written_at FROM pgmeaning._unfolded AS i WHERE i.collection_id = c.id) AS owing) AS work;
+    SELECT count(*) FILTER (WHERE q.failed_at IS NULL) AS owed, count(q.failed_at) AS failed,
+           min(q.owed_since) FILTER (WHERE q.failed_at IS NULL) AS since
+    FROM pgmeaning.queue AS q WHERE q.collection_id = c.id AND q.model = t.model) AS queued
+CROSS JOIN LATERAL (
+    SELECT count(*) AS changes, min(i.written_at) AS since
+    FROM pgmeaning._unfolded AS i WHERE i.collection_id = c.id) AS noted
+CROSS JOIN LATERAL (  -- a row is owed once, however often it was changed; of very many changes, each is counted
+    SELECT queued.failed, least(queued.since, noted.since) AS oldest_owed, noted.changes > 10000 AS many,
+           queued.owed + CASE WHEN noted.changes = 0 OR noted.changes > 10000 THEN noted.changes
+                              ELSE (SELECT count(DISTINCT coalesce(i.key::text, i.note)) FROM pgmeaning._unfolded AS i
+                                    WHERE i.collection_id = c.id
+                                      AND NOT EXISTS (SELECT FROM pgmeaning.queue AS q
+                                                      WHERE q.collection_id = c.id AND q.model = t.model
+                                                        AND q.key = i.key AND q.failed_at IS NULL))
+                         END AS owed) AS work;
 COMMENT ON VIEW pgmeaning.status
     IS 'One row per collection and model: rows, vectors (one per chunk, where documents are cut), owed and failed.';
 

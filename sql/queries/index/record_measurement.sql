@@ -8,4 +8,4 @@ ON CONFLICT ON CONSTRAINT vector_index_pkey DO UPDATE
         sample = excluded.sample, recall_goal = excluded.recall_goal, recall = excluded.recall,
         candidates = excluded.candidates, milliseconds = excluded.milliseconds,
         milliseconds_95 = excluded.milliseconds_95, exact_milliseconds = excluded.exact_milliseconds,
-        measure_requested = false, problem = NULL
+        measure_requested = false, problem = NULL, failures = 0, retry_at = NULL

@@ -8,6 +8,13 @@ BEGIN
             MESSAGE = format('PostgreSQL %s is too old', current_setting('server_version')),
             HINT = 'pgmeaning needs PostgreSQL 15 or newer.';
     END IF;
+    IF current_setting('server_encoding') = 'SQL_ASCII' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM017',
+            MESSAGE = format('database %I has the encoding SQL_ASCII, which says nothing about its texts',
+                             current_database()),
+            DETAIL = 'A model needs to know which characters the bytes of a text stand for.',
+            HINT = 'Restore a dump of it into a database made with ENCODING ''UTF8'' TEMPLATE template0.';
+    END IF;
     IF NOT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM017', MESSAGE = 'this server has no pgvector',
             HINT = 'Install pgvector 0.7 or newer on the server (package postgresql-NN-pgvector), '
@@ -20,6 +27,9 @@ BEGIN
             RAISE EXCEPTION USING ERRCODE = 'PM017',
                 MESSAGE = format('role %I may not create the extension vector', current_user),
                 HINT = format('As a superuser, in database %I: CREATE EXTENSION vector', current_database());
+        WHEN invalid_schema_name THEN
+            RAISE EXCEPTION USING ERRCODE = 'PM017', MESSAGE = 'there is no schema for the extension vector',
+                HINT = 'CREATE SCHEMA public, or CREATE EXTENSION vector in another schema; then migrate again.';
         END;
     END IF;
     SELECT extversion INTO version FROM pg_extension WHERE extname = 'vector';

@@ -1,7 +1,8 @@
 -- Every (collection, model), with the SQL that depends on its key and columns, quoted by the database itself.
 SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions,
        coalesce(pgmeaning._vector_type(t.vectors), 'vector') AS vector_type, c.state = 'paused' AS paused,
-       coalesce(c.problem, CASE WHEN made.oid IS NULL THEN 'its vector table was dropped' END) AS problem,
+       coalesce(c.problem, CASE WHEN made.oid IS NULL THEN 'its vector table was dropped' END,
+                CASE WHEN t.scan_retry_at > now() THEN t.scan_problem END) AS problem,
        r.oid IS NOT NULL AS source_exists, t.scanning, t.scan_finished_at,
        pgmeaning._template_parts(c.template) AS template_parts, c.columns::text[] AS columns,
        c.image, c.video, c.chunking,

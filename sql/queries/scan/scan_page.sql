@@ -29,7 +29,8 @@ WITH last_key AS MATERIALIZED (
 ), seen AS (
     SELECT count(*) AS rows, (SELECT p.key FROM page AS p ORDER BY p.place DESC LIMIT 1) AS last FROM page
 ), advanced AS (
-    UPDATE pgmeaning.target AS t SET scan_cursor = coalesce(seen.last, t.scan_cursor), scanned = t.scanned + seen.rows
+    UPDATE pgmeaning.target AS t
+    SET scan_cursor = coalesce(seen.last, t.scan_cursor), scanned = t.scanned + seen.rows, scan_problem = NULL
     FROM seen WHERE t.collection_id = %(collection_id)s AND t.model = %(model)s
 )
 SELECT (SELECT rows FROM seen) AS seen,

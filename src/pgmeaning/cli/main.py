@@ -132,15 +132,25 @@ def migrate(
         typer.echo(f"up to date: {has}")
     elif check:
         typer.echo(f"migration due: the database has {has}, this package has {before.head} (run: pgmeaning migrate)")
+        if before.missing:
+            typer.echo(f"missing or altered: {_some(before.missing)}")
         raise typer.Exit(1)
     else:
         typer.echo(f"migrated to revision {before.head}; before: {has}")
+        if before.missing:
+            typer.echo(f"made again: {_some(before.missing)}")
     if before.loopback_problem:
         typer.echo(
             f"embed() finds cached queries only, because its dblink loopback fails: {before.loopback_problem}", err=True
         )
     if not check:
         print_gpu_advice(address(dsn))
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 @app.command()
@@ -191,6 +201,9 @@ def attach(
     vector_type: Annotated[
         str, typer.Option("--vector-type", metavar="TYPE", help="vector (4 bytes a dimension) or halfvec (2 bytes).")
     ] = "vector",
+    always: Annotated[
+        bool, typer.Option("--always", help="See writes by logical replication too; as the table's owner.")
+    ] = False,
     allow_deprecated: Annotated[bool, typer.Option("--allow-deprecated", help="Accept a deprecated model.")] = False,
     dsn: Dsn = None,
 ) -> None:
@@ -198,8 +211,8 @@ def attach(
     with connected(dsn) as client:
         attached = client.attach(
             source, column or None, template, collection, image=image, video=video, model=model, dimensions=dimensions,
-            chunking=_chunking(chunking), grant_to=grant_to or None, allow_deprecated=allow_deprecated,
-            language=language, vector_type=vector_type,
+            chunking=_chunking(chunking), grant_to=grant_to or None, always=always,
+            allow_deprecated=allow_deprecated, language=language, vector_type=vector_type,
         )  # fmt: skip
     typer.echo(attached)
 
@@ -372,10 +385,16 @@ def _watch(client: Client, collection: str | None) -> None:
         return
 
 
+def _marked(row: dict[str, Any]) -> dict[str, Any]:
+    """Numbers that are estimates, with a tilde."""
+    numbers = ("source_rows", "vectors", "owed") if row["estimated"] else ()
+    return {**row, **{name: f"~{row[name]}" for name in numbers if row[name] is not None}}
+
+
 def _status(client: Client, collection: str | None, width: int) -> Group:
     from rich.console import Group
 
-    collections, sidecars = client.status(collection), client.sidecars()
+    collections, sidecars = [_marked(row) for row in client.status(collection)], client.sidecars()
     wanted = [name for name in STATUS_COLUMNS if name != "problem" or any(row["problem"] for row in collections)]
     return Group(
         table(collections, wanted, width)

@@ -102,7 +102,8 @@ class Client:
         self, source: str, columns: Sequence[str] | None = None, template: str | None = None,
         collection: str | None = None, *, image: str | None = None, video: str | None = None, model: str | None = None,
         dimensions: int | None = None, vector_type: str = "vector", chunking: Mapping[str, Any] | None = None,
-        language: str | None = None, grant_to: Sequence[str] | None = None, allow_deprecated: bool = False,
+        language: str | None = None, grant_to: Sequence[str] | None = None, always: bool = False,
+        allow_deprecated: bool = False,
     ) -> str:  # fmt: skip
         """Embed columns of a table from now on; returns the collection's name. `source` is quoted as in SQL.
 
@@ -112,6 +113,8 @@ class Client:
         `language`, such as 'english', stores the words of each row beside its vector, for search(mode="hybrid").
         `vector_type` 'halfvec' takes two bytes per number instead of four.
 
+        `always` lets the triggers fire for writes by logical replication too; it takes the table owner's rights.
+
         Raises CollectionError for a table, column or name that cannot be used, ModelNotFound, DatabaseError.
         """
         arguments = {
@@ -119,7 +122,7 @@ class Client:
             "collection": collection, "image": image, "video": video, "model": model,
             "dimensions": whole_or_none("dimensions", dimensions), "vector_type": vector_type,
             "chunking": None if chunking is None else Jsonb(dict(chunking)), "language": language,
-            "grant_to": texts_or_none("grant_to", grant_to), "allow_deprecated": allow_deprecated,
+            "grant_to": texts_or_none("grant_to", grant_to), "always": always, "allow_deprecated": allow_deprecated,
         }  # fmt: skip
         return str(self._value("attach", arguments))
 

@@ -32,16 +32,20 @@ OPTIONS = " ".join(
         "default_transaction_isolation": r"read\ committed",
         "default_transaction_read_only": "off",
         "statement_timeout": "0",
+        "lock_timeout": "0",
         "idle_in_transaction_session_timeout": "60s",
         # The server lets go of our locks soon after it has lost us. (Through a Unix socket it ignores these.)
         "tcp_keepalives_idle": "15",
         "tcp_keepalives_interval": "5",
         "tcp_keepalives_count": "3",
         "tcp_user_timeout": "30s",
+        "idle_session_timeout": "0",
         "search_path": "pg_catalog",
     }.items()
 )
 
+# The version that has it; an older one would refuse the connection if it were among the options.
+TRANSACTION_TIMEOUT = 170000
 # Seconds to wait for a server that does not answer, unless the DSN says otherwise.
 CONNECT_TIMEOUT = 10
 # Error classes that no row causes: connection, lost races, the server's resources, an operator, a locked object.
@@ -57,11 +61,14 @@ def connect(dsn: str, name: str, **pinned: str) -> Connection:
     more = " ".join(f"-c {key}={value}" for key, value in pinned.items())
     # prepare_threshold: a prepared statement breaks when a source changes the type of a column. Statements on our own
     # tables are prepared by hand and planned each time: a plan made for an empty queue would scan a full one.
-    return psycopg.connect(
+    connection = psycopg.connect(
         dsn, autocommit=True, prepare_threshold=None, application_name=f"pgmeaning {name}",
         options=f"{given.get('options') or ''} {OPTIONS} {more}".strip(), keepalives_idle=30, tcp_user_timeout=30_000,
         client_encoding="UTF8", connect_timeout=given.get("connect_timeout") or CONNECT_TIMEOUT,
     )  # fmt: skip
+    if connection.info.server_version >= TRANSACTION_TIMEOUT:
+        connection.execute(sql.query("no_transaction_timeout"))
+    return connection
 
 
 def check_direct(dsn: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import sql as compose
 from psycopg.rows import dict_row
 
 from pgmeaning.database import sql_files as sql
@@ -34,12 +35,13 @@ class State:
     head: str
     functions_current: bool
     unreleased: bool = False  # made by a version of this package that was never released
+    missing: tuple[str, ...] = ()  # what the last migration left and is no longer there as it was
     loopback_problem: str | None = None  # after `upgrade`: why embed() cannot ask a sidecar
 
     @property
     def due(self) -> bool:
         """Whether `upgrade` would change anything."""
-        return self.revision != self.head or not self.functions_current
+        return self.revision != self.head or not self.functions_current or bool(self.missing)
 
 
 def check(dsn: str) -> State:
@@ -62,7 +64,7 @@ def upgrade(dsn: str) -> State:
         _refuse_strangers(connection)
         before = known_state(connection)
         if before.due:
-            _upgrade(alchemy, connection)
+            _upgrade(alchemy, connection, before)
     with _connect(dsn) as connection:
         return replace(before, loopback_problem=ensure_loopback(connection))
 
@@ -135,6 +137,7 @@ def _transaction(dsn: str) -> Iterator[tuple[sqlalchemy.Connection, psycopg.Conn
     try:
         with engine.begin() as alchemy:
             driver: Any = alchemy.connection.driver_connection
+            driver.execute(sql.query("no_timeouts"))
             yield alchemy, driver
     except psycopg.Error as error:
         raise as_database_error(error) from error
@@ -150,10 +153,23 @@ def state(connection: psycopg.Connection[Any]) -> State:
             revision = (cursor.execute(sql.query("migrate/installed_revision")).fetchone() or {}).get("version_num")
         if tables["installation"]:
             installed = cursor.execute(sql.query("migrate/installed_hashes")).fetchone() or {}
+    missing = _missing(connection) if installed else []
     return State(
-        revision, _head(), installed.get("functions_hash") == _contents_hash(),
+        revision, _head(), installed.get("functions_hash") == contents_hash(),
         unreleased=revision is not None and _is_unreleased(revision, installed.get("migrations_hash")),
+        missing=tuple(f"{kind} {name}" for kind, name, _ in missing),
     )  # fmt: skip
+
+
+def _missing(connection: psycopg.Connection[Any]) -> list[tuple[str, str, str | None]]:
+    """(kind, name, how to make it again) of what the last migration left and is no longer there as it was."""
+    with connection.transaction():
+        connection.execute(sql.query("plain_path"))
+        return connection.execute(_of_catalog("migrate/missing")).fetchall()
+
+
+def _of_catalog(name: str) -> compose.Composed:
+    return sql.composed(name, {"catalog": sql.query("migrate/catalog")}, parameters=False)
 
 
 def _is_unreleased(revision: str, migrations_hash: str | None) -> bool:
@@ -206,7 +222,7 @@ def _refuse_leftovers(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-def _contents_hash() -> str:
+def contents_hash() -> str:
     """A hash of the functions and the built-in models; if either changes, `upgrade` is due."""
     return sql.functions_hash()[:32] + ":" + fingerprint_of_registry()[:32]
 
@@ -216,18 +232,40 @@ def fingerprint_of_registry() -> str:
     return hashlib.sha256((_models_json() + _releases_json()).encode()).hexdigest()
 
 
-def _upgrade(alchemy: sqlalchemy.Connection, connection: psycopg.Connection[Any]) -> None:
+def _upgrade(alchemy: sqlalchemy.Connection, connection: psycopg.Connection[Any], before: State) -> None:
     connection.execute(sql.query("migrate/prepare_schema"))
     _run_alembic(alchemy, "upgrade", "head")
     connection.execute(sql.query("migrate/migration_path"))
+    if before.revision == before.head:
+        _heal(connection)
     for _, text in sql.functions():
         connection.execute(text)  # our own files
+    connection.execute(sql.query("migrate/heal_vectors"))
     connection.execute(sql.query("register_models"), (_models_json(),))
     connection.execute(sql.query("register_releases"), (_releases_json(),))
     connection.execute(
-        sql.query("migrate/record_installation"), (_contents_hash(), __version__, sql.migrations_hash(_head()))
+        sql.query("migrate/record_installation"), (contents_hash(), __version__, sql.migrations_hash(_head()))
     )
     connection.execute(sql.query("migrate/hand_over"))
+    connection.execute(sql.query("plain_path"))
+    connection.execute(_of_catalog("migrate/record_catalog"))
+
+
+def _heal(connection: psycopg.Connection[Any]) -> None:
+    """Make again what was dropped of the tables; raises DatabaseError, naming what cannot be made from nothing."""
+    connection.execute(sql.query("migrate/heal_tables"))
+    for _, _, ddl in _missing(connection):
+        if ddl is not None:
+            connection.execute(compose.SQL(ddl))  # composed by the database
+    connection.execute(sql.query("migrate/migration_path"))
+    lost = [name for kind, name, _ in _missing(connection) if kind in ("column", "column of a type", "sequence")]
+    connection.execute(sql.query("migrate/migration_path"))
+    if lost:
+        raise DatabaseError(
+            f"columns of pgmeaning's tables were dropped or altered: {', '.join(lost[:5])}",
+            hint="restore the schema pgmeaning from a backup; or drop it, with all vectors: "
+            "DROP SCHEMA pgmeaning, pgmeaning_data CASCADE, then run: pgmeaning migrate, and attach the tables again",
+        )
 
 
 def as_database_error(error: psycopg.Error) -> DatabaseError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -31,7 +31,7 @@ AS_ANYBODY = {"enable_hashjoin": "on", "enable_mergejoin": "on", "enable_seqscan
 MAY_BE_OWED = 1000
 # A look counts the rows of every small vector table, so it is not done in each round of maintenance.
 LOOK_EVERY = 5
-# The time until the next try, after a build that failed or gave way.
+# The time until the next try, after a build that gave way; the database has that of one that failed.
 RETRY_SECONDS = 60.0
 
 
@@ -162,11 +162,16 @@ class Indexer:
         self._stopping = stopping
         self._connection: Connection | None = None
         self._building: Plan | None = None
-        self._postponed: dict[tuple[int, str], float] = {}
+        self._postponed: dict[tuple[int, str], float] = {}  # what gave way
+        self._cancelled = False  # by ourselves
+        self._cut: tuple[Plan, str] | None = None  # a build that ended with its connection, and why
 
     def run(self, connection: Connection) -> None:
         """Run until the sidecar stops."""
         self._connection = connection
+        if self._cut is not None:
+            self._record_failure(connection, *self._cut)
+            self._cut = None
         while not self._stopping.wait(self._settings.maintenance * LOOK_EVERY):
             for plan in plans(connection, self._settings):
                 if plan.settled and not self._is_postponed(plan) and not self._stopping.is_set():
@@ -180,6 +185,7 @@ class Indexer:
                 self._try(connection, plan)
 
     def _try(self, connection: Connection, plan: Plan) -> None:
+        self._cancelled = False
         self._building = plan
         try:
             if plan.due:
@@ -187,17 +193,26 @@ class Indexer:
             else:
                 measure(connection, plan, self._settings)
         except (psycopg.Error, PgmeaningError) as error:
-            self._postponed[plan.collection_id, plan.model] = time.monotonic() + RETRY_SECONDS
-            if connection.closed:
+            if connection.closed:  # recorded over the next connection
+                self._cut = plan, str(error).strip()
                 raise
-            if isinstance(error, psycopg.errors.QueryCanceled):
-                return  # it gave way, or the sidecar is stopping
-            log.warning(
-                "index not built or measured", collection=plan.collection, kind=plan.kind, error=str(error).strip()
-            )
-            record(connection, plan, "index/record_index_problem", problem=str(error).strip())
+            if self._cancelled or self._stopping.is_set():
+                self._postponed[plan.collection_id, plan.model] = time.monotonic() + RETRY_SECONDS
+            else:
+                self._record_failure(connection, plan, str(error).strip())
         finally:
             self._building = None
+
+    def _record_failure(self, connection: Connection, plan: Plan, problem: str) -> None:
+        """Say why, so that no sidecar tries again before its time; and drop the index that the build left half-made."""
+        log.warning("index not built or measured", collection=plan.collection, kind=plan.kind, error=problem)
+        record(connection, plan, "index/record_index_problem", problem=problem)
+        self._building = plan  # so that this gives way, too
+        with suppress(psycopg.errors.QueryCanceled):
+            for left in plans(connection, self._settings, plan.collection):
+                for index in left.broken if left.model == plan.model else ():
+                    _drop(connection, index)
+        self._building = None
 
     def _is_postponed(self, plan: Plan) -> bool:
         return time.monotonic() < self._postponed.get((plan.collection_id, plan.model), 0)
@@ -214,4 +229,5 @@ class Indexer:
     def cancel(self) -> None:
         """Cancel a build in progress; may be called from any thread."""
         if self._building is not None and self._connection is not None:
+            self._cancelled = True
             self._connection.cancel_safe(timeout=5)

@@ -28,11 +28,16 @@ from pgmeaning.sidecar.key_types import KeyTypes
 from pgmeaning.sidecar.queue import Queue
 from pgmeaning.sidecar.requests import trim_cache
 from pgmeaning.sidecar.run import Run
+from pgmeaning.sidecar.schema import Schema
 from pgmeaning.version import __version__
 
 log = structlog.get_logger()
 
 HOUSEKEEPING_SECONDS = 60.0
+# What the loss of pgvector, or of functions of ours, looks like.
+LOST = (psycopg.errors.UndefinedObject, psycopg.errors.UndefinedFunction)
+# The share of the time that may be spent on looking whether the sources changed.
+LOOK_SHARE = 0.03
 
 
 class Maintenance:
@@ -40,8 +45,9 @@ class Maintenance:
 
     def __init__(
         self, run: Run, in_flight: InFlight, embedders: LoadedModels[Embedder], rerankers: LoadedModels[Reranker],
-        indexer: Indexer,
+        indexer: Indexer, outdated: Callable[[str], None],
     ) -> None:  # fmt: skip
+        """`outdated` is told, in one line, why the sidecar must stop: the schema is not this package's any more."""
         self.looked_at_sources = threading.Event()  # once: what was mended before we started is not broken
         self._run = run
         self._settings = run.settings
@@ -51,11 +57,13 @@ class Maintenance:
         self._indexer = indexer
         self._key_types = KeyTypes(run)
         self._grace = timedelta(seconds=run.settings.orphan_grace)
+        self._outdated = outdated
+        self._schema = Schema()
         self._extended = time.monotonic()
         self._cleaned = 0.0
         self._trimmed = 0.0
         self._failed_crashed = 0.0
-        self._members: dict[int, set[str]] = {}  # by collection: its source and partitions, as last seen
+        self._look_due = 0.0
 
     def start_up(self) -> None:
         """Before any work, check for a direct connection, the right schema, and a loopback that works."""
@@ -68,6 +76,9 @@ class Maintenance:
                     f"this package needs {state.head}",
                     hint="pgmeaning migrate",
                 )
+            problem = self.schema_problem(connection)
+            if problem is not None:
+                raise SchemaOutdated(problem)
             try:
                 problem = migrate.ensure_loopback(connection)
             except psycopg.errors.InsufficientPrivilege as error:
@@ -84,18 +95,26 @@ class Maintenance:
         """Run until the sidecar stops."""
         queue = Queue(connection, self._run.id, self._settings)
         while True:
+            changed = self._schema.changed(connection)
+            if changed is not None:
+                return self._outdated(changed)
             self._heartbeat(connection)
             self._extend(queue)
             self._end_lost(connection)
             self._indexer.give_way(connection)
             self._look_after_orphans(connection)
-            self._look_at_sources(connection)
+            if time.monotonic() >= self._look_due:
+                self._look_at_sources(connection)
             if self._key_types.follow(connection):
                 self.looked_at_sources.set()
             self._fail_crashed(queue)
             self._clean(connection)
             if self._run.stopping.wait(min(self._settings.maintenance, self._settings.lease / 4)):
-                return
+                return None
+
+    def schema_problem(self, connection: Connection) -> str | None:
+        """Why the schema is not the one that this package makes, in one line, or None."""
+        return self._schema.problem(connection)
 
     def _heartbeat(self, connection: Connection) -> None:
         arguments = {
@@ -133,7 +152,7 @@ class Maintenance:
 
     def _look_after_orphans(self, connection: Connection) -> None:
         for collection_id, name in connection.execute(sql.query("maintenance/orphans")).fetchall():
-            _alone(connection, name, partial(self._look_after_orphan, connection, collection_id, name))
+            self._alone(connection, name, partial(self._look_after_orphan, connection, collection_id, name))
 
     def _look_after_orphan(self, connection: Connection, collection_id: int, name: str) -> None:
         arguments = {"collection_id": collection_id, "grace": self._grace}
@@ -142,44 +161,47 @@ class Maintenance:
             log.warning("a collection without its table", collection=name, outcome=row[0])
 
     def _look_at_sources(self, connection: Connection) -> None:
+        started = time.monotonic()
         with connection.cursor(row_factory=dict_row) as cursor:
             sources = cursor.execute(sql.query("maintenance/check_sources")).fetchall()
         connection.execute(sql.query("queue/forget_queued"))
+        # With thousands of collections a look takes a while: the next one is put off, so that idling costs little.
+        ended = time.monotonic()
+        self._look_due = ended + (ended - started) / LOOK_SHARE
         for source in sources:
-            _alone(connection, source["name"], partial(self._look_at, connection, source))
+            self._alone(connection, source["name"], partial(self._look_at, connection, source))
 
     def _look_at(self, connection: Connection, source: dict[str, Any]) -> None:
         collection = {"collection_id": source["id"]}
-        members = set(source["members"])
-        shrunk = bool(self._members.get(source["id"], set()) - members)
         if source["problem"]:
             if source["problem"] != source["known_problem"]:
                 log.warning("collection is broken", collection=source["name"], problem=source["problem"])
                 connection.execute(sql.query("maintenance/set_problem"), {**collection, "problem": source["problem"]})
-        elif source["known_problem"] or source["trigger_outdated"]:
-            changed = "collection is mended" if source["known_problem"] else "a column is generated now, or no longer"
-            log.info(changed, collection=source["name"])
-            connection.execute(sql.query("maintenance/remake_triggers"), collection)
-            connection.execute(sql.query("maintenance/set_problem"), {**collection, "problem": None})
-            connection.execute(sql.query("scan/start_scan"), {"collections": [source["id"]]})
-        elif source["renamed"]:
-            log.info("the source was renamed", collection=source["name"])
-            connection.execute(sql.query("maintenance/record_rename"), collection)
-            # Until a moment ago rows may have been read by the old name, from a table that has it now.
-            connection.execute(sql.query("scan/start_scan"), {"collections": [source["id"]]})
-        elif source["triggers_differ"] or shrunk:  # a dropped partition took its triggers along
-            connection.execute(sql.query("maintenance/sync_triggers"), collection)
-            connection.execute(sql.query("scan/start_scan"), {"collections": [source["id"]]})
-        self._members[source["id"]] = members  # only now, so that what failed is tried again
+        else:
+            if source["renamed"]:
+                log.info("the source was renamed", collection=source["name"])
+                connection.execute(sql.query("maintenance/record_rename"), collection)
+            if source["differs"]:
+                self._look_after(connection, source)
 
+    def _look_after(self, connection: Connection, source: dict[str, Any]) -> None:
+        """Mend what differs, and have the rows scanned that may have changed unseen."""
+        row = connection.execute(sql.query("maintenance/look_after"), {"collection_id": source["id"]}).fetchone()
+        changed, warning = row or ([], None)
+        if source["known_problem"]:
+            log.info("collection is mended", collection=source["name"])
+        elif changed:
+            log.info("the source or our objects changed", collection=source["name"], changed=changed)
+        if warning:
+            log.warning("cannot be mended", collection=source["name"], problem=warning)
 
-def _alone(connection: Connection, collection: str, work: Callable[[], None]) -> None:
-    """Work in a transaction, unless another sidecar does such work. An error is logged; the next pass tries again."""
-    try:
-        with connection.transaction():
-            if connection.execute(sql.query("try_maintenance")).fetchone() == (True,):
-                work()
-    except psycopg.Error as error:
-        if connection.closed:
-            raise
-        log.warning("cannot check a collection's source", collection=collection, error=str(error).strip())
+    def _alone(self, connection: Connection, collection: str, work: Callable[[], None]) -> None:
+        """Work in a transaction, unless another sidecar does such work. After an error the next pass tries again."""
+        try:
+            with connection.transaction():
+                if connection.execute(sql.query("try_maintenance")).fetchone() == (True,):
+                    work()
+        except psycopg.Error as error:
+            if connection.closed or (isinstance(error, LOST) and self.schema_problem(connection)):
+                raise  # the sidecar stops: what the schema consists of is gone
+            log.warning("cannot check a collection's source", collection=collection, error=str(error).strip())

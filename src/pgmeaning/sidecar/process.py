@@ -89,7 +89,10 @@ class Sidecar:
         self._paces = Paces()
         self._cutters = Cutters(Limits(self._run.settings.document_characters, self._run.settings.document_chunks))
         self._indexer = Indexer(self._run.settings, self._run.stopping)
-        self._maintenance = Maintenance(self._run, self.in_flight, self.embedders, self.rerankers, self._indexer)
+        self._maintenance = Maintenance(
+            self._run, self.in_flight, self.embedders, self.rerankers, self._indexer, self._outdated
+        )
+        self._is_outdated = threading.Event()
         self._work: BoundedQueue[Work] = BoundedQueue(2)
         self._media: BoundedQueue[Work] = BoundedQueue(1)
         self._outputs: BoundedQueue[Output] = BoundedQueue(4)
@@ -234,12 +237,32 @@ class Sidecar:
                 errors = 1 if time.monotonic() - started > 5 else errors + 1
                 log.warning("connection lost", thread=name, error=str(error).strip().split("\n")[0])
             except Exception:
+                if self._is_outdated.is_set() or self._looks_outdated():
+                    return None
                 errors = 1 if time.monotonic() - started > 5 else errors + 1
                 log.exception("unexpected error", thread=name)
                 if self._drain and errors >= DRAIN_ERRORS:
                     return self.stop(exit_status=1)
             end.wait(min(0.05 * 2**errors, 5))
         return None
+
+    def _looks_outdated(self) -> bool:
+        """After an unexpected error: whether the schema is not ours any more. Then the sidecar is told to stop."""
+        try:
+            with connect(self._run.dsn, "sidecar", **PATIENCE) as connection:
+                problem = self._maintenance.schema_problem(connection)
+        except psycopg.Error:
+            return False
+        if problem is not None:
+            self._outdated(problem)
+        return problem is not None
+
+    def _outdated(self, problem: str) -> None:
+        """Take no more work: this sidecar and the schema do not fit each other."""
+        if not self._is_outdated.is_set():
+            self._is_outdated.set()
+            log.error("sidecar stops", problem=problem)
+        self.stop(exit_status=1)
 
     def _shut_down(self, makers: Sequence[threading.Thread], writers: Sequence[threading.Thread]) -> None:
         """Let the writers flush what is embedded, and hand back claims whose embedding did not end in time."""
@@ -260,6 +283,8 @@ class Sidecar:
                 Queue(connection, self.id, self._run.settings).release_all()
                 connection.execute(sql.query("maintenance/goodbye"), {"id": self.id})
         except psycopg.Error as error:
+            if self._is_outdated.is_set():
+                return  # it has said why
             log.warning("claims not handed back: they expire with their lease", error=str(error).strip())
 
 

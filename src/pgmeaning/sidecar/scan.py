@@ -1,6 +1,7 @@
 """Backfill and reconcile are the same: a scan of the source in the order of its key, page by page.
 
-It queues rows whose vector is missing or stale, and at its end vectors without a row.
+It queues rows whose vector is missing or stale, and at its end vectors without a row. A row whose content
+cannot be read is queued, too, to fail alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ log = structlog.get_logger()
 
 ORPHANS = 10_000
 PAGE_MAX = 16_384
-# After a page with a row that cannot be hashed, the time until the next try; other collections go on.
+# The time until the next try where not even keys can be read; other collections go on.
 UNREADABLE_SECONDS = 60
 
 
@@ -54,8 +55,7 @@ def _scan_page(connection: Connection, target: Target, arguments: dict[str, obje
         taken = connection.execute(sql.query("scan/take_scan"), arguments).fetchone()
         if taken is None:
             return None
-        after = "true" if taken[0] is None else target.parts["source_after_cursor"]
-        statement = sql.composed("scan/scan_page", {**target.parts, "after_cursor": after})
+        statement = sql.composed("scan/scan_page", {**target.parts, "after_cursor": _after(target, taken[0])})
         row = connection.execute(statement, {**arguments, "cursor": taken[0]}).fetchone()
         seen, queued, keys, generations = row or (0, 0, [], [])
         ended = seen == 0 and _end(connection, target, arguments)
@@ -66,12 +66,32 @@ def _scan_page(connection: Connection, target: Target, arguments: dict[str, obje
     return Page(seen, queued, tuple(claims), ended)
 
 
+def skip_row(connection: Connection, target: Target) -> int | None:
+    """Queue the next row unseen, since it cannot be hashed; returns how many, 0 or 1. None: another sidecar scans."""
+    return retrying(lambda: _skip_row(connection, target))
+
+
+def _skip_row(connection: Connection, target: Target) -> int | None:
+    arguments = {"collection_id": target.collection_id, "model": target.model}
+    with connection.transaction():
+        taken = connection.execute(sql.query("scan/take_scan"), arguments).fetchone()
+        if taken is None:
+            return None
+        statement = sql.composed("scan/skip_row", {**target.parts, "after_cursor": _after(target, taken[0])})
+        row = connection.execute(statement, {**arguments, "cursor": taken[0]}).fetchone()
+        return row[0] if row else 0
+
+
+def _after(target: Target, cursor: str | None) -> str:
+    return "true" if cursor is None else target.parts["source_after_cursor"]
+
+
 def _end(connection: Connection, target: Target, arguments: dict[str, object]) -> bool:
     """Queue vectors without a row, and end the scan once all are queued; returns whether it has ended."""
     statement = sql.composed("scan/queue_orphans", target.parts)
     queued, _ = connection.execute(statement, {**arguments, "limit": ORPHANS}).fetchone() or (0, 0)
-    if queued:
-        check_visible(connection, target)  # what was queued is rolled back if they are hidden
+    # What was queued is rolled back if rows are hidden, and the scan is not over: it has not seen them.
+    check_visible(connection, target)
     if queued < ORPHANS:
         connection.execute(sql.query("scan/end_scan"), arguments)
     return bool(queued < ORPHANS)
@@ -89,20 +109,48 @@ class Scans:
     def next_page(self, target: Target, limit: int) -> Page | None:
         """Scan on, claiming up to `limit` rows; None: there is nothing to scan right now."""
         place = target.collection_id, target.model
-        rows = max(self._rows.get(place, limit), limit)
+        rows = self._rows.get(place, limit)
         try:
             page = scan_page(
                 self._session.connection, target, rows=rows, claims=limit,
                 sidecar=self._run.id, lease=self._run.settings.lease,
             )  # fmt: skip
         except psycopg.Error as error:
-            if not self._session.errors.is_of_collection(target, error):
-                log.error("cannot scan", collection=target.collection, error=str(error).strip())
-                self._in_flight.postpone(target, seconds=UNREADABLE_SECONDS)
-            return None
+            if self._session.errors.is_of_collection(target, error):
+                return None
+            return self._narrow_down(target, rows, error)
         if page is not None:
-            self._rows[place] = limit if page.queued * 4 > page.seen else min(rows * 2, PAGE_MAX)
+            grown = min(rows * 2, PAGE_MAX)
+            self._rows[place] = min(grown, limit) if page.queued * 4 > page.seen else grown
             if page.ended:
                 self._rows.pop(place, None)
                 log.info("scan ended", collection=target.collection, model=target.model)
         return page
+
+    def _narrow_down(self, target: Target, rows: int, error: psycopg.Error) -> Page | None:
+        """Halve a page that cannot be read until the row that is to blame stands alone; then pass over that row."""
+        place = target.collection_id, target.model
+        self._rows[place] = max(1, rows // 2)
+        if rows > 1:
+            return Page()
+        try:
+            skipped = skip_row(self._session.connection, target)
+        except psycopg.Error as another:
+            if not self._session.errors.is_of_collection(target, another):
+                self._cannot_scan(target, another)
+            return None
+        # No row left: then the end of the scan cannot be read.
+        if skipped == 0:
+            self._cannot_scan(target, error)
+        return Page(seen=skipped) if skipped else None
+
+    def _cannot_scan(self, target: Target, error: psycopg.Error) -> None:
+        """Not even a key can be read: status says so, and the scan is tried again after a while."""
+        problem = error.diag.message_primary or str(error)
+        log.error("cannot scan", collection=target.collection, problem=problem)
+        arguments = {
+            "collection_id": target.collection_id, "model": target.model,
+            "problem": f"its rows cannot be scanned: {problem}", "pause": timedelta(seconds=UNREADABLE_SECONDS),
+        }  # fmt: skip
+        self._session.connection.execute(sql.query("scan/set_scan_problem"), arguments)
+        self._session.registry.refresh(self._session.connection, now=True)

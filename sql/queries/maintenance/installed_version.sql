@@ -1,0 +1,1 @@
+SELECT version, functions_hash FROM pgmeaning.installation

@@ -1,0 +1,10 @@
+-- DROP EXTENSION vector CASCADE takes the cached vectors along. Before the functions, which speak of the column.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = to_regclass('pgmeaning.query_cache')
+                   AND a.attname = 'embedding' AND NOT a.attisdropped) THEN
+        TRUNCATE pgmeaning.query_cache;
+        ALTER TABLE pgmeaning.query_cache ADD COLUMN embedding vector NOT NULL;
+    END IF;
+END
+$$
