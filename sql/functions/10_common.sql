@@ -273,7 +273,9 @@ AS $$ SELECT format(
         'THEN pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array(%2$s)::text, ''UTF8'')) END',
         string_agg(content, ', ' ORDER BY place), string_agg(part, ', ' ORDER BY place))
       FROM (SELECT i AS place, pgmeaning._text_hash(alias, col) AS part,
-                   format('nullif(pg_catalog.ltrim(%I.%I::text, %L), '''')', alias, col,
+                   -- Nearly always the beginning tells, and a very long text cannot be trimmed.
+                   format('coalesce(nullif(pg_catalog.ltrim(pg_catalog."left"(%1$I.%2$I::text, 4096), %3$L), ''''), '
+                          'nullif(pg_catalog.ltrim(%1$I.%2$I::text, %3$L), ''''))', alias, col,
                           pgmeaning._white_space()) AS content
             FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)
             UNION ALL

@@ -31,16 +31,22 @@ class KeyTypes:
         self._postponed: dict[int, float] = {}
 
     def follow(self, connection: Connection) -> bool:
-        """Start altering what differs; returns whether nothing is being altered."""
-        if self._thread is None or not self._thread.is_alive():
+        """Start altering what differs; returns whether there was nothing to alter."""
+        if self.idle:
             found = connection.execute(sql.query("maintenance/changed_keys")).fetchall()
             due = [(key, name) for key, name in found if time.monotonic() >= self._postponed.get(key, 0)]
             if not due:
                 return True
             self._thread = threading.Thread(target=self._alter, args=(due,), name="pgmeaning keys", daemon=True)
             self._thread.start()
-        self._thread.join(WAIT_SECONDS)
-        return not self._thread.is_alive()
+        if self._thread is not None:
+            self._thread.join(WAIT_SECONDS)
+        return False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being altered."""
+        return self._thread is None or not self._thread.is_alive()
 
     def _alter(self, collections: list[tuple[int, str]]) -> None:
         try:

@@ -8,12 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
-from typing import Any
 
 import psycopg
 import structlog
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from pgmeaning.database import migrate
@@ -24,20 +21,18 @@ from pgmeaning.indexes.build import Indexer
 from pgmeaning.models.base import Embedder, Reranker
 from pgmeaning.models.loaded import LoadedModels
 from pgmeaning.sidecar.in_flight import InFlight
-from pgmeaning.sidecar.key_types import KeyTypes
 from pgmeaning.sidecar.queue import Queue
 from pgmeaning.sidecar.requests import trim_cache
 from pgmeaning.sidecar.run import Run
 from pgmeaning.sidecar.schema import Schema
+from pgmeaning.sidecar.sources import Sources
 from pgmeaning.version import __version__
 
 log = structlog.get_logger()
 
 HOUSEKEEPING_SECONDS = 60.0
-# What the loss of pgvector, or of functions of ours, looks like.
-LOST = (psycopg.errors.UndefinedObject, psycopg.errors.UndefinedFunction)
-# The share of the time that may be spent on looking whether the sources changed.
-LOOK_SHARE = 0.03
+# Between the first looks at the sources, while there is something to change.
+FIRST_PAUSE = 0.05
 
 
 class Maintenance:
@@ -48,22 +43,24 @@ class Maintenance:
         indexer: Indexer, outdated: Callable[[str], None],
     ) -> None:  # fmt: skip
         """`outdated` is told, in one line, why the sidecar must stop: the schema is not this package's any more."""
-        self.looked_at_sources = threading.Event()  # once: what was mended before we started is not broken
         self._run = run
         self._settings = run.settings
         self._in_flight = in_flight
         self._embedders = embedders
         self._rerankers = rerankers
         self._indexer = indexer
-        self._key_types = KeyTypes(run)
-        self._grace = timedelta(seconds=run.settings.orphan_grace)
         self._outdated = outdated
         self._schema = Schema()
+        self._sources = Sources(run, self.schema_problem)
         self._extended = time.monotonic()
         self._cleaned = 0.0
         self._trimmed = 0.0
         self._failed_crashed = 0.0
-        self._look_due = 0.0
+
+    @property
+    def looked_at_sources(self) -> threading.Event:
+        """Set once they are as they should be: what was mended before we started is not broken."""
+        return self._sources.looked
 
     def start_up(self) -> None:
         """Before any work, check for a direct connection, the right schema, and a loopback that works."""
@@ -102,14 +99,11 @@ class Maintenance:
             self._extend(queue)
             self._end_lost(connection)
             self._indexer.give_way(connection)
-            self._look_after_orphans(connection)
-            if time.monotonic() >= self._look_due:
-                self._look_at_sources(connection)
-            if self._key_types.follow(connection):
-                self.looked_at_sources.set()
+            self._sources.look(connection)
             self._fail_crashed(queue)
             self._clean(connection)
-            if self._run.stopping.wait(min(self._settings.maintenance, self._settings.lease / 4)):
+            pause = min(self._settings.maintenance, self._settings.lease / 4)
+            if self._run.stopping.wait(pause if self._sources.looked.is_set() else FIRST_PAUSE):
                 return None
 
     def schema_problem(self, connection: Connection) -> str | None:
@@ -143,65 +137,10 @@ class Maintenance:
 
     def _clean(self, connection: Connection) -> None:
         if time.monotonic() - self._cleaned > HOUSEKEEPING_SECONDS:
-            connection.execute(sql.query("maintenance/housekeeping"), {"grace": self._grace})
+            grace = timedelta(seconds=self._settings.orphan_grace)
+            connection.execute(sql.query("maintenance/housekeeping"), {"grace": grace})
             connection.execute(sql.query("scan/overdue_scans"), {"period": timedelta(seconds=self._settings.reconcile)})
             self._cleaned = time.monotonic()
         if time.monotonic() - self._trimmed > min(HOUSEKEEPING_SECONDS, self._settings.cache_seconds):
             trim_cache(connection, self._settings.cache_rows, self._settings.cache_seconds)
             self._trimmed = time.monotonic()
-
-    def _look_after_orphans(self, connection: Connection) -> None:
-        for collection_id, name in connection.execute(sql.query("maintenance/orphans")).fetchall():
-            self._alone(connection, name, partial(self._look_after_orphan, connection, collection_id, name))
-
-    def _look_after_orphan(self, connection: Connection, collection_id: int, name: str) -> None:
-        arguments = {"collection_id": collection_id, "grace": self._grace}
-        row = connection.execute(sql.query("maintenance/look_after_orphan"), arguments).fetchone()
-        if row and row[0]:
-            log.warning("a collection without its table", collection=name, outcome=row[0])
-
-    def _look_at_sources(self, connection: Connection) -> None:
-        started = time.monotonic()
-        with connection.cursor(row_factory=dict_row) as cursor:
-            sources = cursor.execute(sql.query("maintenance/check_sources")).fetchall()
-        connection.execute(sql.query("queue/forget_queued"))
-        # With thousands of collections a look takes a while: the next one is put off, so that idling costs little.
-        ended = time.monotonic()
-        self._look_due = ended + (ended - started) / LOOK_SHARE
-        for source in sources:
-            self._alone(connection, source["name"], partial(self._look_at, connection, source))
-
-    def _look_at(self, connection: Connection, source: dict[str, Any]) -> None:
-        collection = {"collection_id": source["id"]}
-        if source["problem"]:
-            if source["problem"] != source["known_problem"]:
-                log.warning("collection is broken", collection=source["name"], problem=source["problem"])
-                connection.execute(sql.query("maintenance/set_problem"), {**collection, "problem": source["problem"]})
-        else:
-            if source["renamed"]:
-                log.info("the source was renamed", collection=source["name"])
-                connection.execute(sql.query("maintenance/record_rename"), collection)
-            if source["differs"]:
-                self._look_after(connection, source)
-
-    def _look_after(self, connection: Connection, source: dict[str, Any]) -> None:
-        """Mend what differs, and have the rows scanned that may have changed unseen."""
-        row = connection.execute(sql.query("maintenance/look_after"), {"collection_id": source["id"]}).fetchone()
-        changed, warning = row or ([], None)
-        if source["known_problem"]:
-            log.info("collection is mended", collection=source["name"])
-        elif changed:
-            log.info("the source or our objects changed", collection=source["name"], changed=changed)
-        if warning:
-            log.warning("cannot be mended", collection=source["name"], problem=warning)
-
-    def _alone(self, connection: Connection, collection: str, work: Callable[[], None]) -> None:
-        """Work in a transaction, unless another sidecar does such work. After an error the next pass tries again."""
-        try:
-            with connection.transaction():
-                if connection.execute(sql.query("try_maintenance")).fetchone() == (True,):
-                    work()
-        except psycopg.Error as error:
-            if connection.closed or (isinstance(error, LOST) and self.schema_problem(connection)):
-                raise  # the sidecar stops: what the schema consists of is gone
-            log.warning("cannot check a collection's source", collection=collection, error=str(error).strip())
