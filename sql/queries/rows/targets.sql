@@ -35,4 +35,5 @@ JOIN pgmeaning.collection AS c ON c.id = t.collection_id
 LEFT JOIN pg_class AS r ON r.oid = c.source
 LEFT JOIN pg_class AS made ON made.oid = t.vectors
 WHERE t.state IN ('active', 'filling', 'previous') AND (%(collection)s::text IS NULL OR c.name = %(collection)s)
+  AND (%(collections)s::int[] IS NULL OR c.id = ANY (%(collections)s))
 ORDER BY c.id, t.model

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from psycopg.rows import dict_row
@@ -11,14 +13,15 @@ from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection
 from pgmeaning.types import Chunking, Model, Target
 
-# The registry is read again after this long, or as soon as something points to a change.
+# The registry is looked at again after this long, or as soon as something points to a change.
 REGISTRY_AGE = 0.25
 
 
-def targets(connection: Connection, collection: str | None = None) -> list[Target]:
-    """Every (collection, model) of the registry, or those of one collection."""
+def targets(connection: Connection, collection: str | None = None, ids: Sequence[int] | None = None) -> list[Target]:
+    """Every (collection, model) of the registry, or those of the collection of that name, or of those numbers."""
+    arguments = {"collection": collection, "collections": None if ids is None else list(ids)}
     with connection.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(sql.query("rows/targets"), {"collection": collection}).fetchall()
+        rows = cursor.execute(sql.query("rows/targets"), arguments).fetchall()
     return [_target(row) for row in rows]
 
 
@@ -39,14 +42,45 @@ def model(connection: Connection, name: str) -> Model | None:
 
 
 class Registry:
-    """The targets as last read; they are read again when they are old. For one thread."""
+    """The targets as last read. Looking whether they changed costs one number; only those that did are read again.
+
+    For one thread.
+    """
 
     def __init__(self) -> None:
         self.targets: list[Target] = []
-        self._read_at = 0.0
+        self._marks: dict[tuple[int, str], int] = {}
+        self._digest = ""
+        self._looked_at = 0.0
 
     def refresh(self, connection: Connection, *, now: bool = False) -> None:
-        """Read the registry again if that is due, or if `now` is true."""
-        if now or time.monotonic() - self._read_at > REGISTRY_AGE:
-            self.targets = targets(connection)
-            self._read_at = time.monotonic()
+        """Look at the registry again if that is due, or if `now` is true."""
+        if now or time.monotonic() - self._looked_at > REGISTRY_AGE:
+            self._refresh(connection)
+            self._looked_at = time.monotonic()
+
+    def end_scan(self, ended: Target) -> None:
+        """Know at once that a target is no longer scanned; and read it again, lest another scan has begun."""
+        self.targets = [replace(t, scanning=False) if t is ended else t for t in self.targets]
+        self._marks.pop((ended.collection_id, ended.model), None)
+        self._digest = ""
+
+    def _refresh(self, connection: Connection) -> None:
+        digest = _digest(connection)
+        if digest == self._digest:
+            return
+        # First the marks: what changes from now on makes them differ again.
+        marks = {(row[0], row[1]): row[2] for row in connection.execute(sql.query("rows/registry_marks")).fetchall()}
+        changed = {
+            collection for (collection, model), mark in marks.items() if self._marks.get((collection, model)) != mark
+        }
+        known = [t for t in self.targets if (t.collection_id, t.model) in marks and t.collection_id not in changed]
+        fresh = targets(connection, ids=sorted(changed)) if changed else []
+        self.targets = sorted(known + fresh, key=lambda t: (t.collection_id, t.model))
+        self._marks, self._digest = marks, digest
+
+
+def _digest(connection: Connection) -> str:
+    statement = sql.composed("rows/registry_digest", {"marks": sql.query("rows/registry_marks")}, parameters=False)
+    row = connection.execute(statement, prepare=True).fetchone()
+    return str(row[0]) if row else ""

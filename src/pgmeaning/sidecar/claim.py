@@ -222,7 +222,7 @@ class Claimer:
             if page.claims:
                 yield self._held(target, page.claims, embedder)
             if page.ended:
-                self._session.registry.refresh(self._session.connection, now=True)
+                self._session.registry.end_scan(target)
         return busy
 
     def _rest(self, last_work: float) -> None:
