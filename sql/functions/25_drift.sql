@@ -13,12 +13,13 @@ $$;
 -- What each collection (or one) depends on in the catalog, as four hashes: of the columns that are embedded or are the
 -- key, of the tables through which its rows are written, of our triggers there, and of the rest: keys, rights and
 -- policies of the source, and our own tables, functions and view. The xmin of a catalog's row tells a change there and
--- back from none. One statement for all collections, each step by an index, since it is asked every few seconds; facts
--- are summed up as they come, since no join by collection would be.
+-- back from none. One statement for all collections, since it is asked every few seconds; facts are summed up as they
+-- come, since a join by collection would be quadratic. It is planned freely: a sidecar's own settings are for look-ups
+-- by key.
 CREATE OR REPLACE FUNCTION pgmeaning._marks(wanted int DEFAULT NULL)
 RETURNS TABLE (collection_id int, marks text[])
 LANGUAGE sql STABLE
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = on SET enable_hashjoin = on SET enable_mergejoin = on SET plan_cache_mode = force_custom_plan
 AS $$
     WITH RECURSIVE chosen AS MATERIALIZED (
         SELECT c.id, c.name, c.source::oid AS source, c.key_columns || pgmeaning._embedded_columns(c) AS columns
@@ -97,6 +98,22 @@ AS $$
                        coalesce(sum(h.hash) FILTER (WHERE f.place = 4), 0)::text]
     FROM fact AS f CROSS JOIN LATERAL (SELECT hashtextextended(f.words, 0) AS hash) AS h
     GROUP BY f.id
+$$;
+
+-- A mark of each (collection, model), which changes with all that a sidecar's registry says of it (rows/targets.sql).
+-- What depends on columns of the source changes with the collection's own marks, see _marks().
+CREATE OR REPLACE FUNCTION pgmeaning._registry_marks() RETURNS TABLE (collection_id int, model text, mark bigint)
+LANGUAGE sql STABLE
+SET enable_seqscan = on SET enable_hashjoin = on SET enable_mergejoin = on
+AS $$
+    SELECT t.collection_id, t.model,
+           hashtextextended(concat_ws(':', c.xmin, t.vectors::oid, t.state, t.dimensions, t.scanning, t.scan_problem,
+                                      t.scan_retry_at > now(), r.relname, n.nspname, made.relname), 0) AS mark
+    FROM pgmeaning.target AS t
+    JOIN pgmeaning.collection AS c ON c.id = t.collection_id
+    LEFT JOIN pg_class AS r ON r.oid = c.source
+    LEFT JOIN pg_namespace AS n ON n.oid = r.relnamespace
+    LEFT JOIN pg_class AS made ON made.oid = t.vectors
 $$;
 
 -- Makes anew what is missing of a vector table. Whoever dropped the extension vector, or its columns, dropped the

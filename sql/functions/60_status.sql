@@ -7,20 +7,17 @@ CREATE OR REPLACE FUNCTION pgmeaning._rows_of(relation regclass, OUT rows bigint
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET row_security = off SET lock_timeout = '200ms'
 AS $$
+DECLARE
+    is_source bool := EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.source = relation);
 BEGIN
-    IF NOT EXISTS (SELECT FROM pgmeaning.collection AS c
-                   JOIN pg_class AS r ON r.oid = c.source AND r.relkind IN ('r', 'p')
-                   WHERE c.source = relation)
-       AND NOT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.vectors = relation) THEN
+    IF NOT is_source AND NOT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.vectors = relation)
+       OR NOT EXISTS (SELECT FROM pg_class AS r WHERE r.oid = relation AND r.relkind IN ('r', 'p')) THEN
         RETURN;
     END IF;
-    -- The table may have grown since: as the planner does, its density is taken to be what it was.
-    SELECT sum(c.reltuples / greatest(c.relpages, 1) * pg_relation_size(f) / current_setting('block_size')::int), true
-    INTO rows, estimated
-    FROM pgmeaning._family(relation) AS f JOIN pg_class AS c ON c.oid = f WHERE c.relkind = 'r'
-    HAVING sum(pg_relation_size(f)) > 64 * 1024 * 1024 AND min(c.reltuples) >= 0;
-    IF rows IS NULL THEN
-        EXECUTE format('SELECT count(*), false FROM %s', pgmeaning._relation_name(relation)) INTO rows, estimated;
+    rows := pgmeaning._estimate(relation, 64 * 1024 * 1024);
+    estimated := rows IS NOT NULL;
+    IF NOT estimated THEN
+        EXECUTE format('SELECT count(*) FROM %s', pgmeaning._relation_name(relation)) INTO rows;
     END IF;
 EXCEPTION
     WHEN lock_not_available THEN  -- who looks at the status does not wait for who has locked a table
@@ -28,7 +25,26 @@ EXCEPTION
         FROM pgmeaning._family(relation) AS f JOIN pg_class AS c ON c.oid = f WHERE c.relkind = 'r';
     WHEN undefined_table OR insufficient_privilege OR syntax_error THEN
         rows := NULL;  -- dropped meanwhile, or of a role whose rows the owner of pgmeaning may not see
+        estimated := NULL;
 END
+$$;
+
+-- How many rows a table has that is larger than so many bytes, by its size: as the planner does, its density is taken
+-- to be what it was at the last ANALYZE. Null: it is smaller, or was never analyzed.
+CREATE OR REPLACE FUNCTION pgmeaning._estimate(relation regclass, bytes bigint) RETURNS bigint
+LANGUAGE sql STABLE
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+    WITH RECURSIVE family AS (
+        SELECT relation::oid AS member
+        UNION ALL
+        SELECT i.inhrelid FROM pg_inherits AS i JOIN family AS f ON i.inhparent = f.member
+    ), part AS MATERIALIZED (
+        SELECT r.reltuples, r.relpages, pg_relation_size(r.oid) AS size
+        FROM family AS f JOIN pg_class AS r ON r.oid = f.member WHERE r.relkind = 'r'
+    )
+    SELECT sum(p.reltuples / greatest(p.relpages, 1) * p.size / current_setting('block_size')::int)::bigint
+    FROM part AS p HAVING sum(p.size) > bytes AND min(p.reltuples) >= 0
 $$;
 
 CREATE OR REPLACE FUNCTION pgmeaning._row_count(relation regclass) RETURNS bigint

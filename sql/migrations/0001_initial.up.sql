@@ -86,6 +86,7 @@ CREATE TABLE pgmeaning.target (
     scan_retry_at    timestamptz,
     PRIMARY KEY (collection_id, model)
 );
+CREATE INDEX target_vectors ON pgmeaning.target (vectors);
 -- One active model per collection.
 CREATE UNIQUE INDEX target_one_active ON pgmeaning.target (collection_id) WHERE state = 'active';
 

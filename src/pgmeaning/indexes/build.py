@@ -31,6 +31,8 @@ AS_ANYBODY = {"enable_hashjoin": "on", "enable_mergejoin": "on", "enable_seqscan
 MAY_BE_OWED = 1000
 # A look counts the rows of every small vector table, so it is not done in each round of maintenance.
 LOOK_EVERY = 5
+# With thousands of collections a look takes a while: looks may take this share of the time.
+LOOK_SHARE = 0.01
 # The time until the next try, after a build that gave way; the database has that of one that failed.
 RETRY_SECONDS = 60.0
 
@@ -172,8 +174,12 @@ class Indexer:
         if self._cut is not None:
             self._record_failure(connection, *self._cut)
             self._cut = None
-        while not self._stopping.wait(self._settings.maintenance * LOOK_EVERY):
-            for plan in plans(connection, self._settings):
+        pause = 0.0
+        while not self._stopping.wait(max(self._settings.maintenance * LOOK_EVERY, pause)):
+            started = time.monotonic()
+            found = plans(connection, self._settings)
+            pause = (time.monotonic() - started) / LOOK_SHARE
+            for plan in found:
                 if plan.settled and not self._is_postponed(plan) and not self._stopping.is_set():
                     self._attend(connection, plan)
 

@@ -23,7 +23,7 @@ log = structlog.get_logger()
 # What the loss of pgvector, or of functions of ours, looks like.
 LOST = (psycopg.errors.UndefinedObject, psycopg.errors.UndefinedFunction)
 # The looks at all sources may take this share of the time.
-LOOK_SHARE = 0.03
+LOOK_SHARE = 0.02
 # What one look changes, the next one may have to look at; after so many, something changes all the time.
 FIRST_LOOKS = 5
 
