@@ -339,7 +339,7 @@ def test_a_build_that_is_cut_is_told_leaves_nothing_and_is_not_tried_again_at_on
     with running(Sidecar(dsn, Settings(maintenance=0.05))):
         wait_until(lambda: kinds(db) == [("direct", False)])
         db.execute(
-            f"SELECT {cut}(pid) FROM pg_stat_activity WHERE application_name = 'pgmeaning index' "
+            f"SELECT {cut}(pid) FROM pg_stat_activity WHERE application_name LIKE 'pgmeaning index %' "
             "AND datname = current_database()".encode()
         )
         wait_until(lambda: one(db, "SELECT problem FROM pgmeaning.index_report") is not None)

@@ -50,7 +50,7 @@ class KeyTypes:
 
     def _alter(self, collections: list[tuple[int, str]]) -> None:
         try:
-            with connect(self._run.dsn, "keys", **PATIENCE) as connection:
+            with connect(self._run.dsn, f"keys {self._run.id}", **PATIENCE) as connection:
                 for collection_id, name in collections:
                     self._alter_one(connection, collection_id, name)
         except psycopg.Error as error:
