@@ -169,7 +169,7 @@ def test_while_a_large_table_is_altered_a_sidecar_goes_on_with_everything_else(d
         wait_until(lambda: is_up_to_date(db))
         db.execute(SLOW.encode())
         widen(db, "bigint")
-        altering = "SELECT FROM pg_stat_activity WHERE application_name = 'pgmeaning keys' AND state = 'active'"
+        altering = "SELECT FROM pg_stat_activity WHERE application_name LIKE 'pgmeaning keys %' AND state = 'active'"
         wait_until(lambda: db.execute(altering.encode()).rowcount == 1)
         db.execute("INSERT INTO other VALUES (1, 'one')")
         wait_until(lambda: db.execute("SELECT FROM other_embedding").rowcount == 1)
