@@ -166,10 +166,10 @@ SHOW max_prepared_transactions
 -- ---------------------------------------------------------------- The loopback
 
 -- name: make_loopback
-SELECT pgmeaning._make_loopback(%s, %s)
+SELECT pgmeaning._make_loopback(%s, %s, %s)
 
 -- name: test_loopback
-SELECT pgmeaning._test_loopback()
+SELECT t.problem, coalesce(t.elsewhere, false) FROM pgmeaning._test_loopback() AS t
 
 -- ---------------------------------------------------------------- Advisory locks
 
@@ -213,6 +213,9 @@ SELECT pg_catalog.set_config(s.name, '0', true) FROM pg_catalog.pg_settings AS s
 WHERE s.name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')
 
 -- ---------------------------------------------------------------- Migrations
+
+-- name: is_standby
+SELECT pg_catalog.pg_is_in_recovery()
 
 -- name: plain_path
 SELECT pg_catalog.set_config('search_path', 'pg_catalog', true)
