@@ -580,6 +580,7 @@ DECLARE
                      || CASE WHEN current_setting('server_version_num')::int >= 170000
                              THEN ' -c transaction_timeout=0' ELSE '' END;
 BEGIN
+    PERFORM pgmeaning._stay_on_node();
     -- Two sidecars that start at once would both alter the server, and one would fail.
     PERFORM pg_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._loopback_lock());
     IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'dblink') THEN

@@ -212,6 +212,16 @@ SET transaction_timeout = 0
 SELECT pg_catalog.set_config(s.name, '0', true) FROM pg_catalog.pg_settings AS s
 WHERE s.name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')
 
+-- ---------------------------------------------------------------- Citus
+
+-- name: stay_on_node
+-- Until the end of the transaction: what is made is made on this node alone. Before the functions exist. Versions
+-- before 12 do not know the second setting, and refuse names of theirs that they do not know.
+SELECT pg_catalog.set_config(c.name, 'off', true)
+FROM pg_catalog.unnest('{citus.enable_ddl_propagation,citus.enable_schema_based_sharding}'::text[]) AS c (name)
+WHERE EXISTS (SELECT FROM pg_catalog.pg_settings AS s WHERE s.name = c.name)
+   OR NOT EXISTS (SELECT FROM pg_catalog.pg_settings AS s WHERE s.name = 'citus.enable_ddl_propagation')
+
 -- ---------------------------------------------------------------- Migrations
 
 -- name: is_standby

@@ -86,6 +86,7 @@ def remove_unreleased(dsn: str, collections: Sequence[str]) -> bool:
     """
     with _connect(dsn) as connection, connection.transaction():
         connection.execute(sql.query("migration_lock"))
+        connection.execute(sql.query("stay_on_node"))
         if not state(connection).unreleased:
             return False
         (others,) = connection.execute(sql.query("migrate/other_collections"), (list(collections),)).fetchone() or (
@@ -189,6 +190,7 @@ def _transaction(dsn: str) -> Iterator[tuple[sqlalchemy.Connection, psycopg.Conn
         with engine.begin() as alchemy:
             driver: Any = alchemy.connection.driver_connection
             driver.execute(sql.query("no_timeouts"))
+            driver.execute(sql.query("stay_on_node"))
             yield alchemy, driver
     except psycopg.Error as error:
         raise as_database_error(error) from error
