@@ -66,6 +66,7 @@ class Maintenance:
         """Before any work, check for a direct connection, the right schema, and a loopback that works."""
         check_direct(self._run.dsn)
         with connect(self._run.dsn, "sidecar") as connection:
+            migrate.refuse_standby(connection)
             state = migrate.known_state(connection)
             if state.revision != state.head:
                 raise SchemaOutdated(
@@ -77,14 +78,14 @@ class Maintenance:
             if problem is not None:
                 raise SchemaOutdated(problem)
             try:
-                problem = migrate.ensure_loopback(connection)
+                problem = migrate.ensure_loopback(connection, self._settings.loopback_hosts)
             except psycopg.errors.InsufficientPrivilege as error:
                 raise DatabaseError(
                     f"role {connection.info.user!r} may not run a sidecar: {error.diag.message_primary}",
                     hint="run it as the role that owns the schema pgmeaning, or as a member of that role",
                 ) from error
             if problem:
-                log.warning("no loopback: embed() finds cached queries only", problem=problem)
+                log.warning("the loopback does not work as it should", problem=problem)
             # Last: whoever sees the sidecar may send it requests.
             self._heartbeat(connection)
 
