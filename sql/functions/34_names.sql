@@ -32,6 +32,7 @@ BEGIN
             MESSAGE = format('another session is taking the name %L, or changing collection %L', new_name, c.name),
             HINT = 'Choose another name, or try again.';
     END;
+    PERFORM pgmeaning._drop_kept_view(c);
     IF view IS NULL THEN
         PERFORM pgmeaning._make_view(c);
     ELSE

@@ -100,11 +100,11 @@ class Maintenance:
             self._extend(queue)
             self._end_lost(connection)
             self._indexer.give_way(connection)
+            self._clean(connection)  # before the look that a drain waits for: it may start a scan
             self._sources.look(connection)
             self._fail_crashed(queue)
-            self._clean(connection)
             pause = min(self._settings.maintenance, self._settings.lease / 4)
-            if self._run.stopping.wait(pause if self._sources.looked.is_set() else FIRST_PAUSE):
+            if self._run.stopping.wait(FIRST_PAUSE if self._sources.hurries else pause):
                 return None
 
     def schema_problem(self, connection: Connection) -> str | None:
