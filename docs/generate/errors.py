@@ -21,7 +21,7 @@ MEANINGS = {
     "PM010": "The collection is broken, or its table was dropped.",
     "PM011": "A privilege is missing.",
     "PM012": "A procedure that commits was called inside a transaction block.",
-    "PM013": "A standby cannot ask a sidecar.",
+    "PM013": "A standby cannot ask a sidecar, since it was not told where its primary is, or does not reach it.",
     "PM014": "An argument makes no sense.",
     "PM015": "A lock could not be acquired in time.",
     "PM016": "Several models fit: name one.",

@@ -339,6 +339,7 @@ CREATE OR REPLACE FUNCTION pgmeaning._source_problem(c pgmeaning.collection) RET
 LANGUAGE sql STABLE
 AS $$
     SELECT coalesce(
+        pgmeaning._spread_problem(c.source) || ': no trigger of this node sees all writes to it',
         (SELECT format('column %I of %s is gone or was renamed', wanted, pgmeaning._relation_name(c.source))
          FROM unnest(c.key_columns || pgmeaning._embedded_columns(c)) AS wanted
          WHERE NOT wanted = ANY (pgmeaning._column_names(c.source)) LIMIT 1),

@@ -31,6 +31,11 @@ BEGIN
             DETAIL = 'A vector is tied to its row by the row''s primary key.',
             HINT = format('Add one, for example: '
                           'ALTER TABLE %s ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY', source);
+    ELSIF pgmeaning._spread_problem(source) IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM003',
+            MESSAGE = format('%s, which cannot be attached', pgmeaning._spread_problem(source)),
+            DETAIL = 'Its rows are written on other nodes, too, where no trigger of this node sees them.',
+            HINT = 'Attach tables that are local to a node, with one pgmeaning per node.';
     ELSIF pgmeaning._has_foreign_part(source) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM003',
             MESSAGE = format('table %s has a foreign table as a partition', source),
@@ -506,6 +511,7 @@ DECLARE
     embedder pgmeaning.model;
     c        pgmeaning.collection;
     patience text;
+    spreads  text;
 BEGIN
     PERFORM pgmeaning._check_source(source);
     c.source := source;
@@ -522,11 +528,13 @@ BEGIN
     c := pgmeaning._check_attach(c, attach.columns, embedder);
     c := pgmeaning._describe_collection(c);
     patience := pgmeaning._bound_patience();
+    spreads := pgmeaning._stay_on_node();
     IF NOT pgmeaning._takes_up(c, coalesce(attach.dimensions, embedder.dimensions), kept) THEN
         PERFORM pgmeaning._check_name(c.name, c.view_schema),
                 pgmeaning._install_collection(c, coalesce(attach.dimensions, embedder.dimensions), kept);
     END IF;
-    PERFORM set_config('lock_timeout', patience, true), pgmeaning._wake();
+    PERFORM set_config('lock_timeout', patience, true), set_config('citus.enable_ddl_propagation', spreads, true),
+            pgmeaning._wake();
     RETURN c.name;
 END
 $$;
@@ -615,6 +623,7 @@ AS $$
 DECLARE
     c        pgmeaning.collection;
     patience text;
+    spreads  text := pgmeaning._stay_on_node();
     blocking text;
 BEGIN
     SELECT * INTO c FROM pgmeaning.collection AS known WHERE known.name = detach.collection;
@@ -639,7 +648,7 @@ BEGIN
                 HINT = format('Drop them first, or keep the vectors: pgmeaning.detach(%L, keep_vectors => true).',
                               c.name);
     END;
-    PERFORM set_config('lock_timeout', patience, true);
+    PERFORM set_config('lock_timeout', patience, true), set_config('citus.enable_ddl_propagation', spreads, true);
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.detach

@@ -32,6 +32,7 @@ BEGIN
             MESSAGE = format('another session is taking the name %L, or changing collection %L', new_name, c.name),
             HINT = 'Choose another name, or try again.';
     END;
+    PERFORM pgmeaning._drop_kept_view(c);
     IF view IS NULL THEN
         PERFORM pgmeaning._make_view(c);
     ELSE
@@ -46,6 +47,7 @@ AS $$
 DECLARE
     c        pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection($1));
     patience text := pgmeaning._bound_patience();
+    spreads  text := pgmeaning._stay_on_node();
 BEGIN
     BEGIN
         PERFORM pgmeaning._rename(c, new_name);
@@ -55,7 +57,7 @@ BEGIN
             DETAIL = 'rename_collection() renames it, and must wait for the transactions that read it.',
             HINT = 'Try again, or SET lock_timeout to wait longer than 5 seconds.';
     END;
-    PERFORM set_config('lock_timeout', patience, true);
+    PERFORM set_config('lock_timeout', patience, true), set_config('citus.enable_ddl_propagation', spreads, true);
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.rename_collection IS 'Gives a collection and its view another name; nothing is embedded.';

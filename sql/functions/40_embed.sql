@@ -158,6 +158,57 @@ LANGUAGE sql STABLE
 AS $$ SELECT format('%I.dblink', n.nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
       WHERE e.extname = 'dblink' $$;
 
+-- Tells this cluster, its standbys included, from every other, as that of a restored dump; 'unknown': this role may not
+-- ask.
+CREATE OR REPLACE FUNCTION pgmeaning._cluster() RETURNS text
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN (SELECT c.system_identifier FROM pg_control_system() AS c);
+EXCEPTION WHEN insufficient_privilege THEN
+    RETURN 'unknown';
+END
+$$;
+
+-- Why the foreign server cannot lead to where a request can be written, or null. It leads to this very server, or, with
+-- a list of hosts, to whichever of them is the primary; the server's version is the cluster that the list is for.
+CREATE OR REPLACE FUNCTION pgmeaning._loopback_problem() RETURNS text
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    server pg_foreign_server;
+    listed bool;
+BEGIN
+    IF pgmeaning._dblink() IS NULL THEN
+        RETURN 'The extension dblink is not installed.';
+    END IF;
+    SELECT * INTO server FROM pg_foreign_server WHERE srvname = 'pgmeaning_loopback';
+    listed := coalesce('target_session_attrs=read-write' = ANY (server.srvoptions), false);
+    -- A database made from a template, or renamed, has the server of another until a sidecar starts or a migration
+    -- runs.
+    IF 'dbname=' || current_database() = ANY (server.srvoptions) IS NOT TRUE
+       OR listed AND server.srvversion IS DISTINCT FROM pgmeaning._cluster() THEN
+        RETURN 'No foreign server pgmeaning_loopback leads to this database; a sidecar makes it when it starts.';
+    ELSIF pg_is_in_recovery() AND NOT listed THEN
+        RETURN 'This server is a standby, where no request can be written, and it was not told where its primary is.';
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+-- Raises on a standby that cannot ask its primary, since there is nothing that would help but what it says.
+CREATE OR REPLACE FUNCTION pgmeaning._refuse_on_standby(message text, problem text, instead text) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    IF pg_is_in_recovery() THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM013', MESSAGE = message, DETAIL = problem,
+            HINT = 'Name the hosts of the primary and its standbys in PGMEANING_LOOPBACK_HOSTS where a sidecar or '
+                   '"pgmeaning migrate" runs, which must reach the primary by them. Or ' || instead;
+    END IF;
+END
+$$;
+
 -- Sends a question through the session's loopback connection, opened on first use, and waits so that a cancel or a
 -- statement_timeout ends the wait at once. A problem: why there is no loopback. It logs in as a role that may do
 -- nothing but ask. SECURITY DEFINER: the user mapping belongs to this function's owner alone.
@@ -173,14 +224,7 @@ DECLARE
     flag     int;
     reason   text;
 BEGIN
-    IF dblink IS NULL THEN
-        problem := 'The extension dblink is not installed.';
-    -- A database made from a template, or renamed, has the server of another until a sidecar starts or a migration
-    -- runs.
-    ELSIF NOT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = 'pgmeaning_loopback'
-                      AND 'dbname=' || current_database() = ANY (srvoptions)) THEN
-        problem := 'No foreign server pgmeaning_loopback leads to this database; a sidecar makes it when it starts.';
-    END IF;
+    problem := pgmeaning._loopback_problem();
     IF problem IS NOT NULL THEN
         RETURN;
     END IF;
@@ -232,13 +276,11 @@ AS $$
 DECLARE
     asked record;
 BEGIN
-    IF pg_is_in_recovery() THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM013',
-            MESSAGE = 'the query''s vector is not cached, and a standby cannot ask a sidecar for it',
-            HINT = 'On the primary: CALL pgmeaning.prepare(...), or search there.';
-    END IF;
     asked := pgmeaning._ask_loopback(model, inputs, as_query, patience, NULL);
     IF asked.problem IS NOT NULL THEN
+        PERFORM pgmeaning._refuse_on_standby(
+            'the query''s vector is not cached, and this standby cannot ask the primary for it', asked.problem,
+            'on the primary: CALL pgmeaning.prepare(...), or search there.');
         RAISE EXCEPTION USING ERRCODE = 'PM009',
             MESSAGE = 'the query''s vector is not cached, and this database has no dblink loopback to ask for it',
             DETAIL = asked.problem,
@@ -423,6 +465,10 @@ BEGIN
     embedder := pgmeaning._query_model(collection, model,
         pg_catalog.format('CALL pgmeaning.prepare(%L, ', pg_catalog."left"(query, 100)));
     IF query IS NOT NULL AND pgmeaning._cached(embedder, query, true) IS NULL THEN
+        IF pg_catalog.pg_is_in_recovery() THEN  -- the primary caches it, and the cache comes with everything else
+            PERFORM pgmeaning._ask_sidecar(embedder, ARRAY[query], true, patience);
+            RETURN;
+        END IF;
         CALL pgmeaning._ask(embedder, ARRAY[query], true, patience, NULL, replies);
         IF replies IS NULL THEN
             PERFORM pgmeaning._no_answer(embedder, patience);
@@ -509,16 +555,23 @@ END
 $$;
 COMMENT ON PROCEDURE pgmeaning.wait_for IS 'Waits until a collection, or one of its rows, is embedded.';
 
--- (Re)makes the loopback: a foreign server to this very database, and a role that may only ask. Returns why it cannot,
--- or null. host: where this server can be reached from itself, a socket directory or an address. new_role: the existing
--- role cannot log in (a restored dump has a password, and this server's role another).
-CREATE OR REPLACE FUNCTION pgmeaning._make_loopback(host text, new_role bool DEFAULT false) RETURNS text
+-- (Re)makes the loopback: a foreign server, and a role that may only ask. Returns why it cannot, or null. host: where
+-- this server can be reached from itself, a socket directory or an address; or, with ports, a list of hosts, the
+-- primary among them, for standbys to ask: an empty port is this server's own. new_role: the existing role cannot log
+-- in (a restored dump has a password, and this server's role another).
+CREATE OR REPLACE FUNCTION pgmeaning._make_loopback(host text, ports text DEFAULT NULL, new_role bool DEFAULT false)
+RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
     owner    text := (SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE oid = 'pgmeaning._ask_loopback'::regproc);
+    own_port text := current_setting('port');
+    port     text := coalesce((SELECT string_agg(coalesce(nullif(p, ''), own_port), ',' ORDER BY i)
+                               FROM unnest(string_to_array(ports, ',')) WITH ORDINALITY AS u (p, i)), own_port);
+    listed   bool := ports IS NOT NULL;
     login    text;
     password text := gen_random_uuid()::text || gen_random_uuid()::text;
+    server   pg_foreign_server;
     -- A lost request costs a time-out, so its commit need not wait for the disk.
     settings text := '-c default_transaction_isolation=read\ committed -c default_transaction_read_only=off '
                      '-c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0 '
@@ -527,6 +580,7 @@ DECLARE
                      || CASE WHEN current_setting('server_version_num')::int >= 170000
                              THEN ' -c transaction_timeout=0' ELSE '' END;
 BEGIN
+    PERFORM pgmeaning._stay_on_node();
     -- Two sidecars that start at once would both alter the server, and one would fail.
     PERFORM pg_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._loopback_lock());
     IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'dblink') THEN
@@ -538,13 +592,21 @@ BEGIN
                      connect_timeout '5');
         EXECUTE format('ALTER SERVER pgmeaning_loopback OWNER TO %I', owner);
     END IF;
+    SELECT * INTO server FROM pg_foreign_server WHERE srvname = 'pgmeaning_loopback';
+    -- connect_timeout means nothing to dblink since PostgreSQL 16; this one is for hosts of the list that are down.
+    IF listed <> ('target_session_attrs=read-write' = ANY (server.srvoptions)) THEN
+        EXECUTE format('ALTER SERVER pgmeaning_loopback OPTIONS (%s)',
+            CASE WHEN listed THEN 'ADD target_session_attrs ''read-write'', ADD tcp_user_timeout ''3000'''
+                 ELSE 'DROP target_session_attrs, DROP tcp_user_timeout' END);
+    END IF;
     -- A database made from a template, or restored from a dump, has the options of another.
-    IF NOT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = 'pgmeaning_loopback' AND srvoptions @>
-                   ARRAY['host=' || host, 'port=' || current_setting('port'), 'dbname=' || current_database(),
-                         'options=' || settings]) THEN
-        EXECUTE format('ALTER SERVER pgmeaning_loopback '
+    IF NOT server.srvoptions @> ARRAY['host=' || host, 'port=' || port, 'dbname=' || current_database(),
+                                      'options=' || settings]
+       OR listed AND server.srvversion IS DISTINCT FROM pgmeaning._cluster() THEN
+        EXECUTE format('ALTER SERVER pgmeaning_loopback %s '
                        'OPTIONS (SET host %L, SET port %L, SET dbname %L, SET options %L)',
-            host, current_setting('port'), current_database(), settings);
+            CASE WHEN listed THEN format('VERSION %L', pgmeaning._cluster()) END,
+            host, port, current_database(), settings);
     END IF;
     SELECT o.option_value INTO login
     FROM pg_user_mappings AS m CROSS JOIN LATERAL pg_options_to_table(m.umoptions) AS o
@@ -569,20 +631,31 @@ EXCEPTION WHEN insufficient_privilege OR undefined_file OR feature_not_supported
 END
 $$;
 
--- Whether the loopback answers, as the role that embed() runs it as. SECURITY DEFINER: as _ask_loopback.
-CREATE OR REPLACE FUNCTION pgmeaning._test_loopback() RETURNS text
+-- Whether the loopback answers, as the role that embed() runs it as. elsewhere: it does, but it is another server, as
+-- with the host list of the server that this one is a clone of. SECURITY DEFINER: as _ask_loopback.
+CREATE OR REPLACE FUNCTION pgmeaning._test_loopback(OUT problem text, OUT elsewhere bool)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 AS $$
 DECLARE
     dblink text := pgmeaning._dblink();
+    reason text;
+    -- No two servers start in the same microsecond.
+    same   text := format('SELECT extract(epoch FROM pg_postmaster_start_time()) = %L',
+                          extract(epoch FROM pg_postmaster_start_time()));
 BEGIN
     IF dblink IS NULL THEN
-        RETURN 'dblink is not installed';
+        problem := 'dblink is not installed';
+        RETURN;
     END IF;
     EXECUTE format('SELECT %s_connect(''pgmeaning_test'', ''pgmeaning_loopback'')', dblink);
+    EXECUTE format('SELECT NOT r.same FROM %s(''pgmeaning_test'', $1) AS r (same bool)', dblink)
+    INTO elsewhere USING same;
     EXECUTE format('SELECT %s_disconnect(''pgmeaning_test'')', dblink);
-    RETURN NULL;
+    problem := CASE WHEN elsewhere THEN 'it leads to another server' END;
 EXCEPTION WHEN OTHERS THEN
-    RETURN SQLERRM;
+    GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
+    problem := concat_ws(': ', SQLERRM, nullif(reason, ''));
+    EXECUTE format('SELECT %1$s_disconnect(c) FROM unnest(%1$s_get_connections()) AS c WHERE c = ''pgmeaning_test''',
+                   dblink);
 END
 $$;

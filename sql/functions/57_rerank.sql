@@ -37,15 +37,14 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'the query is NULL', HINT = 'Pass a text.';
     ELSIF coalesce(cardinality(documents), 0) = 0 THEN
         RETURN;
-    ELSIF pg_is_in_recovery() THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM013', MESSAGE = 'a standby cannot ask a sidecar to rerank',
-            HINT = 'Rerank on the primary, or in your application: pgmeaning.rerank() in Python.';
     END IF;
     -- Longer than any reranker reads.
     asked := pgmeaning._ask_loopback(judge, ARRAY[query], true, patience,
         ARRAY(SELECT left(coalesce(d.document, ''), 100000)
               FROM unnest(documents) WITH ORDINALITY AS d (document, place) ORDER BY d.place));
     IF asked.problem IS NOT NULL THEN
+        PERFORM pgmeaning._refuse_on_standby('this standby cannot ask the primary to rerank', asked.problem,
+            'rerank on the primary, or in your application: pgmeaning.rerank() in Python.');
         RAISE EXCEPTION USING ERRCODE = 'PM009',
             MESSAGE = 'this database has no dblink loopback to ask a reranker through', DETAIL = asked.problem,
             HINT = 'Let a superuser CREATE EXTENSION dblink and run "pgmeaning migrate"; '

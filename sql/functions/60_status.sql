@@ -77,10 +77,11 @@ FROM pgmeaning.collection AS c
 JOIN pgmeaning.target AS t ON t.collection_id = c.id
 LEFT JOIN pg_catalog.pg_class AS r ON r.oid = c.source
 LEFT JOIN pgmeaning._marks() AS m ON m.collection_id = c.id
+LEFT JOIN pgmeaning._spread_tables() AS spread ON spread.relation = c.source
 CROSS JOIN LATERAL (  -- where the catalog is as it was, maintenance has found what there is to find
     SELECT r.oid IS NOT NULL AND m.marks IS DISTINCT FROM c.marks AS unseen,
            CASE WHEN r.oid IS NULL THEN pgmeaning._orphan_problem(c)
-                ELSE coalesce(c.problem, CASE WHEN m.marks IS DISTINCT FROM c.marks
+                ELSE coalesce(c.problem, CASE WHEN m.marks IS DISTINCT FROM c.marks OR spread.relation IS NOT NULL
                                               THEN pgmeaning._source_problem(c) END, t.scan_problem) END AS problem
     ) AS trouble
 CROSS JOIN LATERAL (

@@ -24,7 +24,7 @@ GRANT SELECT ON pgmeaning.model, pgmeaning.release, pgmeaning.collection, pgmean
     pgmeaning.status, pgmeaning.index_report, pgmeaning.sidecars, pgmeaning.models, pgmeaning.releases,
     pgmeaning.alembic_version, pgmeaning.installation TO PUBLIC;
 -- Run as their owner for embed() and status; of no use to others, and the one could log in.
-REVOKE EXECUTE ON FUNCTION pgmeaning._test_loopback(), pgmeaning._make_loopback(text, bool) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION pgmeaning._test_loopback(), pgmeaning._make_loopback(text, text, bool) FROM PUBLIC;
 
 -- Functions that name no path get one: with pgvector's schema, wherever that is, only where its types and operators are
 -- spoken of, and never for what runs as its owner. That schema is often public, where others might plant a function

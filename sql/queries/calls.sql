@@ -166,10 +166,10 @@ SHOW max_prepared_transactions
 -- ---------------------------------------------------------------- The loopback
 
 -- name: make_loopback
-SELECT pgmeaning._make_loopback(%s, %s)
+SELECT pgmeaning._make_loopback(%s, %s, %s)
 
 -- name: test_loopback
-SELECT pgmeaning._test_loopback()
+SELECT t.problem, coalesce(t.elsewhere, false) FROM pgmeaning._test_loopback() AS t
 
 -- ---------------------------------------------------------------- Advisory locks
 
@@ -212,7 +212,20 @@ SET transaction_timeout = 0
 SELECT pg_catalog.set_config(s.name, '0', true) FROM pg_catalog.pg_settings AS s
 WHERE s.name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')
 
+-- ---------------------------------------------------------------- Citus
+
+-- name: stay_on_node
+-- Until the end of the transaction: what is made is made on this node alone. Before the functions exist. Versions
+-- before 12 do not know the second setting, and refuse names of theirs that they do not know.
+SELECT pg_catalog.set_config(c.name, 'off', true)
+FROM pg_catalog.unnest('{citus.enable_ddl_propagation,citus.enable_schema_based_sharding}'::text[]) AS c (name)
+WHERE EXISTS (SELECT FROM pg_catalog.pg_settings AS s WHERE s.name = c.name)
+   OR NOT EXISTS (SELECT FROM pg_catalog.pg_settings AS s WHERE s.name = 'citus.enable_ddl_propagation')
+
 -- ---------------------------------------------------------------- Migrations
+
+-- name: is_standby
+SELECT pg_catalog.pg_is_in_recovery()
 
 -- name: plain_path
 SELECT pg_catalog.set_config('search_path', 'pg_catalog', true)

@@ -10,7 +10,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pgmeaning.media import Policy
 
+# As PGMEANING_LOOPBACK_HOSTS: no list, as in the beginning.
+LOCAL = "local"
 HOST = re.compile(r"[^\s/@?#]+")
+# A name, an address or a socket's folder.
+PLACE = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:@?#\[\]=']+))(?::(?P<port>[0-9]{1,5}))?")
 
 
 class Settings(BaseSettings):
@@ -19,6 +23,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PGMEANING_", extra="ignore")
 
     dsn: str = Field(default="", description="libpq connection string or URI; if empty, libpq's own PG* variables")
+
+    loopback_hosts: str = Field(
+        default="",
+        description="where SQL functions find the primary, also from a standby: `host:port`, separated by commas; if "
+        "empty, the list that the database has is kept, and `local` removes it",
+    )
 
     lease: float = Field(default=60, gt=1, description="how long a claim lasts without a heartbeat")
     attempts: int = Field(default=5, ge=1, description="attempts before a row is marked as failed, until retry()")
@@ -90,6 +100,12 @@ class Settings(BaseSettings):
     media_rows: int = Field(default=32, ge=1, description="the most rows with images or videos claimed at once")
     media_threads: int = Field(default=4, ge=1, le=64, description="how many files and URLs are read at once")
 
+    @field_validator("loopback_hosts")
+    @classmethod
+    def _hosts_with_ports(cls, value: str) -> str:
+        host_list(value)
+        return value.strip()
+
     @field_validator("media_folders")
     @classmethod
     def _absolute(cls, value: str) -> str:
@@ -118,6 +134,19 @@ class Settings(BaseSettings):
             max_seconds=self.media_max_seconds,
             timeout=self.media_timeout,
         )
+
+
+def host_list(value: str) -> tuple[str, str] | None:
+    """libpq's hosts and ports of `host:port,[::1]:port,host`, an empty port where there is none; None: no list.
+
+    Raises ValueError for what cannot be a host.
+    """
+    found = [PLACE.fullmatch(part) for part in _parts(value, ",") if value.strip() != LOCAL]
+    if None in found:
+        raise ValueError("write host:port or host, separated by commas; an IPv6 address in brackets")
+    places = [match for match in found if match]
+    hosts = ",".join(match["address"] or match["host"] for match in places)
+    return (hosts, ",".join(match["port"] or "" for match in places)) if places else None
 
 
 def _parts(value: str, separator: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -37,7 +38,8 @@ def chaos(seconds: float, seed: int, pause: float = 1.0) -> Findings:
         workers = _workers(dsn, seed, findings, stopping)
         with open(os.environ.get("PGMEANING_CHAOS_LOG", os.devnull), "ab") as log:
             sidecars = Sidecars(dsn, SIDECARS, seed, findings, log)
-            faults = Faults(server, dsn, sidecars, seed, findings, stopping)
+            disk = server.data_dir.parent if os.path.ismount(server.data_dir.parent) else None
+            faults = Faults(server, dsn, sidecars, seed, findings, stopping, disk)
             breaking = threading.Thread(target=faults.run, args=(pause,), daemon=True)
             for thread in (*workers, breaking):
                 thread.start()
@@ -54,6 +56,7 @@ def chaos(seconds: float, seed: int, pause: float = 1.0) -> Findings:
 @contextmanager
 def _server(seed: int) -> Iterator[EmbeddedServer]:
     folder = Path(tempfile.mkdtemp(prefix="pgmeaning-chaos-"))
+    mounted = _mount(folder)
     folder.chmod(0o755)
     settings = {"fsync": "off", "max_connections": "60", "max_prepared_transactions": str(10 * (seed % 2))}
     try:
@@ -64,7 +67,17 @@ def _server(seed: int) -> Iterator[EmbeddedServer]:
                 connection.execute(TABLES)
             yield server
     finally:
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=False)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mount(folder: Path) -> bool:
+    """A small disk, where we may mount one; returns whether."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        return False
+    command = ["mount", "-t", "tmpfs", "-o", "size=700m", "tmpfs", str(folder)]
+    return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def _workers(dsn: str, seed: int, findings: Findings, stopping: threading.Event) -> list[Worker]:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -29,19 +30,23 @@ class Sidecars:
 
     def __init__(self, dsn: str, count: int, seed: int, findings: Findings, log: Any) -> None:
         self._command = [sys.executable, "-m", "tests.chaos.sidecar", dsn, str(seed)]
+        # One of them has a clock that is an hour and a half fast, where that can be had.
+        faketime = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+        self._skewed = {"LD_PRELOAD": str(faketime), "FAKETIME": "+90m", "DONT_FAKE_MONOTONIC": "1"} if faketime else {}
         self._findings = findings
         self._log = log
-        self.processes = [self._start() for _ in range(count)]
+        self.processes = [self._start(place) for place in range(count)]
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self._command, env=os.environ | SETTINGS, stdout=subprocess.DEVNULL, stderr=self._log)
+    def _start(self, place: int) -> subprocess.Popen[bytes]:
+        environment = os.environ | SETTINGS | (self._skewed if place == 0 else {})
+        return subprocess.Popen(self._command, env=environment, stdout=subprocess.DEVNULL, stderr=self._log)
 
     def look(self) -> None:
         """Start again what has ended."""
         for place, process in enumerate(self.processes):
             if (status := process.poll()) is not None:
                 self._findings.count(f"sidecar ended with {status}")
-                self.processes[place] = self._start()
+                self.processes[place] = self._start(place)
 
     def stop(self) -> None:
         """End them all."""
@@ -62,8 +67,10 @@ class Faults:
 
     def __init__(
         self, server: EmbeddedServer, dsn: str, sidecars: Sidecars, seed: int, findings: Findings,
-        stopping: threading.Event,
+        stopping: threading.Event, disk: Path | None,
     ) -> None:  # fmt: skip
+        """`disk`: where the server's data lie, if that is a small file system of their own."""
+        self._disk = disk
         self._server = server
         self._dsn = dsn
         self._sidecars = sidecars
@@ -91,9 +98,10 @@ class Faults:
             self.rename_column, self.rename_column_in_a_transaction, self.rename_table, self.add_column,
             self.detach_partition, self.detach_partition_in_a_transaction, self.vacuum_full, self.reindex,
             self.pause, self.refresh, self.retry,
+            self.rebuild, self.rename_collection, self.attach_twice,
             self.disable_triggers, self.drop_trigger, self.drop_view, self.change_type,
         ]  # fmt: skip
-        server = [self.restart_fast, self.restart_immediately]
+        server = [self.restart_fast, self.restart_immediately, *([self.fill_disk] if self._disk else [])]
         return [*processes, *processes, *connections, *locks, *tables, *tables, *server]
 
     # Processes
@@ -124,6 +132,19 @@ class Faults:
 
     def restart_immediately(self) -> None:
         self._restart(signal.SIGQUIT)
+
+    def fill_disk(self) -> None:
+        """The server may well go down of it: then it is started again once there is room."""
+        assert self._disk is not None
+        filler = self._disk / "filler"
+        with suppress(OSError), filler.open("wb") as file:
+            while True:
+                file.write(bytes(1 << 20))
+        self._stopping.wait(2)
+        filler.unlink()
+        self._stopping.wait(1)
+        if not self._server.status().running:
+            self._server.start()
 
     def _restart(self, number: signal.Signals) -> None:
         pid = self._server.status().pid
@@ -250,6 +271,24 @@ class Faults:
             "DO $$ BEGIN EXECUTE (SELECT format('DROP TRIGGER %I ON plain', tgname) FROM pg_trigger "
             "WHERE tgrelid = 'plain'::regclass AND NOT tgisinternal ORDER BY random() LIMIT 1); END $$"
         )
+
+    def rebuild(self) -> None:
+        """As tools that change tables without a lock end: another table takes the name."""
+        self._do(
+            "BEGIN; LOCK TABLE plain IN ACCESS EXCLUSIVE MODE; CREATE TABLE rebuilt (LIKE plain INCLUDING ALL); "
+            "INSERT INTO rebuilt SELECT * FROM plain; DROP TABLE plain; ALTER TABLE rebuilt RENAME TO plain; COMMIT"
+        )
+
+    def rename_collection(self) -> None:
+        self._do(
+            "SELECT pgmeaning.rename_collection('odd', 'even')", "SELECT pgmeaning.rename_collection('even', 'odd')"
+        )
+
+    def attach_twice(self) -> None:
+        self._do(
+            "SELECT pgmeaning.attach('parts', ARRAY['body'], collection => 'parts_half', vector_type => 'halfvec')",
+            "SELECT pgmeaning.detach('parts_half')", pause=1,
+        )  # fmt: skip
 
     def drop_view(self) -> None:
         self._do("DROP VIEW IF EXISTS plain_embedding")

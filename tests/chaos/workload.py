@@ -37,7 +37,8 @@ SELECT pgmeaning.attach('long', ARRAY['body'], chunking => '{"method": "tokens",
 EXPLAINED = (
     "08", "57", "53", "40", "55P03", "25006", "25P02", "23505", "21000", "42P01", "42703", "42704", "42804", "55000",
     "23514",
-    "PM007", "PM008",  # no sidecar is there just now
+    "PM007", "PM008", "PM009",  # no sidecar, or connection to one, is there just now
+    "PM001", "PM010",  # a table or collection is just being replaced
 )  # fmt: skip
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import psycopg
 import pytest
+import structlog
 
 from pgmeaning import load_embedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
+from pgmeaning.sidecar.sources import FIRST_LOOKS
 from tests.conftest import running, wait_until
-from tests.types import Connection, Drain
+from tests.types import Connect, Connection, Drain
 
 QUICK = Settings(maintenance=0.1, poll=0.1, attempts=1, backoff=0.01)
 
@@ -91,6 +95,23 @@ def test_a_trigger_dropped_from_a_partition_alone_comes_back(db: Connection, dra
     assert drain() == 0
     assert embedded(db) == [1]
     assert len(enabled(db, "low")) == 4
+
+
+def test_a_drain_waits_for_the_table_whose_trigger_it_makes_again(
+    db: Connection, connect: Connect, drain: Drain
+) -> None:
+    make(db)
+    assert drain() == 0
+    db.execute("DROP TRIGGER pgmeaning_1_insert ON docs")
+    other = connect(autocommit=False)
+    other.execute("INSERT INTO docs VALUES (1, 'one')")
+    with structlog.testing.capture_logs() as logs, ThreadPoolExecutor() as pool:
+        status = pool.submit(drain, maintenance=0.1)
+        refused = "cannot check a collection's source"
+        wait_until(lambda: [entry["event"] for entry in logs].count(refused) > FIRST_LOOKS + 1)
+        other.commit()
+        assert status.result() == 0
+    assert embedded(db) == [1]
 
 
 def test_wait_for_does_not_succeed_while_a_trigger_is_missing(db: Connection, drain: Drain) -> None:

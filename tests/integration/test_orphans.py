@@ -137,7 +137,6 @@ def test_a_table_that_took_the_vectors_up_and_stays_empty_loses_them_in_the_end(
     docs.execute("DROP TABLE docs; CREATE TABLE docs (id int PRIMARY KEY, title text, body text)")
     drain()
     assert vectors(docs) == 51
-    docs.execute("SELECT pgmeaning.refresh('docs')")
     drain(orphan_grace=0)
     assert vectors(docs) == 0
 

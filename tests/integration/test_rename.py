@@ -122,6 +122,20 @@ def test_of_two_that_take_the_same_name_the_second_is_told_so(docs: Connection, 
     refused(docs, RENAME, "PM002")
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["view there", "view dropped"])
+def test_the_view_of_vectors_that_detach_left_behind_gives_way_to_the_new_name(
+    docs: Connection, drain: Drain, lost: bool
+) -> None:
+    docs.execute("SELECT pgmeaning.attach('docs', columns => '{body}', collection => 'second')")
+    assert drain() == 0
+    docs.execute("SELECT pgmeaning.detach('docs', keep_vectors => true); DELETE FROM docs WHERE id > 3")
+    if lost:
+        docs.execute("DROP VIEW second_embedding")
+    docs.execute("SELECT pgmeaning.rename_collection('second', 'docs')")
+    assert drain() == 0
+    assert docs.execute("SELECT id FROM docs_embedding ORDER BY id").fetchall() == [(1,), (2,), (3,)]
+
+
 def test_the_client_renames_too(docs: Connection, dsn: str) -> None:
     with client_of(dsn) as client:
         client.rename_collection("docs", "papers")

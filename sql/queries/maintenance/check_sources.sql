@@ -11,5 +11,6 @@ JOIN pg_class AS r ON r.oid = c.source
 JOIN pg_namespace AS n ON n.oid = r.relnamespace
 WHERE m.marks IS DISTINCT FROM c.marks OR c.problem IS NOT NULL OR c.warning IS NOT NULL
    OR c.source_name <> quote_ident(n.nspname) || '.' || quote_ident(r.relname)
+   OR c.source IN (SELECT s.relation FROM pgmeaning._spread_tables() AS s)
    -- Rights of this role, which others' marks cannot know.
    OR NOT has_table_privilege(r.oid, 'SELECT') OR row_security_active(r.oid)

@@ -1,5 +1,5 @@
 -- Removes requests that nobody waits for, rows that detached collections owed, and sidecars that died long ago. A table
--- that took vectors up and was not filled in time will not be.
+-- that took vectors up and was not filled in time will not be: a scan finds that they have no rows.
 WITH requests AS (
     DELETE FROM pgmeaning.request WHERE expires_at < now() - interval '1 minute'
 ), forgotten AS (
@@ -7,6 +7,10 @@ WITH requests AS (
     WHERE NOT EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.id = q.collection_id)
 ), emptied AS (
     UPDATE pgmeaning.collection SET awaits_rows = false WHERE awaits_rows AND adopted_at <= now() - %(grace)s
+    RETURNING id
+), started AS (
+    UPDATE pgmeaning.target SET scanning = true, scan_cursor = NULL, scanned = 0, scan_started_at = now()
+    WHERE collection_id IN (SELECT e.id FROM emptied AS e)
 ), dropped AS (
     DELETE FROM pgmeaning.kept_vectors AS k WHERE NOT EXISTS (SELECT FROM pg_class AS r WHERE r.oid = k.vectors)
 )

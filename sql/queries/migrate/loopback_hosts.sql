@@ -1,6 +1,6 @@
 -- Where this server may be reached from itself, the likeliest first. A superuser may connect without a password, so a
 -- socket will do; for others the server must ask for one, and with peer authentication on a socket it does not.
-SELECT host FROM (
+SELECT host, NULL AS ports FROM (
     -- From the view, which leaves out what the role may not see: current_setting() would raise an error.
     SELECT 1, btrim(split_part(setting, ',', 1)) FROM pg_settings WHERE name = 'unix_socket_directories'
     UNION ALL

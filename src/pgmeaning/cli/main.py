@@ -126,7 +126,7 @@ def migrate(
     """Install or upgrade the pgmeaning schema. Safe to repeat, and to run from two places at once."""
     from pgmeaning.database import migrate
 
-    before = migrate.check(address(dsn)) if check else migrate.upgrade(address(dsn))
+    before = migrate.check(address(dsn)) if check else migrate.upgrade(address(dsn), settings().loopback_hosts)
     has = f"revision {before.revision}" if before.revision else "no pgmeaning schema"
     if not before.due:
         typer.echo(f"up to date: {has}")
@@ -140,9 +140,7 @@ def migrate(
         if before.missing:
             typer.echo(f"made again: {_some(before.missing)}")
     if before.loopback_problem:
-        typer.echo(
-            f"embed() finds cached queries only, because its dblink loopback fails: {before.loopback_problem}", err=True
-        )
+        typer.echo(f"the dblink loopback, by which embed() asks a sidecar: {before.loopback_problem}", err=True)
     if not check:
         print_gpu_advice(address(dsn))
 

@@ -41,6 +41,8 @@ OPTIONS = " ".join(
         "tcp_user_timeout": "30s",
         "idle_session_timeout": "0",
         "search_path": "pg_catalog",
+        # Citus would send what we make to its workers. Without it, a name that nobody reads.
+        "citus.enable_ddl_propagation": "off",
     }.items()
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -20,11 +21,16 @@ from psycopg.rows import dict_row
 from pgmeaning.database import sql_files as sql
 from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.models.registry import builtin_models, fingerprint, releases
+from pgmeaning.settings import LOCAL, host_list
 from pgmeaning.version import __version__
 
 if TYPE_CHECKING:
     import sqlalchemy
     from alembic.config import Config
+
+# A standby replays what its primary did within moments.
+REPLAY_TRIES = 2
+REPLAY_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +59,16 @@ def check(dsn: str) -> State:
         return known_state(connection)
 
 
-def upgrade(dsn: str) -> State:
+def upgrade(dsn: str, loopback_hosts: str = "") -> State:
     """Bring an empty database, or one of any earlier version, to the newest; returns the state before that.
+
+    `loopback_hosts` is the setting of that name.
 
     Raises DatabaseError, with a hint, if pgvector or a privilege is missing, or if only parts of an earlier
     installation are left; SchemaOutdated if the schema is newer than this package, or was never released.
     """
+    with _connect(dsn) as connection:
+        refuse_standby(connection)
     with _transaction(dsn) as (alchemy, connection):
         connection.execute(sql.query("migration_lock"))
         _refuse_strangers(connection)
@@ -66,7 +76,7 @@ def upgrade(dsn: str) -> State:
         if before.due:
             _upgrade(alchemy, connection, before)
     with _connect(dsn) as connection:
-        return replace(before, loopback_problem=ensure_loopback(connection))
+        return replace(before, loopback_problem=ensure_loopback(connection, loopback_hosts))
 
 
 def remove_unreleased(dsn: str, collections: Sequence[str]) -> bool:
@@ -76,6 +86,7 @@ def remove_unreleased(dsn: str, collections: Sequence[str]) -> bool:
     """
     with _connect(dsn) as connection, connection.transaction():
         connection.execute(sql.query("migration_lock"))
+        connection.execute(sql.query("stay_on_node"))
         if not state(connection).unreleased:
             return False
         (others,) = connection.execute(sql.query("migrate/other_collections"), (list(collections),)).fetchone() or (
@@ -95,20 +106,61 @@ def downgrade(dsn: str) -> None:
         connection.execute(sql.query("migrate/drop_schema"))
 
 
-def ensure_loopback(connection: psycopg.Connection[Any]) -> str | None:
-    """Make the loopback that embed() uses to ask a sidecar fit this database; returns why it cannot, or None."""
-    hosts = connection.execute(sql.query("migrate/loopback_hosts")).fetchall()
+def ensure_loopback(connection: psycopg.Connection[Any], hosts: str = "") -> str | None:
+    """Make the loopback that embed() uses to ask a sidecar fit this database; returns why it cannot, or None.
+
+    `hosts` is PGMEANING_LOOPBACK_HOSTS: a list that does not lead to this server is not used. Empty: the list that is
+    there is kept, unless it leads to another server.
+    """
+    problem = _settle(connection, keep=hosts != LOCAL)
+    wanted = host_list(hosts)
+    if not wanted:
+        return problem
+    refused = _refused(connection, wanted)
+    for _ in range(REPLAY_TRIES):  # a standby of the list may not have the role yet
+        if refused is None:
+            break
+        time.sleep(REPLAY_SECONDS)
+        refused = _refused(connection, wanted)
+    return refused and f"PGMEANING_LOOPBACK_HOSTS={hosts} is not used: {refused}"
+
+
+def _settle(connection: psycopg.Connection[Any], *, keep: bool) -> str | None:
+    kept = connection.execute(sql.query("migrate/kept_hosts")).fetchone() if keep else None
+    if kept:
+        problem, elsewhere = _first_that_works(connection, [kept])
+        if not elsewhere:
+            return problem
+    return _first_that_works(connection, connection.execute(sql.query("migrate/loopback_hosts")).fetchall())[0]
+
+
+def _first_that_works(
+    connection: psycopg.Connection[Any], places: Sequence[tuple[str, str | None]]
+) -> tuple[str | None, bool]:
+    """Settle on one of these places; returns why none will do, and whether the last is another server."""
     problem: str | None = None
+    elsewhere = False
     # A new role only if the present one cannot log in: databases made from one template may share it.
-    for new_role, (host,) in itertools.product((False, True), hosts):
+    for new_role, (host, ports) in itertools.product((False, True), places):
         # Committed before the test: another connection must see the new role.
         with connection.transaction():
-            (problem,) = connection.execute(sql.query("make_loopback"), (host, new_role)).fetchone() or (None,)
+            (problem,) = connection.execute(sql.query("make_loopback"), (host, ports, new_role)).fetchone() or (None,)
         if problem is None:
             with connection.transaction():
-                (problem,) = connection.execute(sql.query("test_loopback")).fetchone() or (None,)
+                problem, elsewhere = connection.execute(sql.query("test_loopback")).fetchone() or (None, False)
+        if problem is None or (elsewhere and ports):
+            break
+    return problem, elsewhere
+
+
+def _refused(connection: psycopg.Connection[Any], place: tuple[str, str]) -> str | None:
+    """Make this list the loopback's, if it leads to this server; returns why not, or None."""
+    with connection.transaction() as attempt:
+        (problem,) = connection.execute(sql.query("make_loopback"), (*place, False)).fetchone() or (None,)
         if problem is None:
-            return None
+            problem, _ = connection.execute(sql.query("test_loopback")).fetchone() or (None, False)
+        if problem is not None:
+            raise psycopg.Rollback(attempt)
     return problem
 
 
@@ -138,6 +190,7 @@ def _transaction(dsn: str) -> Iterator[tuple[sqlalchemy.Connection, psycopg.Conn
         with engine.begin() as alchemy:
             driver: Any = alchemy.connection.driver_connection
             driver.execute(sql.query("no_timeouts"))
+            driver.execute(sql.query("stay_on_node"))
             yield alchemy, driver
     except psycopg.Error as error:
         raise as_database_error(error) from error
@@ -196,6 +249,15 @@ def known_state(connection: psycopg.Connection[Any]) -> State:
     if found.revision is None:
         _refuse_leftovers(connection)
     return found
+
+
+def refuse_standby(connection: psycopg.Connection[Any]) -> None:
+    """Raise DatabaseError where nothing can be written."""
+    if connection.execute(sql.query("is_standby")).fetchone() == (True,):
+        raise DatabaseError(
+            "this server is a standby, to which nothing can be written",
+            hint="connect to the primary; of several hosts, target_session_attrs=read-write in the DSN finds it",
+        )
 
 
 def _refuse_strangers(connection: psycopg.Connection[Any]) -> None:

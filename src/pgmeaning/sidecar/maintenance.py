@@ -66,6 +66,7 @@ class Maintenance:
         """Before any work, check for a direct connection, the right schema, and a loopback that works."""
         check_direct(self._run.dsn)
         with connect(self._run.dsn, "sidecar") as connection:
+            migrate.refuse_standby(connection)
             state = migrate.known_state(connection)
             if state.revision != state.head:
                 raise SchemaOutdated(
@@ -77,14 +78,14 @@ class Maintenance:
             if problem is not None:
                 raise SchemaOutdated(problem)
             try:
-                problem = migrate.ensure_loopback(connection)
+                problem = migrate.ensure_loopback(connection, self._settings.loopback_hosts)
             except psycopg.errors.InsufficientPrivilege as error:
                 raise DatabaseError(
                     f"role {connection.info.user!r} may not run a sidecar: {error.diag.message_primary}",
                     hint="run it as the role that owns the schema pgmeaning, or as a member of that role",
                 ) from error
             if problem:
-                log.warning("no loopback: embed() finds cached queries only", problem=problem)
+                log.warning("the loopback does not work as it should", problem=problem)
             # Last: whoever sees the sidecar may send it requests.
             self._heartbeat(connection)
 
@@ -99,11 +100,11 @@ class Maintenance:
             self._extend(queue)
             self._end_lost(connection)
             self._indexer.give_way(connection)
+            self._clean(connection)  # before the look that a drain waits for: it may start a scan
             self._sources.look(connection)
             self._fail_crashed(queue)
-            self._clean(connection)
             pause = min(self._settings.maintenance, self._settings.lease / 4)
-            if self._run.stopping.wait(pause if self._sources.looked.is_set() else FIRST_PAUSE):
+            if self._run.stopping.wait(FIRST_PAUSE if self._sources.hurries else pause):
                 return None
 
     def schema_problem(self, connection: Connection) -> str | None:

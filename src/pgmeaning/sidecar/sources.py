@@ -42,20 +42,28 @@ class Sources:
         self._looks = 0
         self._look_due = 0.0
         self._changed = False
+        self._barred = False  # whether a lock was in the way of the last look
 
     def look(self, connection: Connection) -> None:
         """One look, and what follows from it."""
-        self._changed = False
+        due = time.monotonic() >= self._look_due
+        self._changed, self._barred = False, self._barred and not due
         self._look_after_orphans(connection)
-        if time.monotonic() >= self._look_due:
+        if due:
             self._look_at_all(connection)
         if not self._key_types.follow(connection):
             self._changed = True
         self._looks += 1
-        if not self._changed or (self._looks >= FIRST_LOOKS and self._key_types.idle):
+        enough = self._looks >= FIRST_LOOKS and self._key_types.idle
+        if not self._barred and (enough or not self._changed):
             self.looked.set()
-        elif not self.looked.is_set():
+        elif self.hurries:
             self._look_due = 0.0
+
+    @property
+    def hurries(self) -> bool:
+        """Whether the next look should follow at once; if a lock is in the way, only the first ones do."""
+        return not self.looked.is_set() and self._looks < FIRST_LOOKS
 
     def _look_after_orphans(self, connection: Connection) -> None:
         for collection_id, name in connection.execute(sql.query("maintenance/orphans")).fetchall():
@@ -113,6 +121,8 @@ class Sources:
                 if connection.execute(sql.query("try_maintenance")).fetchone() == (True,):
                     work()
         except psycopg.Error as error:
+            # Who waits for the first looks waits for the lock, too: until then rows may change unseen.
+            self._barred = self._barred or isinstance(error, psycopg.errors.LockNotAvailable)
             if connection.closed or (isinstance(error, LOST) and self._schema_problem(connection)):
                 raise  # the sidecar stops: what the schema consists of is gone
             log.warning("cannot check a collection's source", collection=collection, error=str(error).strip())
