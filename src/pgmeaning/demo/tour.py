@@ -32,6 +32,7 @@ from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.tables import as_json_text, table
 
 EMBEDDER = "all-MiniLM-L6-v2"
+RERANKER = "all-MiniLM-L6-v2-late-interaction"
 QUESTION = "remove a folder and everything in it"
 COLLECTIONS = ("docstrings", "senses")
 WIDTH = 100
@@ -112,7 +113,7 @@ class Demo:
         migrate.upgrade(dsn)
         gc.collect()  # now: in the callbacks of SQLAlchemy's garbage a Ctrl-C would be printed and ignored
         client = cleanup.enter_context(connect(dsn))
-        client.set_default_model(EMBEDDER)  # and its reranker
+        client.set_default_model(EMBEDDER)  # and RERANKER
         running = cleanup.enter_context(_running(dsn))
         tour = Tour(self._console, client, running)
         tour.fill(limit)
@@ -147,7 +148,7 @@ class Running:
     """A sidecar in a thread of this process, and what became of it."""
 
     def __init__(self, dsn: str) -> None:
-        self.sidecar = Sidecar(dsn, Settings(), [EMBEDDER])
+        self.sidecar = Sidecar(dsn, Settings(), [EMBEDDER, RERANKER])
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name="pgmeaning demo sidecar", daemon=True)
 

@@ -99,8 +99,8 @@ class Requests:
         self._connection.execute(sql.query("requests/refuse_request"), arguments)
         self._let_go([request])
 
-    def _mark_loading(self, requests: Sequence[Request], seconds: float) -> None:
-        """So that whoever gives up waiting learns that the model is being loaded, and for how long."""
+    def _mark_loading(self, requests: Sequence[Request], seconds: float | None) -> None:
+        """So that whoever gives up waiting learns that the model is being loaded, and for how long; None: it is not."""
         arguments = {"ids": [request.id for request in requests], "seconds": seconds}
         self._connection.execute(sql.query("requests/mark_loading"), arguments)
 
@@ -146,6 +146,8 @@ class QueryRequests(Requests):
                 self._loaders[name] = threading.Thread(target=self._load, args=(name,), daemon=True)
                 self._loaders[name].start()
         known = {request.id for request in self._put_off}
+        if loaded := [request for request in self._put_off if at_hand[request.model]]:
+            self._mark_loading(loaded, None)
         self._put_off = [request for request in requests if not at_hand[request.model]]
         for request in self._put_off:
             if request.id not in known:
@@ -217,9 +219,7 @@ class RerankRequests(Requests):
 
     def _score(self, request: Request) -> list[float]:
         deadline = time.monotonic() + request.seconds
-        if not self._rerankers.is_at_hand(request.model):
-            self._mark_loading([request], self._rerankers.loading_seconds(request.model))
-        reranker, query = self._rerankers.get(request.model), Document(text=request.input)
+        reranker, query = self._loaded(request), Document(text=request.input)
         documents = [Document(text=text) for text in request.documents or ()]
         scores: list[float] = []
         for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
@@ -229,6 +229,14 @@ class RerankRequests(Requests):
                 judged = reranker.score(query, documents[start : start + DOCUMENTS_AT_ONCE], None)
             scores += np.asarray(judged, np.float64).tolist()
         return scores
+
+    def _loaded(self, request: Request) -> Reranker:
+        if self._rerankers.is_at_hand(request.model):
+            return self._rerankers.get(request.model)
+        self._mark_loading([request], self._rerankers.loading_seconds(request.model))
+        loaded = self._rerankers.get(request.model)
+        self._mark_loading([request], None)
+        return loaded
 
 
 def trim_cache(connection: Connection, rows: int, seconds: float) -> None:
