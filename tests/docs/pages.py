@@ -26,7 +26,15 @@ from markdown_it import MarkdownIt
 from pgmeaning.client.client import Client
 from pgmeaning.embedded_server.install import find_install
 
-REASONS = {"installs software", "needs a GPU", "needs an engine", "needs Docker", "needs PgBouncer", "runs for minutes"}
+REASONS = {
+    "installs software",
+    "needs a GPU",
+    "needs an engine",
+    "needs Docker",
+    "needs PgBouncer",
+    "runs for minutes",
+    "needs servers of these names",
+}
 RUN = ("sql", "python", "sh")
 NOT_RUN = re.compile(r"<!-- not-run: (.+?) -->")
 SET_UP = re.compile(r"<!-- set-up\n(.*)-->", re.DOTALL)

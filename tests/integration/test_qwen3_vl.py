@@ -44,7 +44,8 @@ def test_a_search_is_reranked_by_text_and_image(
         cursor.executemany("INSERT INTO products VALUES (%s, %s, %s)", rows)
     with running(Sidecar(dsn, Settings())), pgmeaning.connect(dsn) as client:
         client.wait_for("products", timeout=60)
-        hits = client.search("products", "red bike", k=3, rerank=3, reranker=RERANKER, timeout=60)
+        judge = pgmeaning.load_reranker(RERANKER, location=str(models / RERANKER))
+        hits = client.search("products", "red bike", k=3, rerank=3, reranker=judge, timeout=60)
     expected = pgmeaning.load_reranker(RERANKER, location=str(models / RERANKER)).score(
         "red bike", [{"text": "a red bike"}, {"image": noise()}, {"text": "a red square", "image": plain_image()}]
     )

@@ -125,7 +125,8 @@ def test_a_collection_that_goes_while_it_is_embedded_holds_up_no_other(
         make(db, "others")
         gate.open()
         wait_until(lambda: embedded(db, "others") == [1, 2, 3])
-        wait_until(lambda: db.execute("SELECT 1 FROM pgmeaning.collection WHERE name = 'docs'").fetchone() is None)
+        left = "SELECT FROM pgmeaning.status WHERE collection = 'docs' AND state <> 'orphaned'"
+        wait_until(lambda: db.execute(left).fetchone() is None)
         settled(db)
 
 
