@@ -18,7 +18,9 @@ from pgmeaning import load_embedder
 from pgmeaning.database import connection
 from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
+from pgmeaning.sidecar.bounded_queue import BoundedQueue
 from pgmeaning.sidecar.process import Sidecar
+from pgmeaning.sidecar.queue import Queue
 from tests.conftest import running, wait_until
 from tests.integration.embedders import Gate, Watched
 from tests.integration.test_sidecar_crash import process, reached
@@ -430,3 +432,32 @@ def test_sidecars_that_sleep_are_woken_by_a_write_each_time(db: Connection, dsn:
             wait_until(lambda: settled(db) and db.execute(asleep).fetchone() is not None)
             db.execute("INSERT INTO docs VALUES (%s, 'new')", (key,))
             wait_until(lambda wanted=key: embedded(db)[-1:] == [wanted])  # type: ignore[misc]
+
+
+def test_a_full_pipeline_is_waited_for_and_not_asked_again_and_again(
+    db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(db, 2000)
+    gate = Gate("text 1")
+    claims, waits = counted(monkeypatch, Queue, "claim"), counted(monkeypatch, BoundedQueue, "wait_for_room")
+    with running(Sidecar(dsn, Settings(maintenance=0.1, claim_rows=64), load=Watched(gate).load)):
+        gate.reached()
+        wait_until(lambda: waits)  # full, and the queue holds plenty
+        del claims[:], waits[:]
+        wait_until(lambda: len(waits) >= 20 or len(claims) > 100)
+        assert len(claims) <= len(waits) + 1
+        gate.open()
+        wait_until(lambda: len(embedded(db)) == 2000)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[str]:
+    """One entry for each call from now on."""
+    calls: list[str] = []
+    original = getattr(owner, name)
+
+    def counting(*arguments: object, **keywords: object) -> object:
+        calls.append(name)
+        return original(*arguments, **keywords)
+
+    monkeypatch.setattr(owner, name, counting)
+    return calls

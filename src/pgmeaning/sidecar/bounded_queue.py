@@ -59,6 +59,11 @@ class BoundedQueue(Generic[T]):
         with self._changed:
             return not self._ended and len(self._urgent if urgent else self._items) >= self._size
 
+    def wait_for_room(self, seconds: float) -> None:
+        """Wait until `put` of what is not urgent would not wait, or time is up."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or len(self._items) < self._size, seconds)
+
     def end(self) -> None:
         """Accept no more items; those already in it can still be taken."""
         with self._changed:

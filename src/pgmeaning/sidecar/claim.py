@@ -15,6 +15,7 @@ from pgmeaning.errors import ModelError
 from pgmeaning.models.base import Embedder
 from pgmeaning.models.loaded import LoadedModels
 from pgmeaning.models.pipeline import Budget
+from pgmeaning.sidecar.bounded_queue import BoundedQueue
 from pgmeaning.sidecar.drain import Drain
 from pgmeaning.sidecar.in_flight import InFlight
 from pgmeaning.sidecar.pace import Paces
@@ -23,7 +24,7 @@ from pgmeaning.sidecar.run import ANY_DEVICE, Run
 from pgmeaning.sidecar.scan import Scans
 from pgmeaning.sidecar.session import Session
 from pgmeaning.sidecar.wake import AWAKE_FOR, Wakefulness
-from pgmeaning.sidecar.work import Claimed
+from pgmeaning.sidecar.work import Claimed, Work
 from pgmeaning.types import Claim, Target
 
 # While the queue holds more than this sidecar claims, the inbox is folded this often, and this many changes for each
@@ -31,6 +32,8 @@ from pgmeaning.types import Claim, Target
 FOLD_SECONDS = 0.5
 FOLD_CLAIMS = 2
 
+# While the pipeline is full, urgent rows are looked for this often.
+URGENT_POLL = 0.05
 # Suspects come last. While there is other work, they wait this long for a turn, and then go on for about so long.
 SUSPECTS_WAIT = 5.0
 SUSPECTS_TURN = 1.0
@@ -42,13 +45,13 @@ Lane = tuple[str, bool]
 class Claimer:
     """Claims the rows that are owed, lane by lane, over one connection.
 
-    `is_full(media, urgent)`: whether work with images or videos, or without, would have to wait. `drain`: if given,
-    claiming ends once the drain is over.
+    `place`: the queue for work with images or videos, or for work without. `drain`: if given, claiming ends once the
+    drain is over.
     """
 
     def __init__(
         self, run: Run, session: Session, in_flight: InFlight, embedders: LoadedModels[Embedder], paces: Paces,
-        is_full: Callable[[bool, bool], bool], drain: Drain | None,
+        place: Callable[[bool], BoundedQueue[Work]], drain: Drain | None,
     ) -> None:  # fmt: skip
         self._run = run
         self._settings = run.settings
@@ -56,7 +59,7 @@ class Claimer:
         self._in_flight = in_flight
         self._embedders = embedders
         self._paces = paces
-        self._is_full = is_full
+        self._place = place
         self._drain = drain
         self._scans = Scans(run, session, in_flight)
         self._wakefulness = Wakefulness(run, session.connection, session.queue, drain=drain is not None)
@@ -124,7 +127,7 @@ class Claimer:
         lanes = self._lanes()
         plenty = bool(lanes) and all(self._plenty.get(lane) for lane in lanes)
         if plenty and time.monotonic() - self._folded_at < FOLD_SECONDS:
-            return True  # nothing is folded while the queue holds plenty for every lane
+            return False  # nothing is folded while the queue holds plenty for every lane
         self._folded_at = time.monotonic()
         few = FOLD_CLAIMS * (self._settings.claim_rows or ANY_DEVICE.claim_rows)
         folded = self._session.queue.fold(few if plenty else FOLD_LIMIT)
@@ -147,10 +150,11 @@ class Claimer:
             return False
         targets, limit = self._ready(lane), self._limit(lane, self._run.budget(embedder))
         urgent = other = False
-        if not self._is_full(lane[1], True):
+        place = self._place(lane[1])
+        if not place.is_full(urgent=True):
             claims = self._session.queue.claim(lane[0], list(targets), limit, URGENT)
             urgent = yield from self._held_by_collection(targets, claims, embedder, urgent=True)
-        if not self._is_full(lane[1], False):
+        if not place.is_full():
             other = yield from self._claim_other(lane, targets, limit, embedder)
         return urgent or other
 
@@ -226,10 +230,14 @@ class Claimer:
         return busy
 
     def _rest(self, last_work: float) -> None:
-        """Stay awake for a moment, or while the pipeline works; then sleep until woken."""
+        """Wait for room in the pipeline; stay awake for a moment, or while it works; then sleep until woken."""
+        full = next((place for place in map(self._place, (False, True)) if place.is_full()), None)
+        if full is not None:
+            return full.wait_for_room(URGENT_POLL)
+        if self._in_flight.has_suspect:
+            return self._wakefulness.pause()
         if self._wakefulness.awake and (self._in_flight or time.monotonic() - last_work < AWAKE_FOR):
-            self._wakefulness.pause(full=any(self._is_full(media, False) for _, media in self._lanes()))
-            return None
+            return self._wakefulness.pause()
         if self._wakefulness.awake:
             self._wakefulness.fall_asleep()
             folded = self._session.queue.fold()

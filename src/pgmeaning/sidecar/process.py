@@ -140,19 +140,15 @@ class Sidecar:
     def _claim_and_read(self, connection: Connection) -> None:
         shared = session(self._run, self.in_flight, connection)
         reader = Reader(self._run, shared, self.in_flight, self._cutters)
-        claimer = Claimer(
-            self._run, shared, self.in_flight, self.embedders, self._paces, self._is_full, self._drained()
-        )
+        claimer = Claimer(self._run, shared, self.in_flight, self.embedders, self._paces, self._place, self._drained())
         for claimed in claimer.claims():
             for work in reader.work(claimed):
-                if work.target.has_media:
-                    self._media.put(work, urgent=work.urgent)
-                else:
-                    self._work.put(measured(self._run, work), urgent=work.urgent)
+                ready = work if work.target.has_media else measured(self._run, work)
+                self._place(work.target.has_media).put(ready, urgent=work.urgent)
 
-    def _is_full(self, media: bool, urgent: bool) -> bool:
-        """Whether work would wait before it is taken."""
-        return (self._media if media else self._work).is_full(urgent=urgent)
+    def _place(self, media: bool) -> BoundedQueue[Work]:
+        """Where work goes next, with images or videos and without."""
+        return self._media if media else self._work
 
     def _fetch(self) -> None:
         Fetcher(self._run, self._media, self._work, self._outputs).run()

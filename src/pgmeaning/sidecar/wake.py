@@ -12,7 +12,6 @@ from pgmeaning.sidecar.run import STOP_POLL, Run
 # An awake sidecar looks for work this often; after this long without any, it sleeps until it is woken.
 AWAKE_POLL = 0.005
 AWAKE_FOR = 0.05
-FULL_POLL = 0.05
 # How often it looks where triggers send no NOTIFY, and while draining.
 SHORT_POLL = 0.1
 WAKE_OTHERS_SECONDS = 1.0
@@ -58,9 +57,9 @@ class Wakefulness:
             self._woke_others = time.monotonic()
             self._queue.wake_others()
 
-    def pause(self, *, full: bool) -> None:
-        """Wait a moment, awake; a bit longer if the pipeline is full, so that only urgent rows have a place in it."""
-        self._run.stopping.wait(FULL_POLL if full else AWAKE_POLL)
+    def pause(self) -> None:
+        """Wait a moment, awake."""
+        self._run.stopping.wait(AWAKE_POLL)
 
     def sleep(self) -> None:
         """Sleep until woken or stopped, or the time is up."""
