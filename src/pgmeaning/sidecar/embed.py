@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -86,7 +87,7 @@ class EmbedStep:
             self._let_urgent_go_first(work)
             if self._run.stopping.is_set():
                 return
-            with self._run.model_call(vectors.claims(ahead)):
+            with self._run.model_call(partial(vectors.claims, ahead)):
                 prepare(work.embedder, [vectors.documents[place] for place in ahead])
             if self._embedders.is_suspended(work.target.model) or not self._embed_batch(work, vectors, batch):
                 self._outputs.put(without_vectors(work.target, handed_back=vectors.waiting))
@@ -112,7 +113,10 @@ class EmbedStep:
         documents = [vectors.documents[place] for place in places]
         started = time.monotonic()
         try:
-            with self._embedders.priority_lock.bulk(), self._run.model_call(vectors.claims(places), batch.tokens):
+            with (
+                self._embedders.priority_lock.bulk(),
+                self._run.model_call(partial(vectors.claims, places), batch.tokens),
+            ):
                 finish = launch(work.embedder, documents, work.target.dimensions)
         except EndpointDown as error:
             self._embedders.suspend(work.target.model, error)
@@ -129,7 +133,7 @@ class EmbedStep:
             return
         self._launched = None
         target, vectors = batch.work.target, batch.vectors
-        with self._run.model_call(vectors.claims(batch.places), batch.tokens):
+        with self._run.model_call(partial(vectors.claims, batch.places), batch.tokens):
             found = self._awaited(batch)
         now = time.monotonic()
         seconds, self._finished_at = now - max(batch.started, self._finished_at), now

@@ -62,7 +62,7 @@ class Fetcher:
         if row.document is None or not row.needs_vector:
             return row
         try:
-            with self._run.model_call([row.claim], what="reading its image or video"):
+            with self._run.model_call(lambda: [row.claim], what="reading its image or video"):
                 return replace(row, document=fetch_media(row.document, self._policy))
         except BaseException as error:  # whatever a decoder raises must fail only this row
             return row, describe(error)

@@ -92,7 +92,7 @@ class Reader:
 
     def _cut(self, target: Target, rows: Sequence[Row], cutter: Cutter) -> list[Row]:
         """The rows with their chunks and the vectors these may keep; a row that cannot be cut fails."""
-        with self._run.model_call([row.claim for row in rows], what="cutting it into chunks"):
+        with self._run.model_call(lambda: [row.claim for row in rows], what="cutting it into chunks"):
             cut, errors = cutter.cut(rows)
         if errors:
             log.warning("rows failed", collection=target.collection, rows=len(errors), error=errors[0][1])

@@ -112,7 +112,7 @@ class RowVectors:
 def measured(run: Run, work: Work) -> Work:
     """The work with the lengths of its documents: counted before its turn, beside the model."""
     documents, _ = unique([document for row in work.rows for document in row.documents])
-    with run.model_call([row.claim for row in work.rows]):
+    with run.model_call(lambda: [row.claim for row in work.rows]):
         return replace(work, lengths=tuple(token_lengths(work.embedder, documents)))
 
 

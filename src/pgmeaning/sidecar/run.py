@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
@@ -45,12 +45,15 @@ class Run:
         )
 
     def model_call(
-        self, claims: Sequence[Claim], tokens: int = 0, what: str = "the model"
+        self, claims: Callable[[], Sequence[Claim]], tokens: int = 0, what: str = "the model"
     ) -> AbstractContextManager[None]:
-        """Watch a call for these claims: if it does not return in time, they are handed back, and the process ends."""
+        """Watch a call: if it does not return in time, its claims are handed back, and the process ends.
+
+        `claims` is asked for only then.
+        """
 
         def give_up(connection: Connection, error: str) -> None:
-            Queue(connection, self.id, self.settings).give_up(claims, error)
+            Queue(connection, self.id, self.settings).give_up(claims(), error)
 
         return self.watch.call(what, self.settings.model_timeout * max(1, tokens / TOKENS), give_up)
 
