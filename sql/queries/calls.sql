@@ -49,56 +49,32 @@ CALL pgmeaning._ask(pgmeaning._reranker(%(reranker)s), ARRAY[%(query)s::text], t
 -- name: similarity
 SELECT pgmeaning.similarity(%(a)s, %(b)s, model => %(model)s, timeout => %(timeout)s)
 
+-- ---------------------------------------------------------------- Searches, completed by client/hits.sql
+
 -- name: search
-WITH hit AS MATERIALIZED (
-    SELECT h.*
-    FROM pgmeaning.search(%(collection)s::text, %(query)s::text, k => %(k)s, filter => %(filter)s,
-        filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s,
-        grouped => %(grouped)s, rerank => %(rerank)s, reranker => %(reranker)s, timeout => %(timeout)s,
-        after => (%(after_distance)s, %(after_key)s)) WITH ORDINALITY AS h
-)
-SELECT r.names, r.types, r.contents, r.embedded_text, h.key::text, h.chunk, h.chunk_text, h.distance, h.score, h.model,
-    h.vector_rank, h.text_rank
-FROM hit AS h JOIN pgmeaning._rows(%(collection)s, ARRAY(SELECT o.key FROM hit AS o ORDER BY o.ordinality),
-    ARRAY(SELECT o.chunk_text FROM hit AS o ORDER BY o.ordinality), %(columns)s) AS r ON r.place = h.ordinality
-ORDER BY h.ordinality
+SELECT h.*, 1 AS query_index
+FROM pgmeaning.search(%(collection)s::text, %(query)s::text, k => %(k)s, filter => %(filter)s,
+    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s,
+    rerank => %(rerank)s, reranker => %(reranker)s, timeout => %(timeout)s,
+    after => (%(after_distance)s, %(after_key)s)) WITH ORDINALITY AS h
 
 -- name: search_many
-WITH hit AS MATERIALIZED (
-    SELECT h.*
-    FROM pgmeaning.search_many(%(collection)s, %(queries)s::text[], k => %(k)s, filter => %(filter)s,
-        filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s,
-        grouped => %(grouped)s, timeout => %(timeout)s) WITH ORDINALITY AS h
-)
-SELECT h.query_index, r.names, r.types, r.contents, r.embedded_text, h.key::text, h.chunk, h.chunk_text, h.distance,
-    h.score, h.model, h.vector_rank, h.text_rank
-FROM hit AS h JOIN pgmeaning._rows(%(collection)s, ARRAY(SELECT o.key FROM hit AS o ORDER BY o.ordinality),
-    ARRAY(SELECT o.chunk_text FROM hit AS o ORDER BY o.ordinality), %(columns)s) AS r ON r.place = h.ordinality
-ORDER BY h.ordinality
+SELECT h.*
+FROM pgmeaning.search_many(%(collection)s, %(queries)s::text[], k => %(k)s, filter => %(filter)s,
+    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s,
+    timeout => %(timeout)s) WITH ORDINALITY AS h
 
 -- name: nearest
-WITH hit AS MATERIALIZED (
-    SELECT h.*
-    FROM pgmeaning.nearest(%(collection)s, %(vector)s, k => %(k)s, filter => %(filter)s,
-        filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s,
-        grouped => %(grouped)s, after => (%(after_distance)s, %(after_key)s)) WITH ORDINALITY AS h
-)
-SELECT r.names, r.types, r.contents, r.embedded_text, h.key::text, h.chunk, h.chunk_text, h.distance, h.score, h.model
-FROM hit AS h JOIN pgmeaning._rows(%(collection)s, ARRAY(SELECT o.key FROM hit AS o ORDER BY o.ordinality),
-    ARRAY(SELECT o.chunk_text FROM hit AS o ORDER BY o.ordinality), %(columns)s) AS r ON r.place = h.ordinality
-ORDER BY h.ordinality
+SELECT h.*, NULL::int AS vector_rank, NULL::int AS text_rank, 1 AS query_index
+FROM pgmeaning.nearest(%(collection)s, %(vector)s, k => %(k)s, filter => %(filter)s,
+    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s,
+    after => (%(after_distance)s, %(after_key)s)) WITH ORDINALITY AS h
 
 -- name: similar
-WITH hit AS MATERIALIZED (
-    SELECT h.*
-    FROM pgmeaning.similar(%(collection)s, %(key)s, k => %(k)s, filter => %(filter)s,
-        filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s,
-        grouped => %(grouped)s, after => (%(after_distance)s, %(after_key)s)) WITH ORDINALITY AS h
-)
-SELECT r.names, r.types, r.contents, r.embedded_text, h.key::text, h.chunk, h.chunk_text, h.distance, h.score, h.model
-FROM hit AS h JOIN pgmeaning._rows(%(collection)s, ARRAY(SELECT o.key FROM hit AS o ORDER BY o.ordinality),
-    ARRAY(SELECT o.chunk_text FROM hit AS o ORDER BY o.ordinality), %(columns)s) AS r ON r.place = h.ordinality
-ORDER BY h.ordinality
+SELECT h.*, NULL::int AS vector_rank, NULL::int AS text_rank, 1 AS query_index
+FROM pgmeaning.similar(%(collection)s, %(key)s, k => %(k)s, filter => %(filter)s,
+    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s,
+    after => (%(after_distance)s, %(after_key)s)) WITH ORDINALITY AS h
 
 -- ---------------------------------------------------------------- Views
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
 from pgvector import Vector
-from psycopg.pq import TransactionStatus
-from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb, set_json_loads
+from psycopg.types.json import Jsonb
 
-from pgmeaning import json_values
 from pgmeaning.client.arguments import (
     After,
     AnyVector,
@@ -32,21 +29,18 @@ from pgmeaning.client.arguments import (
     whole_or_none,
 )
 from pgmeaning.client.arguments import vector as vector_of
+from pgmeaning.client.asking import Asking
 from pgmeaning.client.query_vectors import check_modalities, embed_here, query_document
 from pgmeaning.client.rerank import loaded_reranker, rerank
-from pgmeaning.client.rows import hits
+from pgmeaning.client.rows import document_of, without
+from pgmeaning.client.statements import Statements
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database import targets
 from pgmeaning.database.values import register_times, register_vectors, translated_errors
-from pgmeaning.documents.template import several
-from pgmeaning.errors import CollectionError, DatabaseError, InputError, ModelNotFound, SchemaOutdated, TimedOut
-from pgmeaning.media import fetch_media
+from pgmeaning.errors import DatabaseError, InputError, ModelNotFound, SchemaOutdated
 from pgmeaning.models.base import Reranker
 from pgmeaning.models.registry import fingerprint
-from pgmeaning.settings import Settings
-from pgmeaning.types import Document, Hit, Model, Target
-
-T = TypeVar("T")
+from pgmeaning.types import Document, Hit, Model
 
 
 def connect(dsn: str = "") -> Client:
@@ -85,6 +79,8 @@ class Client:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.connection = connection
+        self._statements = Statements(connection)
+        self._asking = Asking(self._statements)
 
     def __enter__(self) -> Self:
         return self
@@ -124,31 +120,31 @@ class Client:
             "chunking": None if chunking is None else Jsonb(dict(chunking)), "language": language,
             "grant_to": texts_or_none("grant_to", grant_to), "always": always, "allow_deprecated": allow_deprecated,
         }  # fmt: skip
-        return str(self._value("attach", arguments))
+        return str(self._statements.value("attach", arguments))
 
     def detach(self, collection: str, *, keep_vectors: bool = False) -> None:
         """Stop embedding, and drop the vectors and the view; with `keep_vectors`, `attach` takes them up again."""
-        self._value("detach", {"collection": collection, "keep_vectors": keep_vectors})
+        self._statements.value("detach", {"collection": collection, "keep_vectors": keep_vectors})
 
     def pause(self, collection: str) -> None:
         """Record changes, but embed nothing until `resume`."""
-        self._value("pause", {"collection": collection})
+        self._statements.value("pause", {"collection": collection})
 
     def resume(self, collection: str) -> None:
         """Resume embedding after `pause`."""
-        self._value("resume", {"collection": collection})
+        self._statements.value("resume", {"collection": collection})
 
     def refresh(self, collection: str) -> None:
         """Request a reconcile, which finds missing and stale vectors, and vectors whose row is gone."""
-        self._value("refresh", {"collection": collection})
+        self._statements.value("refresh", {"collection": collection})
 
     def retry(self, collection: str) -> int:
         """Try the failed rows again; returns how many there are."""
-        return int(self._value("retry", {"collection": collection}))
+        return int(self._statements.value("retry", {"collection": collection}))
 
     def rename_collection(self, collection: str, new_name: str) -> None:
         """Give a collection and its view another name. Raises CollectionError for a name that is taken."""
-        self._value("rename_collection", {"collection": collection, "new_name": new_name})
+        self._statements.value("rename_collection", {"collection": collection, "new_name": new_name})
 
     def wait_for(self, collection: str, key: object = None, timeout: float = 30) -> None:
         """Wait until no row of the collection (or the given row) is owed a vector.
@@ -156,41 +152,43 @@ class Client:
         Raises TimedOut, and DatabaseError if the row failed.
         """
         wanted = None if key is None else jsonb(key)
-        self._execute("wait_for", {"collection": collection, "key": wanted, "timeout": timedelta(seconds=timeout)})
+        self._statements.execute(
+            "wait_for", {"collection": collection, "key": wanted, "timeout": timedelta(seconds=timeout)}
+        )
 
     def status(self, collection: str | None = None) -> list[dict[str, Any]]:
         """The rows of pgmeaning.status, of all collections or of one."""
-        return self._report("status", collection)
+        return self._statements.report("status", collection)
 
     def failures(self, collection: str | None = None) -> list[dict[str, Any]]:
         """The rows of pgmeaning.failures, of all collections or of one."""
-        return self._report("failures", collection)
+        return self._statements.report("failures", collection)
 
     def sidecars(self) -> list[dict[str, Any]]:
         """The rows of pgmeaning.sidecars."""
-        return self._dicts("sidecars", {})
+        return self._statements.dicts("sidecars", {})
 
     def models(self) -> list[dict[str, Any]]:
         """The rows of pgmeaning.models."""
-        return self._dicts("models", {})
+        return self._statements.dicts("models", {})
 
     def releases(self) -> list[dict[str, Any]]:
         """The rows of pgmeaning.releases."""
-        return self._dicts("releases", {})
+        return self._statements.dicts("releases", {})
 
     def plan_index(
         self, collection: str, kind: str | None = None, dimensions: int | None = None
     ) -> list[dict[str, Any]]:
         """The index that the vectors have, the one that would be built (or `kind`), and its cost; a row per model."""
-        return self._dicts("plan_index", {"collection": collection, "kind": kind, "dimensions": dimensions})
+        return self._statements.dicts("plan_index", {"collection": collection, "kind": kind, "dimensions": dimensions})
 
     def want_index(self, collection: str, kind: str = "auto", dimensions: int | None = None) -> None:
         """Choose the kind of index: auto, none, signature, prefix (of `dimensions`) or direct. A sidecar builds it."""
-        self._value("want_index", {"collection": collection, "kind": kind, "dimensions": dimensions})
+        self._statements.value("want_index", {"collection": collection, "kind": kind, "dimensions": dimensions})
 
     def index_report(self, collection: str | None = None) -> list[dict[str, Any]]:
         """The rows of pgmeaning.index_report, of all collections or of one."""
-        return self._report("index_report", collection)
+        return self._statements.report("index_report", collection)
 
     def add_model(self, model: Model) -> None:
         """Add a model of your own to the registry, such as an endpoint; adding the same model again changes nothing.
@@ -204,7 +202,7 @@ class Client:
                 f"the location or options of model {model.name!r} contain a password, which must not be stored",
                 hint="put the key into PGMEANING_API_KEY",
             )
-        self._value("add_model", {"model": Jsonb({**asdict(model), "fingerprint": fingerprint(model)})})
+        self._statements.value("add_model", {"model": Jsonb({**asdict(model), "fingerprint": fingerprint(model)})})
 
     def model(self, name: str) -> Model:
         """A model of the registry; raises ModelNotFound."""
@@ -219,11 +217,13 @@ class Client:
 
         An embedder changes the default reranker too: to `reranker`, or else to the embedder's companion, if any.
         """
-        self._value("set_default_model", {"name": name, "reranker": reranker, "keep_reranker": keep_reranker})
+        self._statements.value(
+            "set_default_model", {"name": name, "reranker": reranker, "keep_reranker": keep_reranker}
+        )
 
     def deprecate_model(self, name: str) -> None:
         """Keep serving a model, but refuse it for new collections."""
-        self._value("deprecate_model", {"name": name})
+        self._statements.value("deprecate_model", {"name": name})
 
     def embed(
         self, text: str | None = None, *, image: Any = None, video: Any = None, collection: str | None = None,
@@ -243,22 +243,24 @@ class Client:
             "input": text, "collection": collection, "model": model, "as_query": as_query,
             "timeout": timedelta(seconds=timeout),
         }  # fmt: skip
-        ask = partial(self._asking, [text or ""], timeout, collection=collection, model=model, as_query=as_query)
-        vector: Vector | NDArray[np.float32] = ask(lambda: self._value("embed", arguments))
+        ask = partial(
+            self._asking.once_asked, [text or ""], timeout, collection=collection, model=model, as_query=as_query
+        )
+        vector: Vector | NDArray[np.float32] = ask(lambda: self._statements.value("embed", arguments))
         return np.asarray(vector.to_numpy() if isinstance(vector, Vector) else vector, np.float32)
 
     def similarity(self, a: str, b: str, model: str | None = None, *, timeout: float = 10) -> float:
         """How close two texts are in meaning: the cosine similarity of their vectors, both embedded as documents."""
         arguments = {"a": a, "b": b, "model": model, "timeout": timedelta(seconds=timeout)}
-        ask = partial(self._asking, [a, b], timeout, model=model, as_query=False)
-        return float(ask(lambda: self._value("similarity", arguments)))
+        ask = partial(self._asking.once_asked, [a, b], timeout, model=model, as_query=False)
+        return float(ask(lambda: self._statements.value("similarity", arguments)))
 
     def prepare(
         self, query: str, collection: str | None = None, model: str | None = None, *, timeout: float = 30
     ) -> None:
         """Put a query's vector into the cache, so that searching for it needs no loopback; raises TimedOut."""
         arguments = {"query": query, "collection": collection, "model": model, "timeout": timedelta(seconds=timeout)}
-        self._execute("prepare", arguments)
+        self._statements.execute("prepare", arguments)
 
     def search(
         self, collection: str, query: str | None = None, k: int = 10, *, image: Any = None, video: Any = None,
@@ -300,15 +302,15 @@ class Client:
         arguments |= {"rerank": rerank, "reranker": reranker}
         if has_media:
             return self._hits("nearest", arguments)
-        with_vectors = partial(self._asking, [query or ""], timeout, collection=collection)
+        with_vectors = partial(self._asking.once_asked, [query or ""], timeout, collection=collection)
         try:
             return with_vectors(lambda: self._hits("search", arguments))
         except DatabaseError as error:
-            if rerank is None or not self._lacks_loopback(error):
+            if rerank is None or not self._asking.lacks_loopback(error):
                 raise
         several = {**arguments, "k": max(k, rerank), "rerank": None}
         found = with_vectors(lambda: self._hits("search", several))
-        return self._judged_by_asking(several, found)[:k]
+        return self._asking.judged(several, found)[:k]
 
     def search_many(
         self, collection: str, queries: Sequence[str], k: int = 10, *, filter: Filter = None,
@@ -322,10 +324,9 @@ class Client:
             "mode": mode, "candidates": whole_or_none("candidates", candidates), "grouped": grouped,
             "timeout": timedelta(seconds=timeout), "columns": texts_or_none("columns", columns),
         }  # fmt: skip
-        ask = partial(self._asking, asked, timeout, collection=collection)
-        found = ask(lambda: self._execute("search_many", arguments).fetchall())
+        ask = partial(self._asking.once_asked, asked, timeout, collection=collection)
         answers: list[list[Hit]] = [[] for _ in asked]
-        for (query, *_), hit in zip(found, hits(self.connection, [row[1:] for row in found]), strict=True):
+        for query, hit in ask(lambda: self._statements.hits("search_many", arguments)):
             answers[query - 1].append(hit)
         return answers
 
@@ -370,17 +371,17 @@ class Client:
     def _embedder(self, collection: str | None, model: str | None) -> tuple[str, int | None]:
         """The model that embed() would use, and the length of the collection's vectors."""
         arguments = {"collection": collection, "model": model}
-        name, dimensions = self._execute("client/query_model", arguments).fetchone() or ("", None)
+        name, dimensions = self._statements.execute("client/query_model", arguments).fetchone() or ("", None)
         return name, dimensions
 
     def _rerank_here(
         self, arguments: Mapping[str, Any], query: Document, count: int, reranker: str | Reranker | None
     ) -> list[Hit]:
         """Find rows, and judge them in this process, with their images if the reranker takes any."""
-        target = self._target(arguments["collection"])
+        target = self._statements.target(arguments["collection"])
         judge: Reranker
         if isinstance(reranker, str | None):
-            model = self._reranker(reranker or self._value("client/default_reranker", {}))
+            model = self._reranker(reranker or self._statements.value("client/default_reranker", {}))
             check_modalities(model, query)
             judge, modalities = loaded_reranker(model), model.modalities
         else:
@@ -390,9 +391,9 @@ class Client:
         columns = None if wanted is None else [*wanted, *media]
         several = {**arguments, "k": max(arguments["k"], count), "columns": columns}
         found = self._hits("nearest" if "vector" in arguments else "search", several)
-        documents = [_document_of(target, hit, modalities) for hit in found]
+        documents = [document_of(target, hit, modalities) for hit in found]
         best = rerank(query, documents, reranker=judge, top_k=arguments["k"])
-        return [_without(replace(found[result.index], score=result.score), media) for result in best]
+        return [without(replace(found[result.index], score=result.score), media) for result in best]
 
     def _reranker(self, name: str) -> Model:
         with translated_errors():
@@ -401,87 +402,5 @@ class Client:
             raise ModelNotFound(f"this database has no reranker {name!r}", hint="pgmeaning model list")
         return found
 
-    def _asking(
-        self, inputs: Sequence[str], timeout: float, call: Callable[[], T], *, collection: str | None = None,
-        model: str | None = None, as_query: bool = True,
-    ) -> T:  # fmt: skip
-        """What the call returns; where there is no loopback, once a sidecar was asked as SQL's prepare() does."""
-        try:
-            return call()
-        except DatabaseError as error:
-            if not self._lacks_loopback(error):
-                raise
-        self._ask("ask_vectors", timeout, {
-            "collection": collection, "model": model, "inputs": list(dict.fromkeys(inputs)), "as_query": as_query,
-        })  # fmt: skip
-        return call()
-
-    def _lacks_loopback(self, error: DatabaseError) -> bool:
-        """Whether a question needs a loopback that is not there; in a transaction it cannot be asked otherwise."""
-        idle = self.connection.info.transaction_status == TransactionStatus.IDLE
-        return error.sqlstate == "PM009" and idle and self.connection.autocommit
-
-    def _ask(self, name: str, timeout: float, arguments: Mapping[str, Any]) -> list[str]:
-        """A sidecar's replies, one for each question; raises TimedOut."""
-        replies: list[str] | None = self._value(name, {**arguments, "timeout": timedelta(seconds=timeout)})
-        if replies is None:
-            raise TimedOut(f"no sidecar answered within {timeout} s", hint="start one: pgmeaning sidecar")
-        return replies
-
-    def _judged_by_asking(self, arguments: Mapping[str, Any], found: Sequence[Hit]) -> list[Hit]:
-        """Hits in the order of a sidecar's reranker, which is asked without a loopback."""
-        documents = [(hit.text or "")[:100_000] for hit in found]
-        if not documents:
-            return []
-        wanted = {"query": arguments["query"], "reranker": arguments["reranker"], "documents": documents}
-        [reply] = self._ask("ask_scores", arguments["timeout"].total_seconds(), wanted)
-        judged = [replace(hit, score=float(s)) for hit, s in zip(found, reply[1:-1].split(","), strict=True)]
-        return sorted(judged, key=lambda hit: -hit.score)
-
     def _hits(self, name: str, arguments: Mapping[str, Any]) -> list[Hit]:
-        return hits(self.connection, self._execute(name, arguments).fetchall())
-
-    def _target(self, collection: str) -> Target:
-        with translated_errors():
-            found = targets.targets(self.connection, collection)
-        if not found:
-            raise CollectionError(f"there is no collection {collection!r}", hint="create it with attach()")
-        return found[0]
-
-    def _execute(self, name: str, arguments: Mapping[str, Any]) -> psycopg.Cursor[Any]:
-        with translated_errors():
-            return self.connection.execute(sql.query(name), arguments)
-
-    def _value(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        row = self._execute(name, arguments).fetchone()
-        return row[0] if row else None
-
-    def _report(self, name: str, collection: str | None) -> list[dict[str, Any]]:
-        """Rows of a view; raises CollectionError if there is no such collection."""
-        rows = self._dicts(name, {"collection": collection})
-        if not rows and collection is not None:
-            self._execute("client/known_collection", {"collection": collection})
-        return rows
-
-    def _dicts(self, name: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-        with translated_errors(), self.connection.cursor(row_factory=dict_row) as cursor:
-            if name == "failures":  # this view has keys
-                set_json_loads(json_values.loads, cursor)
-            return cursor.execute(sql.query(name), arguments).fetchall()
-
-
-def _without(hit: Hit, columns: Sequence[str]) -> Hit:
-    return replace(hit, row={name: value for name, value in hit.row.items() if name not in columns})
-
-
-def _document_of(target: Target, hit: Hit, modalities: Sequence[str]) -> Document:
-    """The part of what was embedded that the reranker takes; the text alone if an image is gone."""
-    text = Document(text=hit.text or "")
-    if hit.chunk > 0:  # images belong to the first chunk
-        return text
-    images = several(hit.row.get(target.image)) if target.image and "image" in modalities else ()
-    videos = several(hit.row.get(target.video)) if target.video and "video" in modalities else ()
-    try:
-        return fetch_media(Document(text.text or None, images, videos), Settings().media) if images or videos else text
-    except InputError:
-        return text
+        return [hit for _, hit in self._statements.hits(name, arguments)]

@@ -1,0 +1,60 @@
+"""Asks a sidecar from outside a transaction, as SQL's prepare() does: for databases without a dblink loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from psycopg.pq import TransactionStatus
+
+from pgmeaning.client.statements import Statements
+from pgmeaning.errors import DatabaseError, TimedOut
+from pgmeaning.types import Hit
+
+T = TypeVar("T")
+
+
+class Asking:
+    """Questions to sidecars over the client's own connection."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+
+    def once_asked(
+        self, inputs: Sequence[str], timeout: float, call: Callable[[], T], *, collection: str | None = None,
+        model: str | None = None, as_query: bool = True,
+    ) -> T:  # fmt: skip
+        """What the call returns; where there is no loopback, once a sidecar was asked as SQL's prepare() does."""
+        try:
+            return call()
+        except DatabaseError as error:
+            if not self.lacks_loopback(error):
+                raise
+        self._ask("ask_vectors", timeout, {
+            "collection": collection, "model": model, "inputs": list(dict.fromkeys(inputs)), "as_query": as_query,
+        })  # fmt: skip
+        return call()
+
+    def lacks_loopback(self, error: DatabaseError) -> bool:
+        """Whether a question needs a loopback that is not there; in a transaction it cannot be asked otherwise."""
+        idle = self._statements.connection.info.transaction_status == TransactionStatus.IDLE
+        return error.sqlstate == "PM009" and idle and self._statements.connection.autocommit
+
+    def _ask(self, name: str, timeout: float, arguments: Mapping[str, Any]) -> list[str]:
+        """A sidecar's replies, one for each question; raises TimedOut."""
+        replies: list[str] | None = self._statements.value(name, {**arguments, "timeout": timedelta(seconds=timeout)})
+        if replies is None:
+            raise TimedOut(f"no sidecar answered within {timeout} s", hint="start one: pgmeaning sidecar")
+        return replies
+
+    def judged(self, arguments: Mapping[str, Any], found: Sequence[Hit]) -> list[Hit]:
+        """Hits in the order of a sidecar's reranker, which is asked without a loopback."""
+        documents = [(hit.text or "")[:100_000] for hit in found]
+        if not documents:
+            return []
+        wanted = {"query": arguments["query"], "reranker": arguments["reranker"], "documents": documents}
+        [reply] = self._ask("ask_scores", arguments["timeout"].total_seconds(), wanted)
+        judged = [replace(hit, score=float(s)) for hit, s in zip(found, reply[1:-1].split(","), strict=True)]
+        return sorted(judged, key=lambda hit: -hit.score)
