@@ -592,10 +592,7 @@ AS $$
 DECLARE
     view regclass;
 BEGIN
-    FOR view IN SELECT DISTINCT r.ev_class FROM pg_depend AS d
-                JOIN pg_rewrite AS r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
-                JOIN pg_class AS v ON v.oid = r.ev_class AND v.relname = c.name || '_embedding' AND v.relkind = 'v'
-                WHERE d.refobjid = vectors AND d.refclassid = 'pg_class'::regclass LOOP
+    FOR view IN SELECT v FROM pgmeaning._views_on(vectors, c.name) AS v LOOP
         EXECUTE format('DROP VIEW %s', pgmeaning._relation_name(view));
     END LOOP;
 END

@@ -22,14 +22,11 @@ $$;
 CREATE OR REPLACE FUNCTION pgmeaning._kept_view(wanted text, view_schema name) RETURNS regclass
 LANGUAGE sql STABLE
 AS $$
-    SELECT v.oid::regclass
-    FROM pg_class AS v JOIN pg_namespace AS n ON n.oid = v.relnamespace
-    JOIN pg_rewrite AS r ON r.ev_class = v.oid
-    JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-                       AND d.refclassid = 'pg_class'::regclass
-    JOIN pgmeaning.kept_vectors AS k ON k.vectors = d.refobjid
-    WHERE n.nspname = view_schema AND v.relname = wanted || '_embedding' AND v.relkind = 'v' AND k.collection = wanted
-    LIMIT 1
+    SELECT r.oid::regclass
+    FROM pgmeaning.kept_vectors AS k
+    CROSS JOIN LATERAL pgmeaning._views_on(k.vectors, wanted) AS v
+    JOIN pg_class AS r ON r.oid = v JOIN pg_namespace AS n ON n.oid = r.relnamespace
+    WHERE k.collection = wanted AND n.nspname = view_schema LIMIT 1
 $$;
 
 -- Makes kept vectors of the same kind those of a new collection; returns whether there were any. Otherwise the view on

@@ -72,23 +72,10 @@ BEGIN
     SET source = $2, source_name = pgmeaning._relation_name($2), view_schema = schema_name, kept_until = NULL,
         problem = NULL, adopted_at = now(), awaits_rows = true
     WHERE k.id = c.id RETURNING * INTO c;
-    PERFORM pgmeaning._make_policy_functions(c), pgmeaning._make_trigger_function(c), pgmeaning._restore_view(c);
+    PERFORM pgmeaning._make_policy_functions(c), pgmeaning._make_trigger_function(c), pgmeaning._mend_view(c);
     INSERT INTO pgmeaning.inbox (collection_id, note) VALUES (c.id, 'reconcile');
     PERFORM pgmeaning._wake();
     RETURN c;
-END
-$$;
-
--- The view went with its schema, or is still there. Without the right to make it, vectors are worth more than a view.
-CREATE OR REPLACE FUNCTION pgmeaning._restore_view(c pgmeaning.collection) RETURNS void
-LANGUAGE plpgsql
-AS $$
-BEGIN
-    IF to_regclass(format('%I.%I', c.view_schema, c.name || '_embedding')) IS NULL THEN
-        PERFORM pgmeaning._make_view(c);
-    END IF;
-EXCEPTION WHEN insufficient_privilege THEN
-    RAISE WARNING 'role % may not make the view %.%', current_user, c.view_schema, c.name || '_embedding';
 END
 $$;
 

@@ -4,12 +4,7 @@
 CREATE OR REPLACE FUNCTION pgmeaning._view(c pgmeaning.collection) RETURNS regclass
 LANGUAGE sql STABLE
 AS $$
-    SELECT v.oid::regclass
-    FROM pgmeaning.target AS t
-    JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.vectors
-                       AND d.classid = 'pg_rewrite'::regclass
-    JOIN pg_rewrite AS r ON r.oid = d.objid
-    JOIN pg_class AS v ON v.oid = r.ev_class AND v.relname = c.name || '_embedding' AND v.relkind = 'v'
+    SELECT v::regclass FROM pgmeaning.target AS t CROSS JOIN LATERAL pgmeaning._views_on(t.vectors, c.name) AS v
     WHERE t.collection_id = c.id LIMIT 1
 $$;
 

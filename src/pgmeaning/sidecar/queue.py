@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -76,26 +77,23 @@ class Queue:
 
     def _fold_portion(self, portion: str, bulk: bool, limit: int) -> Folded:
         """Fold in one statement, so in one round trip."""
-        inbox, priority = INBOXES[bulk]
-        parts = {"portion": sql.query(portion).format(inbox=inbox), "inbox": inbox, "priority": priority}
-        statement = sql.composed("queue/fold", parts, parameters=False)
-        row = self._connection.execute(statement, {"limit": limit}, prepare=True).fetchone()
+        row = self._connection.execute(_folding(portion, bulk), {"limit": limit}, prepare=True).fetchone()
         return Folded(*row[:2]) if row else Folded()
 
     def claim(self, model: str, collections: Sequence[int], limit: int, priority: int = 0) -> list[Claim]:
         """Lease up to `limit` rows of this priority or more, the most urgent first; none that may crash a sidecar."""
-        return self._claim("queue/claim", model, collections, limit=limit, priority=priority)
+        return self._claim("queue/pick", model, collections, limit=limit, priority=priority)
 
     def claim_suspect(self, model: str, collections: Sequence[int]) -> list[Claim]:
         """Lease one row that may have crashed its sidecars."""
-        return self._claim("queue/claim_suspect", model, collections)
+        return self._claim("queue/pick_suspect", model, collections)
 
-    def _claim(self, name: str, model: str, collections: Sequence[int], **more: Any) -> list[Claim]:
+    def _claim(self, pick: str, model: str, collections: Sequence[int], **more: Any) -> list[Claim]:
         arguments = {
             "model": model, "collections": list(collections), "attempts": self._crashes, "lease": self._lease,
             "sidecar": self._sidecar, **more,
         }  # fmt: skip
-        rows = self._connection.execute(sql.query(name), arguments, prepare=True).fetchall()
+        rows = self._connection.execute(_claiming(pick), arguments, prepare=True).fetchall()
         return [Claim(*row) for row in rows]
 
     def finish(self, claims: Sequence[Claim]) -> list[int]:
@@ -164,6 +162,18 @@ class Queue:
     def wake_others(self) -> None:
         """Wake the other sidecars: there is more work than this one claims at once."""
         _scalar(self._connection, "wake_others")
+
+
+@cache
+def _folding(portion: str, bulk: bool) -> bytes:
+    inbox, priority = INBOXES[bulk]
+    parts = {"portion": sql.query(portion).format(inbox=inbox), "inbox": inbox, "priority": priority}
+    return sql.composed("queue/fold", parts, parameters=False).as_bytes()
+
+
+@cache
+def _claiming(pick: str) -> bytes:
+    return sql.composed("queue/claim", {"picked": sql.query(pick)}, parameters=False).as_bytes()
 
 
 def _scalar(connection: Connection, name: str) -> object:
