@@ -13,11 +13,13 @@ from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.models.vectors import Vectors, unit_length
 from pgmeaning.types import Document, Model
 
+Act = Callable[[list[str], Vectors], Vectors]
+
 
 class Watched:
     """Counts the texts that it embeds, and lets `act` see each batch before and change its vectors."""
 
-    def __init__(self, act: Callable[[list[str], Vectors], Vectors] | None = None) -> None:
+    def __init__(self, act: Act | None = None) -> None:
         self.embedded: Counter[str] = Counter()
         self.batches: list[list[str]] = []
         self.dimensions = 0
@@ -45,6 +47,16 @@ class Watched:
         return self._inner.count_tokens(documents)
 
 
+def slowly(seconds: float, then: Act | None = None) -> Act:
+    """Take that long for each batch, and then do something else with it."""
+
+    def _act(texts: list[str], vectors: Vectors) -> Vectors:
+        threading.Event().wait(seconds)
+        return vectors if then is None else then(texts, vectors)
+
+    return _act
+
+
 class Gate:
     """Makes a model wait at the first batch with a certain text, until the test lets it go on."""
 
@@ -68,7 +80,7 @@ class Gate:
         self._opened.set()
 
 
-def raising(*poison: str) -> Callable[[list[str], Vectors], Vectors]:
+def raising(*poison: str) -> Act:
     """Fail each batch that holds one of these texts."""
 
     def _act(texts: list[str], vectors: Vectors) -> Vectors:

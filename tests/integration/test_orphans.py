@@ -41,6 +41,13 @@ def state(db: Connection) -> tuple[str, str]:
     return row or ("", "")
 
 
+def may_read(db: Connection, role: str) -> list[bool]:
+    """Whether a role may read the view of docs, and its vector table."""
+    relations = ("docs_embedding", 'pgmeaning_data."docs__synthetic-384"')
+    asked = "SELECT has_table_privilege(%s, %s, 'SELECT')"
+    return [db.execute(asked, (role, relation)).fetchall()[0][0] for relation in relations]
+
+
 def clock(db: Connection) -> datetime:
     now: datetime = db.execute("SELECT clock_timestamp()").fetchall()[0][0]
     return now
@@ -334,12 +341,7 @@ def test_attach_says_anew_who_may_read_an_orphans_vectors(docs: Connection, drai
         docs.execute(f"SELECT pgmeaning.attach('docs', columns => '{{title}}', grant_to => '{{{roles[0]}}}')".encode())
         docs.execute("DROP TABLE docs; CREATE TABLE docs (id int PRIMARY KEY, title text)")
         docs.execute(f"SELECT pgmeaning.attach('docs', columns => '{{title}}', grant_to => '{{{roles[1]}}}')".encode())
-        for relation in ("docs_embedding", 'pgmeaning_data."docs__synthetic-384"'):
-            rights = [
-                docs.execute("SELECT has_table_privilege(%s, %s, 'SELECT')", (role, relation)).fetchall()[0][0]
-                for role in roles
-            ]
-            assert rights == [False, True]
+        assert [may_read(docs, role) for role in roles] == [[False, False], [True, True]]
     finally:
         for role in roles:
             docs.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())

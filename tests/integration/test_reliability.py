@@ -22,7 +22,7 @@ from pgmeaning.sidecar.bounded_queue import BoundedQueue
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.sidecar.queue import Queue
 from tests.conftest import running, wait_until
-from tests.integration.embedders import Gate, Watched
+from tests.integration.embedders import Gate, Watched, slowly
 from tests.integration.test_sidecar_crash import process, reached
 from tests.types import Connect, Connection, Drain
 
@@ -310,13 +310,7 @@ def test_a_row_that_killed_its_sidecars_gets_its_turn_alone_during_a_backfill(db
         "SELECT collection_id, model, '{\"id\": 1}', 2, 2 FROM pgmeaning.target"
     )
     db.execute("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(2, 30000) AS i")
-    slow = threading.Event()
-
-    def take_time(texts: list[str], vectors: Vectors) -> Vectors:
-        slow.wait(0.01)
-        return vectors
-
-    model = Watched(take_time)
+    model = Watched(slowly(0.01))
     with running(Sidecar(dsn, Settings(maintenance=0.1, batch_rows=8), load=model.load)):
         wait_until(lambda: model.embedded["suspect"])
         owed = db.execute("SELECT count(*) FROM docs LEFT JOIN docs_embedding USING (id) WHERE model IS NULL")
@@ -363,13 +357,8 @@ def test_a_model_that_keeps_pythons_lock_ends_its_process(db: Connection, dsn: s
 
 def test_a_fresh_row_overtakes_a_bulk_insert_even_between_two_batches_of_a_claim(db: Connection, dsn: str) -> None:
     make(db, 2000)
-    gate, slow = Gate("text 1"), threading.Event()
-
-    def act(texts: list[str], vectors: Vectors) -> Vectors:
-        slow.wait(0.02)
-        return gate(texts, vectors)
-
-    model = Watched(act)
+    gate = Gate("text 1")
+    model = Watched(slowly(0.02, gate))
     fresh = "SELECT FROM pgmeaning.queue WHERE key = '{\"id\": 0}' AND claimed_by IS NOT NULL"
     with running(Sidecar(dsn, Settings(maintenance=0.1, batch_rows=8, claim_rows=64), load=model.load)):
         gate.reached()
@@ -383,13 +372,7 @@ def test_a_fresh_row_overtakes_a_bulk_insert_even_between_two_batches_of_a_claim
 
 def test_a_fresh_row_overtakes_a_bulk_insert_whose_changes_are_still_in_the_inbox(db: Connection, dsn: str) -> None:
     make(db, 0)
-    slow = threading.Event()
-
-    def take_time(texts: list[str], vectors: Vectors) -> Vectors:
-        slow.wait(0.005)
-        return vectors
-
-    model = Watched(take_time)
+    model = Watched(slowly(0.005))
     with running(Sidecar(dsn, Settings(maintenance=0.1, batch_rows=8), load=model.load)):
         wait_until(lambda: settled(db))
         fill(db, 100_000)
