@@ -33,6 +33,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# All tables are the tests' own, but for those tests that say otherwise.
+os.environ.setdefault("PGMEANING_ALLOW_SUPERUSER", "1")
+
 TEMPLATE = "pgmeaning_test_template"
 _numbers = itertools.count(1)
 
@@ -43,7 +46,7 @@ def _embedded() -> Iterator[str]:
 
     folder = Path(tempfile.mkdtemp(prefix="pgmeaning-tests-"))
     folder.chmod(0o755)  # as root the server runs as another account, which must get through
-    settings = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
+    settings = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "cluster_name": "tests"}
     try:
         with EmbeddedServer(folder / "data", settings=settings) as server:
             yield server.dsn

@@ -25,6 +25,21 @@ CREATE OR REPLACE FUNCTION pgmeaning._query_lock_class() RETURNS int LANGUAGE sq
 CREATE OR REPLACE FUNCTION pgmeaning._lock_number(id bigint) RETURNS int
 LANGUAGE sql IMMUTABLE AS $$ SELECT (id % 2147483647)::int $$;
 
+-- The role that owns the installation, and with it whatever is made.
+CREATE OR REPLACE FUNCTION pgmeaning._owner() RETURNS name
+LANGUAGE sql STABLE
+AS $$ SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace AS n WHERE n.nspname = 'pgmeaning' $$;
+
+-- The role of the sidecars: in an installation with roles one of their own, else the owner.
+CREATE OR REPLACE FUNCTION pgmeaning._sidecar_role() RETURNS name
+LANGUAGE sql STABLE
+AS $$ SELECT CASE WHEN pgmeaning._owner() = 'pgmeaning_admin' THEN 'pgmeaning_sidecar' ELSE pgmeaning._owner() END $$;
+
+-- The role that reads sources, as far as the database knows: what a sidecar really logs in as, it says itself.
+CREATE OR REPLACE FUNCTION pgmeaning._reader_role() RETURNS name
+LANGUAGE sql STABLE
+AS $$ SELECT CASE WHEN pgmeaning._owner() = 'pgmeaning_admin' THEN 'pgmeaning_reader' ELSE pgmeaning._owner() END $$;
+
 -- A type's name, qualified unless it is the system's own: hence the path of its own.
 CREATE OR REPLACE FUNCTION pgmeaning._type_name(type oid, modifier int) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -95,12 +110,6 @@ BEGIN
 END
 $$;
 
--- jsonb of the key columns of an alias, under the source's names.
-CREATE OR REPLACE FUNCTION pgmeaning._key_json(alias text, columns name[], names name[]) RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $$ SELECT format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, %I.%I', n, alias, c), ', ' ORDER BY i))
-      FROM unnest(columns, names) WITH ORDINALITY AS u (c, n, i) $$;
-
 CREATE OR REPLACE FUNCTION pgmeaning._column_list(alias text, columns name[]) RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $$ SELECT string_agg(format('%I.%I', alias, c), ', ' ORDER BY i) FROM unnest(columns) WITH ORDINALITY AS u (c, i) $$;
@@ -130,13 +139,96 @@ CREATE OR REPLACE FUNCTION pgmeaning._key_type(type oid) RETURNS text
 LANGUAGE sql STABLE
 AS $$ SELECT pgmeaning._type_name(pgmeaning._base_type(type), -1) $$;
 
+-- Whether a type is the system's own, or a domain over one, or an array of these: what becomes of its values is up to
+-- no user, since only a superuser makes casts between such types.
+CREATE OR REPLACE FUNCTION pgmeaning._is_builtin(type oid) RETURNS bool
+LANGUAGE sql STABLE
+AS $$
+    SELECT coalesce(bool_and(t.oid < 16384), false)
+    FROM pg_type AS t
+    WHERE t.oid IN (pgmeaning._base_type(type), (SELECT pgmeaning._base_type(a.typelem) FROM pg_type AS a
+                                                 WHERE a.oid = pgmeaning._base_type(type) AND a.typcategory = 'A'))
+$$;
+
+-- A value as text. For types that users make, as their output functions write it, which are the system's own or an
+-- extension's: a cast may be anybody's function, and would run with the rights of whoever asks.
+CREATE OR REPLACE FUNCTION pgmeaning._text(value text, builtin bool) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT format(CASE WHEN builtin THEN '%1$s::text'
+                         ELSE 'CASE WHEN %1$s IS NOT NULL THEN pg_catalog.format(''%%s'', %1$s) END' END, value) $$;
+
+-- A column as text.
+CREATE OR REPLACE FUNCTION pgmeaning._column_text(alias text, source regclass, col name) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT pgmeaning._text(format('%I.%I', alias, col), coalesce((
+        SELECT pgmeaning._is_builtin(a.atttypid) FROM pg_attribute AS a
+        WHERE a.attrelid = source AND a.attname = col AND NOT a.attisdropped), false))
+$$;
+
+-- jsonb of the key columns of an alias, under the source's names. jsonb_build_object() would use a type's cast to json.
+CREATE OR REPLACE FUNCTION pgmeaning._key_json(alias text, columns name[], c pgmeaning.collection) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, %s', u.name,
+        CASE WHEN pgmeaning._is_builtin(to_regtype(u.type)) THEN format('%I.%I', alias, u.col)
+             ELSE format('pg_catalog.format(''%%s'', %I.%I)', alias, u.col) END), ', ' ORDER BY u.i))
+    FROM unnest(columns, c.key_columns, c.key_types) WITH ORDINALITY AS u (col, name, type, i)
+$$;
+
+-- Why values of a type cannot be embedded, or be a key, or null: making text of them, or of text a key, could run a
+-- user's code. An output function never does, but a cast may, and so may the check of a domain, when a value is made.
+CREATE OR REPLACE FUNCTION pgmeaning._type_problem(type oid, as_key bool DEFAULT false) RETURNS text
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    t       pg_type;
+    field   record;
+    named   text := pgmeaning._type_name(type, -1);
+    trouble text;
+BEGIN
+    SELECT k.* INTO t FROM pg_type AS k WHERE k.oid = pgmeaning._base_type(type);
+    IF t.oid < 16384 THEN
+        RETURN NULL;
+    ELSIF t.typtype IN ('e', 'c') THEN
+        SELECT pgmeaning._type_name(p.casttarget, -1) INTO trouble FROM pg_cast AS p
+        WHERE p.castsource IN (t.oid, t.typarray) ORDER BY p.casttarget LIMIT 1;
+        IF FOUND THEN
+            RETURN format('type %s has a cast of its own, to %s', pgmeaning._type_name(t.oid, -1), trouble);
+        END IF;
+    END IF;
+    IF t.typtype = 'e' OR t.typtype = 'b' AND EXISTS (
+            SELECT FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
+            WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e'
+              AND d.refclassid = 'pg_extension'::regclass
+              AND e.extname = ANY ('{citext,cube,hstore,intarray,isn,ltree,postgis,seg,vector}')) THEN
+        RETURN NULL;
+    END IF;
+    FOR field IN
+        SELECT t.typelem AS type WHERE t.typcategory = 'A' AND t.typelem <> 0
+        UNION ALL
+        SELECT a.atttypid FROM pg_attribute AS a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0
+          AND NOT a.attisdropped
+    LOOP
+        trouble := coalesce(pgmeaning._type_problem(field.type, as_key),
+            CASE WHEN as_key AND field.type <> pgmeaning._base_type(field.type)
+                 THEN format('type %s consists of a domain, %s', named, pgmeaning._type_name(field.type, -1)) END);
+        IF trouble IS NOT NULL THEN
+            RETURN trouble;
+        END IF;
+    END LOOP;
+    RETURN CASE WHEN NOT FOUND THEN format('type %s is not one that pgmeaning knows', named) END;
+END
+$$;
+
 -- Whether values of one type become values of the other by themselves, or may be assigned to it; anything becomes text.
 -- Which value becomes which does not matter: the scan that follows finds rows whose vector is not theirs.
 CREATE OR REPLACE FUNCTION pgmeaning._can_follow(old text, new text) RETURNS bool
 LANGUAGE sql STABLE
 AS $$
     SELECT old = new OR EXISTS (SELECT FROM pg_cast AS p WHERE p.castsource = to_regtype(old)
-                                AND p.casttarget = to_regtype(new) AND p.castcontext IN ('i', 'a'))
+                                AND p.casttarget = to_regtype(new) AND p.castcontext IN ('i', 'a')
+                                AND (p.castmethod <> 'f' OR p.castfunc < 16384))  -- not a user's function
         OR EXISTS (SELECT FROM pg_type AS t WHERE t.oid = to_regtype(new) AND t.typcategory = 'S')
 $$;
 
@@ -176,15 +268,22 @@ LANGUAGE sql STABLE
 AS $$ SELECT string_agg(format('%I.%I %s %I.%I', a, ac, pgmeaning._equals(to_regtype(t)), b, bc), ' AND ' ORDER BY i)
       FROM unnest(a_columns, b_columns, types) WITH ORDINALITY AS u (ac, bc, t, i) $$;
 
--- Rows of the source (s) behind a key (last_key), in the order of its primary key. Compared as a whole, which suits
--- an index best, where the operators of all columns have one name; else column by column.
-CREATE OR REPLACE FUNCTION pgmeaning._after_cursor(c pgmeaning.collection) RETURNS text
+-- Rows of an alias behind a key, which is the one row of a record, in the order of the source's primary key. Compared
+-- as a whole, which suits an index best, where the operators of all columns have one name; else column by column.
+CREATE OR REPLACE FUNCTION pgmeaning._behind(alias text, columns name[], c pgmeaning.collection, record text)
+RETURNS text
 LANGUAGE sql STABLE
 AS $$
     WITH part AS (
-        SELECT u.i, format('s.%I', u.k) AS mine, format('(SELECT k.%I FROM last_key AS k)', u.k) AS last,
+        -- Two columns may have different collations: the source's, as it is now, counts.
+        SELECT u.i, format('%I.%I', alias, u.col) || (
+                   SELECT format(' COLLATE %I.%I', n.nspname, o.collname) FROM pg_attribute AS a
+                   JOIN pg_collation AS o ON o.oid = a.attcollation JOIN pg_namespace AS n ON n.oid = o.collnamespace
+                   WHERE a.attrelid = c.source AND a.attname = u.k AND NOT a.attisdropped
+                   UNION ALL SELECT '' LIMIT 1) AS mine,
+               format('(SELECT k.%I FROM %I AS k)', u.k, record) AS last,
                pgmeaning._operator('>', to_regtype(u.type)) AS after, pgmeaning._equals(to_regtype(u.type)) AS equals
-        FROM unnest(c.key_columns, c.key_types) WITH ORDINALITY AS u (k, type, i)
+        FROM unnest(c.key_columns, columns, c.key_types) WITH ORDINALITY AS u (k, col, type, i)
     )
     SELECT CASE WHEN count(DISTINCT p.after) = 1
         THEN format('(%s) %s (%s)', string_agg(p.mine, ', ' ORDER BY p.i), min(p.after),
@@ -245,13 +344,12 @@ AS $$ SELECT format(
                               'THEN %1$I.%2$I::text END'
             ELSE '%1$I.%2$I::text' END, alias, col) $$;
 
--- What represents a column of text in its row's hash: a hash where it is long, since jsonb holds at most 256 MB.
-CREATE OR REPLACE FUNCTION pgmeaning._text_hash(alias text, col name) RETURNS text
+-- What represents a text in its row's hash: a hash where it is long, since jsonb holds at most 256 MB.
+CREATE OR REPLACE FUNCTION pgmeaning._text_hash(content text) RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $$ SELECT format(
-        'CASE WHEN pg_catalog.octet_length(%1$I.%2$I::text) <= 1000000 THEN %1$I.%2$I::text '
-        'ELSE pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(%1$I.%2$I::text, ''UTF8'')), ''hex'') END',
-        alias, col) $$;
+        'CASE WHEN pg_catalog.octet_length(%1$s) <= 1000000 THEN %1$s '
+        'ELSE pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(%1$s, ''UTF8'')), ''hex'') END', content) $$;
 
 -- White space, Unicode's too, with the characters that have no width. No regular expression: those fail for columns
 -- whose collation is not deterministic, and know no more than ASCII in a database of the locale C.
@@ -272,12 +370,12 @@ AS $$ SELECT format(
         'CASE WHEN pg_catalog.num_nonnulls(%1$s) > 0 '
         'THEN pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array(%2$s)::text, ''UTF8'')) END',
         string_agg(content, ', ' ORDER BY place), string_agg(part, ', ' ORDER BY place))
-      FROM (SELECT i AS place, pgmeaning._text_hash(alias, col) AS part,
+      FROM (SELECT i AS place, pgmeaning._text_hash(t.content) AS part,
                    -- Nearly always the beginning tells, and a very long text cannot be trimmed.
-                   format('coalesce(nullif(pg_catalog.ltrim(pg_catalog."left"(%1$I.%2$I::text, 4096), %3$L), ''''), '
-                          'nullif(pg_catalog.ltrim(%1$I.%2$I::text, %3$L), ''''))', alias, col,
-                          pgmeaning._white_space()) AS content
+                   format('coalesce(nullif(pg_catalog.ltrim(pg_catalog."left"(%1$s, 4096), %2$L), ''''), '
+                          'nullif(pg_catalog.ltrim(%1$s, %2$L), ''''))', t.content, pgmeaning._white_space()) AS content
             FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)
+            CROSS JOIN LATERAL pgmeaning._column_text(alias, c.source, col) AS t (content)
             UNION ALL
             SELECT cardinality(c.columns) + i, m.part, m.part
             FROM unnest(ARRAY[c.image, c.video]) WITH ORDINALITY AS u (col, i)
@@ -300,6 +398,31 @@ AS $$ SELECT format(
 CREATE OR REPLACE FUNCTION pgmeaning._embedded_columns(c pgmeaning.collection) RETURNS name[]
 LANGUAGE sql IMMUTABLE
 AS $$ SELECT c.columns || array_remove(ARRAY[c.image, c.video], NULL) $$;
+
+-- A condition that lets all rows of the source pass as long as it is the table that it was, with columns of the types
+-- that they had, and raises an error else. For statements that name the table, and say how its columns are read: it is
+-- evaluated before any row is looked at, and by then the statement holds a lock on whatever it names. It needs no
+-- function of ours, since the reader may call none.
+CREATE OR REPLACE FUNCTION pgmeaning._source_guard(c pgmeaning.collection) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT format('(SELECT CASE WHEN pg_catalog.to_regclass(%L) = %s::oid '
+        'AND (SELECT r.relkind IN (''r'', ''p'') FROM pg_catalog.pg_class AS r WHERE r.oid = %2$s) '
+        'AND (SELECT pg_catalog.count(*) FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = %2$s '
+        'AND NOT a.attisdropped AND (a.attname, a.atttypid) IN (%3$s)) = %4$s '
+        'THEN true ELSE %5$L::text::regclass IS NULL END)',
+        pgmeaning._relation_name(c.source), c.source::oid::int8, columns.list, columns.number,
+        '"the table is not as it was"')
+    FROM (SELECT coalesce(string_agg(format('(%L, %s::oid)', a.attname, a.atttypid::int8), ', ' ORDER BY a.attnum)
+                          FILTER (WHERE a.atttypid < 16384
+                                  OR pgmeaning._type_problem(a.atttypid, u.type IS NOT NULL) IS NULL),
+                          '(NULL, NULL::oid)') AS list, count(DISTINCT u.name) AS number
+          FROM (SELECT k, type FROM unnest(c.key_columns, c.key_types) AS k (k, type)
+                UNION ALL SELECT e, NULL FROM unnest(pgmeaning._embedded_columns(c)) AS e
+                WHERE e <> ALL (c.key_columns)) AS u (name, type)
+          LEFT JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attname = u.name AND NOT a.attisdropped
+              AND (u.type IS NULL OR pgmeaning._key_type(a.atttypid) = u.type)) AS columns
+$$;
 
 -- Wakes sleeping sidecars at commit. NOTIFY makes PREPARE TRANSACTION fail: where that is in use, sidecars poll faster.
 CREATE OR REPLACE FUNCTION pgmeaning._wake() RETURNS void

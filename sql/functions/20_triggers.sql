@@ -86,17 +86,26 @@ BEGIN
 END
 $make$;
 
--- The key of a row as jsonb, of columns that are in scope.
+-- The key of a row as jsonb, of columns that are in scope; null where one is gone or has another type: making jsonb of
+-- a type that users make could run its cast, with the rights of the trigger's owner.
 CREATE OR REPLACE FUNCTION pgmeaning._row_key(c pgmeaning.collection) RETURNS text
-LANGUAGE sql IMMUTABLE
-AS $$ SELECT format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%1$L, %1$I', k), ', ' ORDER BY i))
-      FROM unnest(c.key_columns) WITH ORDINALITY AS u (k, i) $$;
+LANGUAGE sql STABLE
+AS $$
+    SELECT format('CASE WHEN %s THEN pg_catalog.jsonb_build_object(%s) END',
+        string_agg(format('pg_catalog.pg_typeof(%I) OPERATOR(pg_catalog.=) %s::oid', u.k, a.atttypid::int8), ' AND '
+                   ORDER BY u.i),
+        string_agg(format('%L, %s', u.k, CASE WHEN pgmeaning._is_builtin(a.atttypid) THEN quote_ident(u.k)
+                                              ELSE format('pg_catalog.format(''%%s'', %I)', u.k) END), ', '
+                   ORDER BY u.i))
+    FROM unnest(c.key_columns) WITH ORDINALITY AS u (k, i)
+    LEFT JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attname = u.k AND NOT a.attisdropped
+$$;
 
 -- The trigger function of a collection: static SQL, so that its plans are cached. It is in the schema pgmeaning, and so
 -- DROP SCHEMA pgmeaning CASCADE drops the triggers as well: if they stayed, every write would fail.
 -- It must not fail, whatever became of the columns, and a subtransaction that catches errors would cost every write. So
---   a column that was dropped or renamed falls through to the next scope, `gone`, which has all names: it gives a null
---   in the key, for which the fold starts a scan, or contents that differ, so that each updated row is recorded;
+--   a column that was dropped or renamed falls through to the next scope, `gone`, which has all names: the key is null,
+--   for which the fold starts a scan, or the contents differ, so that each updated row is recorded;
 --   *<> compares the bytes of records: it exists for all types, and no collation hides a change;
 --   a virtual generated column cannot be read from a transition table: where one is embedded, each updated row is
 --   recorded.
@@ -166,11 +175,11 @@ BEGIN
 END
 $$;
 
--- Columns of the names that a trigger reads: its keys null, the embedded ones as told.
+-- Columns of the names that a trigger reads: its keys of a type that no key has, the embedded ones as told.
 CREATE OR REPLACE FUNCTION pgmeaning._stand_ins(c pgmeaning.collection, value text) RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $$
-    SELECT string_agg(format('%s AS %I', CASE WHEN name = ANY (c.key_columns) THEN 'NULL::int' ELSE value END, name),
+    SELECT string_agg(format('%s AS %I', CASE WHEN name = ANY (c.key_columns) THEN 'NULL::cid' ELSE value END, name),
                       ', ')
     FROM (SELECT DISTINCT unnest(c.key_columns || pgmeaning._embedded_columns(c))) AS u (name)
 $$;
@@ -343,6 +352,12 @@ AS $$
         (SELECT format('column %I of %s is gone or was renamed', wanted, pgmeaning._relation_name(c.source))
          FROM unnest(c.key_columns || pgmeaning._embedded_columns(c)) AS wanted
          WHERE NOT wanted = ANY (pgmeaning._column_names(c.source)) LIMIT 1),
+        (SELECT format('column %I of %s may not be embedded: %s', a.attname, pgmeaning._relation_name(c.source),
+                       pgmeaning._type_problem(a.atttypid, a.attname = ANY (c.key_columns)))
+         FROM pg_attribute AS a
+         WHERE a.attrelid = c.source AND a.attname = ANY (c.key_columns || pgmeaning._embedded_columns(c))
+           AND NOT a.attisdropped AND a.atttypid >= 16384
+           AND pgmeaning._type_problem(a.atttypid, a.attname = ANY (c.key_columns)) IS NOT NULL LIMIT 1),
         (SELECT format('key column %I of %s is now %s, it was %s: %s', u.c, pgmeaning._relation_name(c.source),
                        pgmeaning._key_type(a.atttypid), u.type,
                        CASE WHEN NOT pgmeaning._can_follow(u.type, pgmeaning._key_type(a.atttypid))
@@ -370,39 +385,54 @@ AS $$
          WHERE t.collection_id = c.id AND NOT EXISTS (SELECT FROM pg_class AS r WHERE r.oid = t.vectors) LIMIT 1))
 $$;
 
--- Whether a policy for these roles applies to the caller; 0 is PUBLIC.
-CREATE OR REPLACE FUNCTION pgmeaning._is_for_me(roles oid[]) RETURNS bool
+-- Whether a policy for these roles applies to a role; 0 is PUBLIC.
+CREATE OR REPLACE FUNCTION pgmeaning._is_for(role name, roles oid[]) RETURNS bool
 LANGUAGE sql STABLE
-AS $$ SELECT EXISTS (SELECT FROM unnest(roles) AS r WHERE r = 0 OR pg_has_role(r, 'USAGE')) $$;
+AS $$ SELECT EXISTS (SELECT FROM unnest(roles) AS r WHERE r = 0 OR pg_has_role(role, r, 'USAGE')) $$;
 
--- Why the caller, a sidecar, cannot embed the source: rights that it lacks, or rows that are hidden from it, which
--- would look deleted and lose their vectors. A policy that lets all rows through hides none.
-CREATE OR REPLACE FUNCTION pgmeaning._access_problem(c pgmeaning.collection) RETURNS text
+-- Whether row security applies to what a role reads of a table: row_security_active(), for another role.
+CREATE OR REPLACE FUNCTION pgmeaning._row_security_binds(relation oid, role name) RETURNS bool
+LANGUAGE sql STABLE
+AS $$
+    SELECT r.relrowsecurity AND NOT u.rolsuper AND NOT u.rolbypassrls
+       AND (r.relforcerowsecurity OR NOT pg_has_role(u.oid, r.relowner, 'USAGE'))
+    FROM pg_class AS r CROSS JOIN pg_roles AS u WHERE r.oid = relation AND u.rolname = role
+$$;
+
+-- Why a sidecar cannot embed the source: rights that the role which reads it lacks, or rows that are hidden from it,
+-- which would look deleted and lose their vectors; or rights that the installation's owner lacks to keep the triggers.
+-- A policy that lets all rows through hides none.
+CREATE OR REPLACE FUNCTION pgmeaning._access_problem(c pgmeaning.collection, reader name) RETURNS text
 LANGUAGE sql STABLE
 AS $$
     SELECT coalesce(
-        (SELECT format('role %I may not read column %I of %s: GRANT SELECT ON %3$s TO %1$I', current_user, wanted,
+        (SELECT format('role %I may not read tables in schema %I: GRANT USAGE ON SCHEMA %2$I TO %1$I', reader,
+                       n.nspname)
+         FROM pg_class AS r JOIN pg_namespace AS n ON n.oid = r.relnamespace
+         WHERE r.oid = c.source AND NOT has_schema_privilege(reader, n.oid, 'USAGE')),
+        (SELECT format('role %I may not read column %I of %s: GRANT SELECT ON %3$s TO %1$I', reader, wanted,
                        pgmeaning._relation_name(c.source))
          FROM unnest(c.key_columns || pgmeaning._embedded_columns(c)) AS wanted
          WHERE wanted = ANY (pgmeaning._column_names(c.source))
-           AND NOT has_column_privilege(c.source, wanted, 'SELECT') LIMIT 1),
-        (SELECT format('role %I may not create a trigger on %s: GRANT TRIGGER ON %2$s TO %1$I', current_user,
+           AND NOT has_column_privilege(reader, c.source, wanted, 'SELECT') LIMIT 1),
+        (SELECT format('role %I may not create a trigger on %s: GRANT TRIGGER ON %2$s TO %1$I', pgmeaning._owner(),
                        pgmeaning._relation_name(m.relation))
-         FROM pgmeaning._missing_triggers(c) AS m WHERE NOT has_table_privilege(m.relation, 'TRIGGER') LIMIT 1),
+         FROM pgmeaning._missing_triggers(c) AS m
+         WHERE NOT has_table_privilege(pgmeaning._owner(), m.relation, 'TRIGGER') LIMIT 1),
         (SELECT format('role %I may not let triggers on %s fire always, as the collection''s do: '
-                       'let it have the rights of the table''s owner, %I', current_user,
+                       'let it have the rights of the table''s owner, %I', pgmeaning._owner(),
                        pgmeaning._relation_name(m.relation), pg_get_userbyid(r.relowner))
          FROM pgmeaning._missing_triggers(c) AS m JOIN pg_class AS r ON r.oid = m.relation
-         WHERE c.always AND NOT pg_has_role(r.relowner, 'USAGE') LIMIT 1),
+         WHERE c.always AND NOT pg_has_role(pgmeaning._owner(), r.relowner, 'USAGE') LIMIT 1),
         (SELECT format('row-level security hides rows of %s from role %I, which embeds them: '
                        'ALTER ROLE %2$I BYPASSRLS, or '
                        'CREATE POLICY pgmeaning ON %1$s FOR SELECT TO %2$I USING (true)',
-                       pgmeaning._relation_name(c.source), current_user)
-         WHERE row_security_active(c.source::oid) AND NOT (
+                       pgmeaning._relation_name(c.source), reader)
+         WHERE pgmeaning._row_security_binds(c.source, reader) AND NOT (
             EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = c.source AND p.polpermissive
                     AND p.polcmd IN ('r', '*')
-                    AND pgmeaning._is_for_me(p.polroles) AND pg_get_expr(p.polqual, p.polrelid) = 'true')
+                    AND pgmeaning._is_for(reader, p.polroles) AND pg_get_expr(p.polqual, p.polrelid) = 'true')
             AND NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = c.source AND NOT p.polpermissive
                             AND p.polcmd IN ('r', '*')
-                            AND pgmeaning._is_for_me(p.polroles)))))
+                            AND pgmeaning._is_for(reader, p.polroles)))))
 $$;

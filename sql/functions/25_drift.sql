@@ -47,6 +47,12 @@ AS $$
         JOIN pg_attribute AS a ON a.attrelid = b.relation AND a.attname = ANY (b.columns) AND a.atttypid >= 16384
         JOIN pg_type AS t ON t.oid = a.atttypid
         JOIN pg_enum AS e ON e.enumtypid IN (t.oid, t.typelem, t.typbasetype)
+        UNION ALL  -- nor did one that made a cast
+        SELECT b.id, 1, concat_ws(':', p.oid, p.xmin)
+        FROM below AS b
+        JOIN pg_attribute AS a ON a.attrelid = b.relation AND a.attname = ANY (b.columns) AND a.atttypid >= 16384
+        JOIN pg_type AS t ON t.oid = a.atttypid
+        JOIN pg_cast AS p ON p.castsource IN (t.oid, t.typarray, t.typelem, t.typbasetype)
         UNION ALL SELECT b.id, 2, concat_ws(':', b.relation, b.since) FROM below AS b
         UNION ALL SELECT a.id, 2, concat_ws(':', a.relation, a.since) FROM above AS a
         UNION ALL
@@ -210,13 +216,17 @@ $$;
 
 -- What maintenance does with a collection whose marks differ from those that were recorded, or that was broken: mends
 -- it, and starts a scan wherever rows may have changed unseen. Returns which marks differed, and what it may not mend.
-CREATE OR REPLACE FUNCTION pgmeaning._look_after(c pgmeaning.collection, OUT changed text[], OUT warning text)
-LANGUAGE plpgsql
+-- SECURITY DEFINER: a sidecar may call it, and needs no right to make triggers or functions. It takes a number and no
+-- more, lest a caller describe a collection that there is not.
+CREATE OR REPLACE FUNCTION pgmeaning._look_after(collection_id int, OUT changed text[], OUT warning text)
+LANGUAGE plpgsql SECURITY DEFINER
 AS $$
 DECLARE
-    before text[] := (SELECT m.marks FROM pgmeaning._marks(c.id) AS m);
+    c      pgmeaning.collection;
+    before text[] := (SELECT m.marks FROM pgmeaning._marks($1) AS m);
     after  text[];
 BEGIN
+    SELECT * INTO c FROM pgmeaning.collection AS k WHERE k.id = $1;
     changed := ARRAY(SELECT name FROM unnest('{columns,tables,triggers,objects}'::text[]) WITH ORDINALITY AS u (name, i)
                      WHERE before[i] IS DISTINCT FROM c.marks[i] ORDER BY i);
     warning := pgmeaning._mend(c);
@@ -235,5 +245,19 @@ BEGIN
     UPDATE pgmeaning.collection AS k
     SET marks = before[1:2] || after[3] || before[4], problem = NULL, warning = _look_after.warning
     WHERE k.id = c.id;
+END
+$$;
+
+-- The table was renamed: the policy functions contain its name, and rows may have been read by the old one until a
+-- moment ago, from a table that has it now. SECURITY DEFINER: as above.
+CREATE OR REPLACE FUNCTION pgmeaning._follow_rename(collection_id int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+AS $$
+DECLARE
+    c pgmeaning.collection;
+BEGIN
+    UPDATE pgmeaning.collection AS k SET source_name = pgmeaning._relation_name(k.source) WHERE k.id = $1
+    RETURNING * INTO c;
+    PERFORM pgmeaning._make_policy_functions(c), pgmeaning._start_scan(c);
 END
 $$;

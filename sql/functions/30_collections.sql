@@ -274,7 +274,7 @@ AS $$
                    JOIN pg_namespace AS n ON n.oid = o.collnamespace WHERE o.oid = a.attcollation) END)
     FROM unnest(c.key_columns, c.vector_key_columns, c.key_types) WITH ORDINALITY AS u (k, v, type, i)
     JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attname = u.k AND NOT a.attisdropped
-    JOIN pg_type AS t ON t.oid = a.atttypid
+    JOIN pg_type AS t ON t.oid = pgmeaning._base_type(a.atttypid)
     ORDER BY u.i
 $$;
 
@@ -427,6 +427,29 @@ BEGIN
 END
 $$;
 
+-- Refuses columns of types whose text a user's code could make.
+CREATE OR REPLACE FUNCTION pgmeaning._check_types(c pgmeaning.collection) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    found_column name;
+    trouble      text;
+BEGIN
+    SELECT a.attname, pgmeaning._type_problem(a.atttypid, a.attname = ANY (c.key_columns)) INTO found_column, trouble
+    FROM pg_attribute AS a
+    WHERE a.attrelid = c.source AND a.attname = ANY (c.key_columns || pgmeaning._embedded_columns(c))
+      AND NOT a.attisdropped AND a.atttypid >= 16384
+      AND pgmeaning._type_problem(a.atttypid, a.attname = ANY (c.key_columns)) IS NOT NULL
+    ORDER BY a.attnum LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM004',
+            MESSAGE = format('column %I of %s cannot be embedded, nor be a key', found_column, c.source),
+            DETAIL = trouble || '.',
+            HINT = 'A sidecar would run code of the type''s owner to read it. Attach a column of type text instead.';
+    END IF;
+END
+$$;
+
 -- key_chunk for chunk; key_key_chunk where the source has a key_chunk too.
 CREATE OR REPLACE FUNCTION pgmeaning._free_name(source regclass, column_name name) RETURNS name
 LANGUAGE sql STABLE
@@ -465,6 +488,7 @@ BEGIN
     PERFORM pgmeaning._make_view(c),
             pgmeaning._make_trigger_function(c),
             pgmeaning._watch(c);
+    PERFORM pgmeaning._hand_over(c);
     -- What changes from now on is noticed, even before a sidecar has looked.
     UPDATE pgmeaning.collection AS k SET marks = m.marks FROM pgmeaning._marks(c.id) AS m WHERE k.id = c.id;
 END
@@ -527,10 +551,11 @@ BEGIN
 
     c := pgmeaning._check_attach(c, attach.columns, embedder);
     c := pgmeaning._describe_collection(c);
+    PERFORM pgmeaning._check_types(c);
     patience := pgmeaning._bound_patience();
     spreads := pgmeaning._stay_on_node();
     IF NOT pgmeaning._takes_up(c, coalesce(attach.dimensions, embedder.dimensions), kept) THEN
-        PERFORM pgmeaning._check_name(c.name, c.view_schema),
+        PERFORM pgmeaning._check_name(c.name, c.view_schema), pgmeaning._grant_access(c),
                 pgmeaning._install_collection(c, coalesce(attach.dimensions, embedder.dimensions), kept);
     END IF;
     PERFORM set_config('lock_timeout', patience, true), set_config('citus.enable_ddl_propagation', spreads, true),

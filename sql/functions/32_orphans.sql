@@ -42,7 +42,8 @@ AS $$
 $$;
 
 -- Why this table cannot take the collection up, or null. Of a key of another type vectors can follow, later.
-CREATE OR REPLACE FUNCTION pgmeaning._adoption_problem(c pgmeaning.collection, source regclass) RETURNS text
+CREATE OR REPLACE FUNCTION pgmeaning._adoption_problem(c pgmeaning.collection, source regclass, reader name)
+RETURNS text
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
@@ -51,7 +52,7 @@ BEGIN
                          FROM unnest(c.key_types, pgmeaning._present_key_types(c)) AS u (was, is_now));
     RETURN 'The table that now has its name does not fit: ' || coalesce(
         CASE WHEN pgmeaning._has_foreign_part(source) THEN 'it has a foreign table as a partition' END,
-        pgmeaning._source_problem(c), pgmeaning._access_problem(c));
+        pgmeaning._source_problem(c), pgmeaning._access_problem(c, reader));
 END
 $$;
 
@@ -81,8 +82,9 @@ $$;
 
 -- What maintenance does about a collection whose table may be gone; returns what became of it, or null: nothing new. It
 -- waits for nobody. Nothing is dropped while a table has the name, whatever keeps it from taking the vectors up.
-CREATE OR REPLACE FUNCTION pgmeaning._look_after_orphan(collection_id int, grace interval) RETURNS text
-LANGUAGE plpgsql
+-- SECURITY DEFINER: as _look_after().
+CREATE OR REPLACE FUNCTION pgmeaning._look_after_orphan(collection_id int, grace interval, reader name) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER
 AS $$
 DECLARE
     c        pgmeaning.collection;
@@ -94,7 +96,7 @@ BEGIN
         RETURN NULL;
     END IF;
     namesake := pgmeaning._namesake(c.source_name);
-    trouble := CASE WHEN namesake IS NOT NULL THEN pgmeaning._adoption_problem(c, namesake) END;
+    trouble := CASE WHEN namesake IS NOT NULL THEN pgmeaning._adoption_problem(c, namesake, reader) END;
     IF namesake IS NOT NULL AND trouble IS NULL THEN
         PERFORM pgmeaning._sync_triggers(pgmeaning._adopt(c, namesake));
         RETURN 'adopted';
@@ -145,7 +147,8 @@ BEGIN
     UPDATE pgmeaning.collection AS k SET grant_to = c.grant_to WHERE k.id = known.id RETURNING * INTO known;
     IF pgmeaning._is_dropped(known.source) THEN
         known := pgmeaning._adopt(known, c.source);
-        PERFORM pgmeaning._watch(known);
+        PERFORM pgmeaning._grant_access(known), pgmeaning._watch(known);
+        PERFORM pgmeaning._hand_over(known);
     END IF;
     PERFORM pgmeaning._change_grants(known, t.vectors, had) FROM pgmeaning.target AS t
     WHERE t.collection_id = known.id;

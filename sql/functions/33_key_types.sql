@@ -22,8 +22,9 @@ $$;
 
 -- Gives the vector tables the types that the source's key has now; returns why they cannot have them, or null. The
 -- caller bounds how long it may wait for locks. Everything that depends on the columns is made anew.
+-- SECURITY DEFINER: as _look_after().
 CREATE OR REPLACE FUNCTION pgmeaning._follow_key(collection_id int) RETURNS text
-LANGUAGE plpgsql SET client_min_messages = warning
+LANGUAGE plpgsql SECURITY DEFINER SET client_min_messages = warning
 AS $$
 DECLARE
     c        pgmeaning.collection;
@@ -91,8 +92,11 @@ BEGIN
         EXECUTE format('DROP INDEX %s', pgmeaning._relation_name(index));
     END LOOP;
     EXECUTE format('ALTER TABLE %s %s', vectors, (
-        SELECT string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %1$I::%3$s', k.name, k.definition, k.type), ', ')
-        FROM pgmeaning._vector_key_types(c) AS k));
+        SELECT string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %4$s::%3$s', k.name, k.definition, k.type,
+                                 CASE WHEN pgmeaning._is_builtin(a.atttypid) THEN quote_ident(k.name)
+                                      ELSE format('pg_catalog.format(''%%s'', %I)', k.name) END), ', ')
+        FROM pgmeaning._vector_key_types(c) AS k JOIN pg_attribute AS a ON a.attrelid = t.vectors AND a.attname = k.name
+        ));
 END
 $$;
 

@@ -19,7 +19,7 @@ BEGIN
             HINT = format('Pass jsonb with its key columns: %s.', array_to_string(c.key_columns, ', '));
     END IF;
     EXECUTE format('SELECT %s FROM jsonb_to_record($1) AS k (%s)',
-        pgmeaning._key_json('k', c.key_columns, c.key_columns), pgmeaning._key_record(c.key_columns, c.key_types))
+        pgmeaning._key_json('k', c.key_columns, c), pgmeaning._key_record(c.key_columns, c.key_types))
     INTO found_key USING found_key;
     RETURN found_key;
 EXCEPTION WHEN data_exception THEN
@@ -265,7 +265,7 @@ BEGIN
     hits := format('coalesce(array_agg(ROW(%s, v.chunk, v.chunk_text, v."pgmeaning.distance", '
                    '1 - v."pgmeaning.distance", v.model)::pgmeaning.search_hit '
                    'ORDER BY v."pgmeaning.distance", %s, v.chunk), ''{}'')',
-                   pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), keys);
+                   pgmeaning._key_json('v', c.vector_key_columns, c), keys);
 END
 $$;
 
@@ -275,7 +275,7 @@ LANGUAGE sql STABLE
 AS $$
     SELECT CASE WHEN coalesce(rows, '{}') = '{}' THEN ''
                 ELSE format(' AND %s <> ALL (%L::jsonb[])',
-                            pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), rows) END
+                            pgmeaning._key_json('v', c.vector_key_columns, c), rows) END
 $$;
 
 -- The statement of both phases: the candidates of FROM near, or of those the ones that fit, and the k of them that are
@@ -428,7 +428,8 @@ DECLARE
         'ORDER BY h.ordinality LIMIT $3) '
         'SELECT coalesce(array_agg(ROW(h.key, h.chunk, h.chunk_text, h.distance, h.score, h.model)'
         '::pgmeaning.search_hit ORDER BY h.ordinality), ''{}''), min(h.ordinality) - 1 FROM later AS h',
-        pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._after_cursor(c));
+        pgmeaning._key_record(c.key_columns, c.key_types),
+        pgmeaning._behind('s', c.key_columns, c, 'last_key'));
     all_hits  pgmeaning.search_hit[];
 BEGIN
     IF (o.after).key IS NULL THEN
@@ -445,7 +446,8 @@ BEGIN
 END
 $$;
 
--- For measuring recall: a vector as text, as a session has it that does not know pgvector's types.
+-- For measuring recall: a vector as text, as a session has it that does not know pgvector's types. A sidecar that may
+-- not read the source takes the vectors for its rows, so none is found to be gone.
 CREATE OR REPLACE FUNCTION pgmeaning._nearest_to_text(c pgmeaning.collection, t pgmeaning.target, query_vector text,
     o pgmeaning.search_options) RETURNS TABLE (distance float8)
 LANGUAGE plpgsql STABLE
@@ -453,6 +455,14 @@ AS $$
 DECLARE
     hits pgmeaning.search_hit[];
 BEGIN
+    IF NOT (SELECT bool_and(has_column_privilege(c.source, k, 'SELECT')) FROM unnest(c.key_columns) AS k) THEN
+        o.leave_out := ARRAY(SELECT (SELECT jsonb_object_agg(u.v, l.key -> u.k)
+                                     FROM unnest(c.key_columns, c.vector_key_columns) AS u (k, v))
+                             FROM unnest(o.leave_out) AS l (key));
+        c.source := t.vectors;
+        c.key_columns := c.vector_key_columns;
+        o.condition := CASE WHEN c.chunking IS NOT NULL THEN 'chunk = 0' END;
+    END IF;
     hits := pgmeaning._nearest(c, t, query_vector::vector, o);
     RETURN QUERY SELECT n.distance FROM unnest(hits) AS n;
 END
@@ -717,7 +727,7 @@ BEGIN
                                    grouped, after);
     EXECUTE format('SELECT avg(v.embedding), %s FROM jsonb_to_record($1) AS k (%s) JOIN %s AS v ON %s '
                    'WHERE EXISTS (SELECT FROM %s AS s WHERE %s) GROUP BY 2',
-        pgmeaning._key_json('v', c.vector_key_columns, c.key_columns),
+        pgmeaning._key_json('v', c.vector_key_columns, c),
         pgmeaning._key_record(c.key_columns, c.key_types),
         pgmeaning._relation_name(t.vectors),
         pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),

@@ -165,7 +165,7 @@ BEGIN
                'FROM (SELECT m.at, row_number() OVER (ORDER BY m.rank) AS rank '
                'FROM (SELECT v.ctid AS at, row_number() OVER (ORDER BY w.closeness DESC, %s, v.chunk) AS rank, '
                '%s AS of_row FROM %s AS v JOIN %s AS s ON %s CROSS JOIN LATERAL (SELECT ',
-            pgmeaning._key_json('v', c.vector_key_columns, c.key_columns), keys, place,
+            pgmeaning._key_json('v', c.vector_key_columns, c), keys, place,
             vectors, pgmeaning._source_rows(c, o.condition),
             pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types)),
         ' AS closeness OFFSET 0) AS w WHERE ',

@@ -65,11 +65,12 @@ LANGUAGE sql STABLE
 AS $$
     SELECT CASE WHEN c.columns = '{}' THEN '''''' WHEN c.template IS NULL
         THEN (SELECT format('pg_catalog.concat_ws(E''\n\n'', %s)',
-                            string_agg(format('%I.%I::text', alias, col), ', ' ORDER BY i))
+                            string_agg(pgmeaning._column_text(alias, c.source, col), ', ' ORDER BY i))
               FROM unnest(c.columns) WITH ORDINALITY AS u (col, i))
         ELSE (SELECT format('pg_catalog.concat(%s)',
                             string_agg(CASE WHEN part ->> 1 IS NULL THEN quote_literal(part ->> 0)
-                         ELSE format('%L, %I.%I::text', part ->> 0, alias, part ->> 1) END, ', ' ORDER BY i))
+                         ELSE concat(quote_literal(part ->> 0), ', ',
+                                     pgmeaning._column_text(alias, c.source, (part ->> 1)::name)) END, ', ' ORDER BY i))
               FROM jsonb_array_elements(pgmeaning._template_parts(c.template)) WITH ORDINALITY AS u (part, i)) END
 $$;
 

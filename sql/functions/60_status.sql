@@ -1,14 +1,17 @@
 -- What is going on: status, failures, sidecars, models, releases.
 
 -- Rows of a source or vector table: counted while that is cheap, else as many as its size suggests, by the last
--- ANALYZE. No other relation: a caller's view or policy would bring functions along, which must not run as the owner.
+-- ANALYZE. No other relation, and nothing that has its name by the time it is counted: a caller's view or policy would
+-- bring functions along, which must not run as the owner. Nor must those of an index on an expression, which planning
+-- runs, or of a constraint: where there are such, nothing is counted; nor what the owner of pgmeaning may not read.
 -- SECURITY DEFINER: everybody may see how many rows a collection has, which a count as the caller would not tell.
 CREATE OR REPLACE FUNCTION pgmeaning._rows_of(relation regclass, OUT rows bigint, OUT estimated bool)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET row_security = off SET lock_timeout = '200ms'
+SET search_path = pg_catalog, pg_temp SET row_security = off SET lock_timeout = '200ms' SET constraint_exclusion = off
 AS $$
 DECLARE
     is_source bool := EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.source = relation);
+    forbidden text := current_setting('restrict_nonsystem_relation_kind', true);  -- null: too old to know it
 BEGIN
     IF NOT is_source AND NOT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.vectors = relation)
        OR NOT EXISTS (SELECT FROM pg_class AS r WHERE r.oid = relation AND r.relkind IN ('r', 'p')) THEN
@@ -16,17 +19,41 @@ BEGIN
     END IF;
     rows := pgmeaning._estimate(relation, 64 * 1024 * 1024);
     estimated := rows IS NOT NULL;
-    IF NOT estimated THEN
-        EXECUTE format('SELECT count(*) FROM %s', pgmeaning._relation_name(relation)) INTO rows;
+    IF estimated THEN
+        RETURN;
+    ELSIF is_source AND (forbidden IS NULL OR pgmeaning._has_foreign_code(relation)) THEN
+        RAISE insufficient_privilege;
+    ELSIF is_source THEN
+        PERFORM set_config('restrict_nonsystem_relation_kind', 'view, foreign-table', true);
     END IF;
+    EXECUTE format('SELECT count(*) FROM %s', pgmeaning._relation_name(relation)) INTO rows;
+    PERFORM set_config('restrict_nonsystem_relation_kind', forbidden, true) WHERE is_source;
 EXCEPTION
-    WHEN lock_not_available THEN  -- who looks at the status does not wait for who has locked a table
-        SELECT CASE WHEN min(c.reltuples) >= 0 THEN sum(c.reltuples) END, true INTO rows, estimated
-        FROM pgmeaning._family(relation) AS f JOIN pg_class AS c ON c.oid = f WHERE c.relkind = 'r';
-    WHEN undefined_table OR insufficient_privilege OR syntax_error THEN
-        rows := NULL;  -- dropped meanwhile, or of a role whose rows the owner of pgmeaning may not see
-        estimated := NULL;
+    -- Locked, since who looks at the status waits for nobody; not to be counted; or dropped meanwhile: then it is null.
+    WHEN lock_not_available OR insufficient_privilege OR object_not_in_prerequisite_state OR undefined_table
+         OR syntax_error THEN
+        rows := pgmeaning._noted_rows(relation);
+        estimated := CASE WHEN rows IS NOT NULL THEN true END;
 END
+$$;
+
+-- Whether planning a count could run a function that a user made: of an index.
+CREATE OR REPLACE FUNCTION pgmeaning._has_foreign_code(relation regclass) RETURNS bool
+LANGUAGE sql STABLE
+AS $$
+    SELECT EXISTS (
+        SELECT FROM pgmeaning._family(relation) AS f
+        JOIN pg_index AS i ON i.indrelid = f AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)
+        JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid  -- none on the system's own
+            AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass))
+$$;
+
+-- How many rows a table has as the server notes it without a look: a second behind, or as of the last ANALYZE.
+CREATE OR REPLACE FUNCTION pgmeaning._noted_rows(relation regclass) RETURNS bigint
+LANGUAGE sql STABLE
+AS $$
+    SELECT sum(greatest(pg_stat_get_live_tuples(c.oid), c.reltuples, 0))::bigint
+    FROM pgmeaning._family(relation) AS f JOIN pg_class AS c ON c.oid = f WHERE c.relkind = 'r'
 $$;
 
 -- How many rows a table has that is larger than so many bytes, by its size: as the planner does, its density is taken
@@ -98,7 +125,8 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (  -- a row is owed once, however often it was changed; of very many changes, each is counted
     SELECT queued.failed, least(queued.since, noted.since) AS oldest_owed, noted.changes > 10000 AS many,
            queued.owed + CASE WHEN noted.changes = 0 OR noted.changes > 10000 THEN noted.changes
-                              ELSE (SELECT count(DISTINCT coalesce(i.key::text, i.note)) FROM pgmeaning._unfolded AS i
+                              ELSE (SELECT count(DISTINCT coalesce(i.key::text, i.note, ''))
+                                    FROM pgmeaning._unfolded AS i
                                     WHERE i.collection_id = c.id
                                       AND NOT EXISTS (SELECT FROM pgmeaning.queue AS q
                                                       WHERE q.collection_id = c.id AND q.model = t.model

@@ -18,13 +18,56 @@ BEGIN
 END
 $$;
 
-GRANT USAGE ON SCHEMA pgmeaning, pgmeaning_data TO PUBLIC;
--- The registry is readable; the queue, the inbox, requests and the cache hold keys and queries, so they are not.
-GRANT SELECT ON pgmeaning.model, pgmeaning.release, pgmeaning.collection, pgmeaning.target, pgmeaning.vector_index,
-    pgmeaning.status, pgmeaning.index_report, pgmeaning.sidecars, pgmeaning.models, pgmeaning.releases,
-    pgmeaning.alembic_version, pgmeaning.installation TO PUBLIC;
--- Run as their owner for embed() and status; of no use to others, and the one could log in.
-REVOKE EXECUTE ON FUNCTION pgmeaning._test_loopback(), pgmeaning._make_loopback(text, text, bool) FROM PUBLIC;
+-- Where the installation belongs to pgmeaning_admin, its users are the members of pgmeaning_user; else everybody. They
+-- may call functions, and read the registry; the queue, the inbox, requests and the cache hold keys and queries, so
+-- they are nobody's. What only a sidecar calls runs as its owner, so it is nobody else's. pgmeaning_reader gets
+-- nothing here.
+DO $$
+DECLARE
+    with_roles bool := pgmeaning._sidecar_role() <> pgmeaning._owner();
+    users      text := CASE WHEN with_roles THEN 'pgmeaning_user' ELSE 'PUBLIC' END;
+    routine    regprocedure;
+BEGIN
+    IF with_roles THEN
+        REVOKE ALL ON SCHEMA pgmeaning, pgmeaning_data FROM PUBLIC;
+        REVOKE ALL ON ALL ROUTINES IN SCHEMA pgmeaning FROM PUBLIC;
+        REVOKE ALL ON ALL TABLES IN SCHEMA pgmeaning FROM PUBLIC;
+        GRANT USAGE, CREATE ON SCHEMA pgmeaning_data TO pgmeaning_sidecar;  -- to build an index, in its tables' schema
+        GRANT USAGE ON SCHEMA pgmeaning TO pgmeaning_sidecar;
+        GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgmeaning TO pgmeaning_user, pgmeaning_sidecar;
+        GRANT SELECT ON ALL TABLES IN SCHEMA pgmeaning TO pgmeaning_sidecar;
+        GRANT INSERT, UPDATE, DELETE ON pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.queue, pgmeaning.vector_index,
+            pgmeaning.query_cache, pgmeaning.request, pgmeaning.sidecar TO pgmeaning_sidecar;
+        GRANT DELETE ON pgmeaning.kept_vectors TO pgmeaning_sidecar;
+        -- Not what a collection is: functions of the owner's go by it.
+        GRANT UPDATE (problem, awaits_rows) ON pgmeaning.collection TO pgmeaning_sidecar;
+        GRANT UPDATE (scanning, scan_cursor, scanned, scan_started_at, scan_finished_at, scan_problem, scan_retry_at)
+            ON pgmeaning.target TO pgmeaning_sidecar;
+        GRANT USAGE ON ALL SEQUENCES IN SCHEMA pgmeaning TO pgmeaning_sidecar;
+    END IF;
+    EXECUTE format('GRANT USAGE ON SCHEMA pgmeaning, pgmeaning_data TO %s', users);
+    EXECUTE format('GRANT SELECT ON pgmeaning.model, pgmeaning.release, pgmeaning.collection, pgmeaning.target, '
+                   'pgmeaning.vector_index, pgmeaning.status, pgmeaning.index_report, pgmeaning.sidecars, '
+                   'pgmeaning.models, pgmeaning.releases, pgmeaning.alembic_version, pgmeaning.installation TO %s',
+                   users);
+    FOR routine IN
+        SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'pgmeaning'::regnamespace
+          AND (p.proname IN ('_look_after', '_look_after_orphan', '_follow_key', '_follow_rename', '_test_loopback',
+                             '_make_loopback')
+               OR p.proname ~ '^on_change_[0-9]+$')
+    LOOP
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC%s', routine,
+                       CASE WHEN with_roles THEN ', pgmeaning_user' END);
+    END LOOP;
+    IF with_roles THEN
+        REVOKE EXECUTE ON FUNCTION pgmeaning._make_loopback(text, text, bool) FROM pgmeaning_sidecar;
+        FOR routine IN SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'pgmeaning'::regnamespace
+                         AND p.proname ~ '^on_change_[0-9]+$' LOOP
+            EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM pgmeaning_sidecar', routine);
+        END LOOP;
+    END IF;
+END
+$$;
 
 -- Functions that name no path get one: with pgvector's schema, wherever that is, only where its types and operators are
 -- spoken of, and never for what runs as its owner. That schema is often public, where others might plant a function

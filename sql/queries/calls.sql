@@ -133,6 +133,22 @@ SELECT pgmeaning._answer(%(model)s, %(as_query)s, %(input)s, %(embedding)s)
 -- name: wake_others
 SELECT pgmeaning._wake()
 
+-- name: current_role
+SELECT current_user
+
+-- name: superuser
+-- Not on the embedded server, which is its user's alone. Only who starts a server gives it this name.
+SELECT r.rolname FROM pg_roles AS r
+WHERE r.rolname = current_user AND r.rolsuper AND current_setting('cluster_name') <> 'pgmeaning embedded'
+
+-- name: owns_installation
+SELECT pg_has_role(n.nspowner, 'USAGE') FROM pg_namespace AS n WHERE n.nspname = 'pgmeaning'
+
+-- name: only_tables
+-- No views, no foreign tables: as far as this version knows of it, which all have since August 2024.
+SELECT pg_catalog.set_config(s.name, 'view, foreign-table', false) FROM pg_catalog.pg_settings AS s
+WHERE s.name = 'restrict_nonsystem_relation_kind'
+
 -- name: listen
 LISTEN pgmeaning
 

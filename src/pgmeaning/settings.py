@@ -24,6 +24,16 @@ class Settings(BaseSettings):
 
     dsn: str = Field(default="", description="libpq connection string or URI; if empty, libpq's own PG* variables")
 
+    reader_dsn: str = Field(
+        default="",
+        description="the same for reading the source tables, as a role that may do nothing else; if empty, `dsn` reads "
+        "them, and whoever owns one can run code with its rights",
+    )
+
+    allow_superuser: bool = Field(
+        default=False, description="whether a sidecar may run as a superuser, as where all tables are one's own"
+    )
+
     loopback_hosts: str = Field(
         default="",
         description="where SQL functions find the primary, also from a standby: `host:port`, separated by commas; if "

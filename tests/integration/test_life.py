@@ -32,6 +32,7 @@ from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.sidecar.queue import Queue
 from pgmeaning.sidecar.scan import scan_page
+from pgmeaning.sidecar.source import Source
 from pgmeaning.types import Model
 from tests.conftest import _create, _drop
 from tests.integration.embedders import Watched
@@ -399,7 +400,9 @@ class Life(RuleBasedStateMachine):
         queue.claim(MODEL, [t.collection_id for t in known], rows)
         for target in known:
             if target.scanning:
-                scan_page(self.db, target, rows=rows, claims=rows // 2, sidecar=sidecar, lease=QUICK.lease)
+                scan_page(
+                    self.db, Source(self.db), target, rows=rows, claims=rows // 2, sidecar=sidecar, lease=QUICK.lease
+                )
         # Its lease has run out.
         self.db.execute("UPDATE pgmeaning.queue SET visible_at = now() WHERE claimed_by = %s", (sidecar,))
         self.deaths += 1

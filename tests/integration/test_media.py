@@ -319,7 +319,7 @@ def test_a_claim_of_images_is_a_small_one(dsn: str, db: Connection, monkeypatch:
     original = reading.read_rows
 
     def counting(*given: Any) -> list[Row]:
-        read.append(len(given[2]))
+        read.append(len(given[3]))
         return original(*given)
 
     monkeypatch.setattr(reading, "read_rows", counting)

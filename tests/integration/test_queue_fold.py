@@ -277,6 +277,7 @@ def test_changes_stay_in_the_inbox_while_the_queue_holds_plenty(docs: Connection
 def test_changes_are_taken_in_at_once_when_nothing_is_owed(docs: Connection, dsn: str) -> None:
     docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
     with running(Sidecar(dsn, Settings(claim_rows=4, batch_rows=4))):
+        docs.execute("CALL pgmeaning.wait_for('docs')")  # lest the scan see the row before its change is taken in
         for number in range(3):
             docs.execute("INSERT INTO docs VALUES (%s, 'title')", (number,))
             wait_until(lambda wanted=number + 1: len(vectors(docs)) == wanted)  # type: ignore[misc]

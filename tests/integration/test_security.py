@@ -44,7 +44,7 @@ def role(db: Connection, dsn: str) -> Iterator[Role]:
         with psycopg.connect(make_conninfo(dsn, user=name, password=PASSWORD), autocommit=True) as connection:
             yield Role(name, connection)
     finally:
-        db.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name)))
+        db.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(name)))
         db.execute(f"DROP ROLE {name}")
 
 
@@ -376,3 +376,41 @@ def test_one_caller_cannot_end_the_request_of_another(db: Connection, role: Role
     db.execute("SELECT pgmeaning._request('synthetic-384', 'secret question', true, '1 minute')")
     role.rows("SELECT pgmeaning._await_reply(1, 'synthetic-384', 'a guess', true, now() - interval '1 second')")
     assert db.execute("SELECT count(*) FROM pgmeaning.request").fetchone() == (1,)
+
+
+# Counting
+
+
+@pytest.fixture
+def shop(db: Connection, role: Role) -> Role:
+    """The role's own schema, with an attached table, and a spy."""
+    spy(role, db)
+    db.execute(f"CREATE SCHEMA shop AUTHORIZATION {role.name}")
+    role.connection.execute("CREATE TABLE shop.docs (id int PRIMARY KEY, body text)")
+    role.connection.execute("INSERT INTO shop.docs VALUES (1, 'one')")
+    db.execute("SELECT pgmeaning.attach('shop.docs', '{body}')")
+    return role
+
+
+def test_a_view_that_takes_an_attached_tables_name_is_not_counted(shop: Role, db: Connection) -> None:
+    """Between the look at the catalog and the count: here the catalog's name is made to lie."""
+    shop.connection.execute("ALTER TABLE shop.docs RENAME TO papers")
+    shop.connection.execute("CREATE VIEW shop.docs AS SELECT 1 AS id WHERE public.spy()")
+    db.execute(
+        "CREATE OR REPLACE FUNCTION pgmeaning._relation_name(relation oid) RETURNS text LANGUAGE sql STABLE "
+        "SET search_path = pg_catalog, pg_temp AS $$ SELECT 'shop.docs' $$"
+    )
+    assert db.execute("SELECT rows FROM pgmeaning._rows_of('shop.papers')").fetchone() is not None
+    assert db.execute("SELECT * FROM caught").fetchall() == []
+    assert db.execute("SHOW restrict_nonsystem_relation_kind").fetchone() == ("",)
+
+
+@pytest.mark.parametrize("index", ["((public.never(1)))", "(id) WHERE public.never(1)"])
+def test_an_index_runs_no_code_in_whoever_reads_the_status(shop: Role, db: Connection, index: str) -> None:
+    shop.connection.execute(
+        "CREATE FUNCTION never(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS "
+        "$$ BEGIN IF current_user <> session_user OR current_user = 'postgres' THEN RAISE 'caught %', current_user; "
+        "END IF; RETURN true; END $$"
+    )
+    shop.connection.execute(f"CREATE INDEX ON shop.docs {index}")
+    assert db.execute("SELECT collection, estimated FROM pgmeaning.status").fetchall() == [("docs", True)]

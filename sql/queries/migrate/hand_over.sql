@@ -3,6 +3,7 @@
 DO $$
 DECLARE
     installer oid := (SELECT relowner FROM pg_class WHERE oid = 'pgmeaning.alembic_version'::regclass);
+    vectors   oid[] := ARRAY(SELECT t.vectors FROM pgmeaning.target AS t);
     item      record;
 BEGIN
     FOR item IN
@@ -21,6 +22,8 @@ BEGIN
               WHERE s.srvname = 'pgmeaning_loopback') AS o (kind, name, owner, namespace, class, oid)
         WHERE o.namespace IN ('pgmeaning'::regnamespace, 'pgmeaning_data'::regnamespace)
           AND o.owner <> installer AND pg_has_role(o.owner, 'USAGE')
+          -- Vector tables may be the sidecar's, see below.
+          AND NOT (o.class = 'pg_class'::regclass AND o.oid = ANY (vectors))
           -- The sequence of a column follows its table; an extension's objects are not ours.
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = o.class AND d.objid = o.oid AND d.objsubid = 0
                           AND (d.deptype = 'e' OR d.deptype IN ('a', 'i') AND d.refclassid = 'pg_class'::regclass
@@ -28,5 +31,6 @@ BEGIN
     LOOP
         EXECUTE format('ALTER %s %s OWNER TO %I', item.kind, item.name, pg_get_userbyid(installer));
     END LOOP;
+    PERFORM pgmeaning._hand_over(c) FROM pgmeaning.collection AS c;
 END
 $$

@@ -8,13 +8,13 @@ WITH {portion}, taken AS (
     WHERE ctid = ANY (ARRAY(SELECT p.id FROM portion AS p))
     RETURNING collection_id, key, note, written_at
 ), seen AS MATERIALIZED (
-    -- No key column is ever null: there, a trigger found it renamed or dropped, so only a scan can tell what changed.
+    -- Without a key, a trigger found one of its columns gone or changed, so only a scan can tell what changed.
     SELECT t.collection_id, CASE WHEN NOT t.unknown THEN t.key END AS key, t.written_at,
            t.note IS NOT NULL OR t.unknown AS noted,
            -- A transaction is known by its time.
            CASE WHEN count(*) OVER (PARTITION BY t.written_at) < pgmeaning._bulk_rows() THEN {priority}
                 ELSE 1 END AS urgency
-    FROM (SELECT *, key IS NOT NULL AND jsonb_path_exists(key, '$.* ? (@ == null)') AS unknown FROM taken) AS t
+    FROM (SELECT *, key IS NULL AND note IS NULL AS unknown FROM taken) AS t
 ), changed AS (
     SELECT collection_id, key, min(written_at) AS since, max(urgency) AS priority
     FROM seen WHERE key IS NOT NULL GROUP BY collection_id, key

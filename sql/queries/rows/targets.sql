@@ -13,19 +13,25 @@ SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions,
            'key_record', pgmeaning._key_record(c.key_columns, c.key_types),
            'record_key', pgmeaning._column_list('k', c.key_columns),
            'source_key', pgmeaning._column_list('s', c.key_columns),
-           'source_key_json', pgmeaning._key_json('s', c.key_columns, c.key_columns),
-           'vector_key_json', pgmeaning._key_json('v', c.vector_key_columns, c.key_columns),
-           'source_after_cursor', pgmeaning._after_cursor(c),
+           'source_key_json', pgmeaning._key_json('s', c.key_columns, c),
+           'vector_key_json', pgmeaning._key_json('v', c.vector_key_columns, c),
+           'source_columns', (SELECT string_agg(DISTINCT format('s.%%I', u.col), ', ')  -- all that the reader may read
+                              FROM unnest(c.key_columns || pgmeaning._embedded_columns(c)) AS u (col)),
+           'source_guard', pgmeaning._source_guard(c),
+           'source_after_cursor', pgmeaning._behind('s', c.key_columns, c, 'last_key'),
+           'vector_after_first', pgmeaning._behind('v', c.vector_key_columns, c, 'first_key'),
+           'vector_after_last', pgmeaning._behind('v', c.vector_key_columns, c, 'last_key'),
            'source_is_record', pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types),
            'vector_is_record', pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
-           'vector_is_source', pgmeaning._key_match('v', c.vector_key_columns, 's', c.key_columns, c.key_types),
            'content_hash', pgmeaning._content_hash('s', c),
-           'contents', coalesce((SELECT string_agg(format('left(s.%%I::text, bound.characters)', col), ', ' ORDER BY i)
+           'contents', coalesce((SELECT string_agg(format('left(%%s, bound.characters)',
+                                                          pgmeaning._column_text('s', c.source, col)), ', ' ORDER BY i)
                                  FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), 'NULL')
                || CASE WHEN c.image IS NULL THEN '' ELSE ', ' || pgmeaning._media_content('s', c.source, c.image) END
                || CASE WHEN c.video IS NULL THEN '' ELSE ', ' || pgmeaning._media_content('s', c.source, c.video) END,
-           'content_bytes', coalesce((SELECT string_agg(format('coalesce(octet_length(s.%%I::text), 0)::bigint', col),
-                                                        ' + ' ORDER BY i)
+           'content_bytes', coalesce((SELECT string_agg(format('coalesce(octet_length(%%s), 0)::bigint',
+                                                               pgmeaning._column_text('s', c.source, col)), ' + '
+                                                        ORDER BY i)
                                       FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), '0'),
            'vector_columns', (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
                               FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i))

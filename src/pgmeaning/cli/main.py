@@ -122,11 +122,25 @@ def migrate(
     check: Annotated[
         bool, typer.Option("--check", help="Change nothing; exit status 1 if a migration is due.")
     ] = False,
+    roles: Annotated[
+        bool,
+        typer.Option(
+            "--roles",
+            help="Make the roles pgmeaning_admin, _sidecar, _reader and _user, each with no more rights than it needs; "
+            "what this role may not do is printed, and the exit status is 1.",
+        ),
+    ] = False,
+    owner: Annotated[
+        str | None, typer.Option("--owner", help="The role that pgmeaning belongs to, if it is not this one.")
+    ] = None,
 ) -> None:
     """Install or upgrade the pgmeaning schema. Safe to repeat, and to run from two places at once."""
     from pgmeaning.database import migrate
 
-    before = migrate.check(address(dsn)) if check else migrate.upgrade(address(dsn), settings().loopback_hosts)
+    if check:
+        before = migrate.check(address(dsn))
+    else:
+        before = migrate.upgrade(address(dsn), settings().loopback_hosts, roles=roles, owner=owner)
     has = f"revision {before.revision}" if before.revision else "no pgmeaning schema"
     if not before.due:
         typer.echo(f"up to date: {has}")
@@ -143,6 +157,11 @@ def migrate(
         typer.echo(f"the dblink loopback, by which embed() asks a sidecar: {before.loopback_problem}", err=True)
     if not check:
         print_gpu_advice(address(dsn))
+    if before.for_others:
+        typer.echo("the roles are not complete: let a role that may run these, then migrate --roles again:", err=True)
+        for statement in before.for_others:
+            typer.echo(f"    {statement};", err=True)
+        raise typer.Exit(1)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -295,6 +314,10 @@ def sidecar(
     model: Annotated[
         list[str] | None, typer.Option("--model", metavar="MODEL", help="Serve this model only; may be repeated.")
     ] = None,
+    allow_superuser: Annotated[
+        bool,
+        typer.Option("--allow-superuser", help="Run even as a superuser: whoever owns an attached table is one, too."),
+    ] = False,
     log_format: Annotated[
         Literal["text", "json"] | None,
         typer.Option("--log-format", help="Default: text on a terminal, else JSON lines."),
@@ -305,6 +328,7 @@ def sidecar(
 ) -> None:
     """Embed rows and answer queries until SIGTERM or Ctrl-C."""
     chosen = settings()
+    chosen.allow_superuser = chosen.allow_superuser or allow_superuser
     if model:
         with connected(dsn) as client:
             _check_models(client, model, drain)

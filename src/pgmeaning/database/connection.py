@@ -73,6 +73,11 @@ def connect(dsn: str, name: str, **pinned: str) -> Connection:
     return connection
 
 
+def current_role(connection: Connection) -> str:
+    """The role whose rights a connection has."""
+    return str((connection.execute(sql.query("current_role")).fetchone() or ("",))[0])
+
+
 def check_direct(dsn: str) -> None:
     """Raise DatabaseError if there is a pooler in between that shares server connections, or drops settings.
 

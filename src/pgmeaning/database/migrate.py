@@ -33,6 +33,10 @@ REPLAY_TRIES = 2
 REPLAY_SECONDS = 0.5
 
 
+# The role that an installation with roles of its own belongs to.
+ADMIN = "pgmeaning_admin"
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """A database's schema: its Alembic revision (None: no schema), and whether its functions are this package's."""
@@ -43,6 +47,7 @@ class State:
     unreleased: bool = False  # made by a version of this package that was never released
     missing: tuple[str, ...] = ()  # what the last migration left and is no longer there as it was
     loopback_problem: str | None = None  # after `upgrade`: why embed() cannot ask a sidecar
+    for_others: tuple[str, ...] = ()  # after `upgrade` with roles: statements that this role may not run
 
     @property
     def due(self) -> bool:
@@ -59,24 +64,56 @@ def check(dsn: str) -> State:
         return known_state(connection)
 
 
-def upgrade(dsn: str, loopback_hosts: str = "") -> State:
+def upgrade(dsn: str, loopback_hosts: str = "", *, roles: bool = False, owner: str | None = None) -> State:
     """Bring an empty database, or one of any earlier version, to the newest; returns the state before that.
 
-    `loopback_hosts` is the setting of that name.
+    `loopback_hosts` is the setting of that name. `roles`: the installation belongs to pgmeaning_admin from now on, and
+    the roles are made. `owner`: another role than one's own to which the installation belongs, if it may.
 
-    Raises DatabaseError, with a hint, if pgvector or a privilege is missing, or if only parts of an earlier
-    installation are left; SchemaOutdated if the schema is newer than this package, or was never released.
+    Raises DatabaseError, with a hint, if pgvector or a privilege is missing, if only parts of an earlier
+    installation are left, or if the schema belongs to a role that was not named; SchemaOutdated if the schema is newer
+    than this package, or was never released.
     """
     with _connect(dsn) as connection:
         refuse_standby(connection)
+    for_others = make_roles(dsn) if roles else ()
     with _transaction(dsn) as (alchemy, connection):
         connection.execute(sql.query("migration_lock"))
-        _refuse_strangers(connection)
+        _refuse_strangers(connection, ADMIN if roles else owner)
         before = known_state(connection)
-        if before.due:
-            _upgrade(alchemy, connection, before)
+        if before.due or (roles and _owner(connection) != ADMIN):
+            _upgrade(alchemy, connection, before, roles=roles and not for_others)
     with _connect(dsn) as connection:
-        return replace(before, loopback_problem=ensure_loopback(connection, loopback_hosts))
+        problem = ensure_loopback(connection, loopback_hosts)
+        if roles and not for_others:
+            for_others = _refused_ones(connection, "migrate/needed_grants")
+    return replace(before, loopback_problem=problem, for_others=for_others)
+
+
+def make_roles(dsn: str) -> tuple[str, ...]:
+    """Make pgmeaning's roles; returns the statements that somebody must run who may.
+
+    Raises DatabaseError if a role of such a name has rights that ours do not have.
+    """
+    with _connect(dsn) as connection:
+        strange = connection.execute(sql.query("migrate/strange_roles")).fetchone()
+        if strange:
+            raise DatabaseError(
+                f"role {strange[0]} has rights that the role which pgmeaning makes under that name has not",
+                hint="somebody else made it: drop or rename it, then run pgmeaning migrate --roles again",
+            )
+        return _refused_ones(connection, "migrate/make_roles")
+
+
+def _refused_ones(connection: psycopg.Connection[Any], name: str) -> tuple[str, ...]:
+    """Run the statements that a query composes; returns those that this role may not run."""
+    refused = []
+    for (statement,) in connection.execute(sql.query(name)).fetchall():
+        try:
+            connection.execute(compose.SQL(statement))  # composed by the database
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedObject):
+            refused.append(statement)
+    return tuple(refused)
 
 
 def remove_unreleased(dsn: str, collections: Sequence[str]) -> bool:
@@ -110,8 +147,11 @@ def ensure_loopback(connection: psycopg.Connection[Any], hosts: str = "") -> str
     """Make the loopback that embed() uses to ask a sidecar fit this database; returns why it cannot, or None.
 
     `hosts` is PGMEANING_LOOPBACK_HOSTS: a list that does not lead to this server is not used. Empty: the list that is
-    there is kept, unless it leads to another server.
+    there is kept, unless it leads to another server. Whoever does not own the installation only looks whether it works.
     """
+    if connection.execute(sql.query("owns_installation")).fetchone() != (True,):
+        problem, _ = connection.execute(sql.query("test_loopback")).fetchone() or (None, False)
+        return problem and f"{problem} (pgmeaning migrate, as the owner of the schema pgmeaning, makes it)"
     problem = _settle(connection, keep=hosts != LOCAL)
     wanted = host_list(hosts)
     if not wanted:
@@ -260,8 +300,25 @@ def refuse_standby(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-def _refuse_strangers(connection: psycopg.Connection[Any]) -> None:
-    """Only the owner may replace the functions, so refuse anybody else before they fail halfway."""
+def _owner(connection: psycopg.Connection[Any]) -> str | None:
+    """The role that the schema belongs to, if there is one."""
+    owners = {schema: owner for schema, owner, *_ in connection.execute(sql.query("migrate/schema_owners")).fetchall()}
+    return owners.get("pgmeaning")
+
+
+def _refuse_strangers(connection: psycopg.Connection[Any], named: str | None) -> None:
+    """Only the owner may replace the functions, so refuse anybody else before they fail halfway.
+
+    And what was made in advance by somebody else is not to be filled: whoever owns a schema, or a table in it, could
+    have code of theirs run by this role, and would own what it makes. A role that was `named` is trusted.
+    """
+    for schema, owner, may, own in connection.execute(sql.query("migrate/schema_owners")).fetchall():
+        if may and not own and owner not in (named, ADMIN):
+            raise DatabaseError(
+                f"schema {schema} belongs to role {owner}",
+                hint=f"if that is whom pgmeaning shall belong to: pgmeaning migrate --owner {owner}. Else drop the "
+                "schema: what this role makes in it would be that role's",
+            )
     found = connection.execute(sql.query("migrate/installation_owner")).fetchone()
     if found is None:
         return
@@ -294,9 +351,13 @@ def fingerprint_of_registry() -> str:
     return hashlib.sha256((_models_json() + _releases_json()).encode()).hexdigest()
 
 
-def _upgrade(alchemy: sqlalchemy.Connection, connection: psycopg.Connection[Any], before: State) -> None:
+def _upgrade(
+    alchemy: sqlalchemy.Connection, connection: psycopg.Connection[Any], before: State, *, roles: bool
+) -> None:
     connection.execute(sql.query("migrate/prepare_schema"))
     _run_alembic(alchemy, "upgrade", "head")
+    if roles:
+        connection.execute(sql.query("migrate/take_roles"))
     connection.execute(sql.query("migrate/migration_path"))
     if before.revision == before.head:
         _heal(connection)

@@ -67,6 +67,10 @@ def _data_home() -> Path:
     return Path.home() / ("Library/Application Support" if sys.platform == "darwin" else ".local/share") / "pgmeaning"
 
 
+# By this name the server says that it is its user's alone, so that a sidecar may be its superuser: see calls.sql.
+CLUSTER = "pgmeaning embedded"
+
+
 class EmbeddedServer:
     """One data folder and its server. As a context manager, it stops the server at the end if it started it."""
 
@@ -222,7 +226,7 @@ class EmbeddedServer:
     def _options(self, port: int, sockets: str) -> list[str]:
         if {",", '"'} & set(sockets):  # PostgreSQL would read a list of folders
             sockets = '"' + sockets.replace('"', '""') + '"'
-        settings = {"listen_addresses": "127.0.0.1"} | self._settings
+        settings = {"listen_addresses": "127.0.0.1", "cluster_name": CLUSTER} | self._settings
         settings |= {"port": str(port), "unix_socket_directories": sockets}
         return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
 

@@ -9,6 +9,7 @@ from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection, is_passing
 from pgmeaning.database.targets import Registry
 from pgmeaning.sidecar.in_flight import InFlight
+from pgmeaning.sidecar.source import Source
 from pgmeaning.types import Target
 
 log = structlog.get_logger()
@@ -21,12 +22,18 @@ class Hidden(psycopg.errors.InsufficientPrivilege):
     """Rows of the source cannot all be seen."""
 
 
-def check_visible(connection: Connection, target: Target) -> None:
+# What a statement on a source that changed a moment ago says: see _source_guard() in sql/functions/10_common.sql.
+CHANGED = "the table is not as it was"
+
+
+def check_visible(connection: Connection, source: Source, target: Target) -> None:
     """Raise Hidden if rows that were not found may only be hidden: asked after the look that did not find them.
 
     Maintenance asks, too, but a policy may come between its looks, and the rows would lose their vectors.
     """
-    arguments = {"collection_id": target.collection_id, "source": target.parts["source"]}
+    arguments = {
+        "collection_id": target.collection_id, "source": target.parts["source"], "reader": source.role,
+    }  # fmt: skip
     row = connection.execute(sql.query("scan/access_problem"), arguments).fetchone()
     if row is not None and row[0] is not None:
         raise Hidden(row[0])
@@ -35,18 +42,23 @@ def check_visible(connection: Connection, target: Target) -> None:
 class SourceErrors:
     """Tells an error of one row from an error of the whole collection, and then suspends the collection."""
 
-    def __init__(self, connection: Connection, registry: Registry, in_flight: InFlight) -> None:
+    def __init__(
+        self, connection: Connection, source: Source, registry: Registry, in_flight: InFlight
+    ) -> None:  # fmt: skip
         self._connection = connection
+        self._source = source
         self._registry = registry
         self._in_flight = in_flight
 
     def is_of_collection(self, target: Target, error: psycopg.Error) -> bool:
         """Whether the collection is suspended now; False: one row caused the error. Raises a connection's error."""
-        if isinstance(error, BROKEN):
+        if isinstance(error, psycopg.errors.UndefinedTable) and CHANGED in str(error):
+            self._in_flight.postpone(target)  # until maintenance has looked at it
+        elif isinstance(error, BROKEN):
             self._mark_broken(target, error)
         elif isinstance(error, psycopg.errors.LockNotAvailable):
             self._in_flight.postpone(target)
-        elif self._connection.closed or is_passing(error):
+        elif self._connection.closed or self._source.is_closed or is_passing(error):
             raise error
         else:
             return False

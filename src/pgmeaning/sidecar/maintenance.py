@@ -65,6 +65,7 @@ class Maintenance:
     def start_up(self) -> None:
         """Before any work, check for a direct connection, the right schema, and a loopback that works."""
         check_direct(self._run.dsn)
+        self._refuse_superusers()
         with connect(self._run.dsn, "sidecar") as connection:
             migrate.refuse_standby(connection)
             state = migrate.known_state(connection)
@@ -79,15 +80,31 @@ class Maintenance:
                 raise SchemaOutdated(problem)
             try:
                 problem = migrate.ensure_loopback(connection, self._settings.loopback_hosts)
+                if problem:
+                    log.warning("the loopback does not work as it should", problem=problem)
+                # Last: whoever sees the sidecar may send it requests.
+                self._heartbeat(connection)
             except psycopg.errors.InsufficientPrivilege as error:
                 raise DatabaseError(
                     f"role {connection.info.user!r} may not run a sidecar: {error.diag.message_primary}",
-                    hint="run it as the role that owns the schema pgmeaning, or as a member of that role",
+                    hint="run it as pgmeaning_sidecar, or where there are no roles, as the owner of schema pgmeaning",
                 ) from error
-            if problem:
-                log.warning("the loopback does not work as it should", problem=problem)
-            # Last: whoever sees the sidecar may send it requests.
-            self._heartbeat(connection)
+
+    def _refuse_superusers(self) -> None:
+        """Whoever owns a source table can run code as the role that reads it, so that role had better be nobody."""
+        settings = self._settings
+        for dsn, variable in ((self._run.dsn, "PGMEANING_DSN"), (settings.reader_dsn, "PGMEANING_READER_DSN")):
+            if not dsn or settings.allow_superuser:
+                continue
+            with connect(dsn, "sidecar") as connection:
+                role = connection.execute(sql.query("superuser")).fetchone()
+            if role is not None:
+                raise DatabaseError(
+                    f"the sidecar would run as superuser {role[0]}, and whoever owns an attached table can run code as "
+                    "the role that reads it",
+                    hint=f"pgmeaning migrate --roles makes roles for it: set {variable}. Where all tables are your "
+                    "own: pgmeaning sidecar --allow-superuser, or PGMEANING_ALLOW_SUPERUSER=1",
+                )
 
     def run(self, connection: Connection) -> None:
         """Run until the sidecar stops."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 
 import psycopg
@@ -42,6 +43,7 @@ from pgmeaning.sidecar.requests import QueryRequests, RerankRequests
 from pgmeaning.sidecar.row_vectors import measured
 from pgmeaning.sidecar.run import Run
 from pgmeaning.sidecar.session import session
+from pgmeaning.sidecar.source import Source, reading
 from pgmeaning.sidecar.watch import Call
 from pgmeaning.sidecar.work import Output, Work
 from pgmeaning.sidecar.write import Writer
@@ -138,7 +140,12 @@ class Sidecar:
     # The steps, in the order of the data
 
     def _claim_and_read(self, connection: Connection) -> None:
-        shared = session(self._run, self.in_flight, connection)
+        settings = self._run.settings
+        with closing(reading(settings.reader_dsn or self._run.dsn, f"reader {self.id}", **PATIENCE)) as source:
+            self._claim_and_read_from(source, connection)
+
+    def _claim_and_read_from(self, source: Source, connection: Connection) -> None:
+        shared = session(self._run, self.in_flight, connection, source)
         reader = Reader(self._run, shared, self.in_flight, self._cutters)
         claimer = Claimer(self._run, shared, self.in_flight, self.embedders, self._paces, self._place, self._drained())
         for claimed in claimer.claims():

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import psycopg
@@ -18,20 +17,20 @@ from pgmeaning.sidecar.broken import check_visible
 from pgmeaning.sidecar.in_flight import InFlight
 from pgmeaning.sidecar.run import Run
 from pgmeaning.sidecar.session import Session
+from pgmeaning.sidecar.source import Source, SourceRow
 from pgmeaning.sidecar.work import Claimed, Work
 from pgmeaning.types import Claim, Row, Target
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
-BYTEA = 17  # its type's oid
 # Rows to be cut are read and embedded together up to this many bytes of text and this many chunks, or one alone.
 BYTES_TOGETHER = 1 << 20
 CHUNKS_TOGETHER = 4096
 
 
 class Reader:
-    """Reads claimed rows, over the connection that claimed them."""
+    """Reads claimed rows."""
 
     def __init__(self, run: Run, session: Session, in_flight: InFlight, cutters: Cutters) -> None:
         self._run = run
@@ -66,18 +65,21 @@ class Reader:
     def _sizes(self, target: Target, claims: Sequence[Claim]) -> list[int]:
         """The bytes of each row; if one cannot be measured, each is read alone."""
         try:
-            return sizes(self._session.connection, target, claims)
+            return self._session.source.sizes(target, [claim.key for claim in claims])
         except psycopg.Error as error:
-            if self._session.connection.closed or is_passing(error):
+            if self._session.source.is_closed or is_passing(error):
                 raise
             return [BYTES_TOGETHER] * len(claims)
 
     def _read(self, target: Target, claims: Sequence[Claim], characters: int) -> list[Row]:
         """Read the rows; if that fails, halve them until the row that causes it is alone."""
         try:
-            rows = read_rows(self._session.connection, target, claims, characters, self._settings.media_max_bytes)
+            rows = read_rows(
+                self._session.connection, self._session.source, target, claims, characters,
+                self._settings.media_max_bytes,
+            )  # fmt: skip
             if not all(row.was_found for row in rows):
-                check_visible(self._session.connection, target)
+                check_visible(self._session.connection, self._session.source, target)
             return rows
         except psycopg.Error as error:
             if self._session.errors.is_of_collection(target, error):
@@ -128,82 +130,35 @@ def characters_for(embedder: Embedder) -> int:
 
 
 def read_rows(
-    connection: Connection, target: Target, claims: Sequence[Claim], characters: int, media_bytes: int = 1 << 26
-) -> list[Row]:
+    connection: Connection, source: Source, target: Target, claims: Sequence[Claim], characters: int,
+    media_bytes: int = 1 << 26,
+) -> list[Row]:  # fmt: skip
     """The claimed rows as they are now, in the claims' order; a row that is gone has no document.
 
     `characters` bounds each column, so that a text of a megabyte costs no more than the model can read; `media_bytes`
     bounds an image or video likewise: of a larger one, just enough is read to see that it is too large.
     """
-    statement = sql.composed("rows/read_rows", target.parts)
-    with connection.cursor(binary=True) as cursor:
-        bounds = {"characters": characters, **_media_bounds(media_bytes)}
-        cursor.execute(statement, {"keys": [claim.key for claim in claims], **bounds})
-        fields = [[_value(cursor, i, j) for j in range(cursor.pgresult.nfields)] for i in range(cursor.rowcount)]  # type: ignore[union-attr]
-        media = _media_readers(target, cursor)
-    found = {int.from_bytes(row[0] or b""): row for row in fields}
-    return [_row(target, claim, found.get(place), media) for place, claim in enumerate(claims, start=1)]
+    keys = [claim.key for claim in claims]
+    known = dict(connection.execute(sql.composed("rows/known_hashes", target.parts), {"keys": keys}).fetchall())
+    found = source.rows(target, keys, characters, media_bytes)
+    return [_row(target, claim, found.get(place), known.get(place)) for place, claim in enumerate(claims, start=1)]
 
 
-def _value(cursor: Any, row: int, column: int) -> bytes | None:
-    value: bytes | None = cursor.pgresult.get_value(row, column)
-    return value
-
-
-def _media_bounds(media_bytes: int) -> dict[str, int]:
-    """The bytes of bytea, and the characters of a data URI that holds as many."""
-    return {
-        "media_bytes": min(media_bytes + 1, 0x7FFFFFFF),
-        "media_characters": min(media_bytes // 3 * 4 + 1024, 0x7FFFFFFF),
-    }
-
-
-def _media_readers(target: Target, cursor: Any) -> list[Callable[[bytes], Any]]:
-    """Functions that decode the columns of images and of videos, which come last: to bytes, or to jsonb's value."""
-    columns = (target.image is not None) + (target.video is not None)
-    types = [cursor.pgresult.ftype(cursor.pgresult.nfields - columns + place) for place in range(columns)]
-    return [_as_bytes if oid == BYTEA else _from_jsonb for oid in types]
-
-
-def _as_bytes(value: bytes) -> Any:
-    return value
-
-
-def _from_jsonb(value: bytes) -> Any:
-    return json.loads(value[1:])  # jsonb's binary format begins with a version byte
-
-
-def _row(
-    target: Target, claim: Claim, fields: Sequence[bytes | None] | None, media: Sequence[Callable[[bytes], Any]]
-) -> Row:
-    if fields is None:
+def _row(target: Target, claim: Claim, found: SourceRow | None, known_hash: bytes | None) -> Row:
+    if found is None:
         return Row(claim)
-    content_hash, known_hash = fields[1], fields[2]
-    key_bytes, contents = tuple(fields[3 : 3 + target.key_width]), fields[3 + target.key_width :]
-    texts = [
-        None if content is None else content.decode(errors="replace") for content in contents[: len(target.columns)]
-    ]
-    if content_hash is None:  # the database says what counts as content, here as in a scan
-        return Row(claim, None, key_bytes)
-    unchanged = content_hash == known_hash
-    return Row(claim, document(target, texts, *_media(target, contents, media)), key_bytes, content_hash, unchanged)
+    if found.content_hash is None:  # the database says what counts as content, here as in a scan
+        return Row(claim, None, found.key)
+    unchanged = found.content_hash == known_hash
+    content = document(target, found.texts, *_media(target, found.media))
+    return Row(claim, content, found.key, found.content_hash, unchanged)
 
 
-def _media(
-    target: Target, contents: Sequence[bytes | None], readers: Sequence[Callable[[bytes], Any]]
-) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def _media(target: Target, values: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The images and the videos of a row, as it names them."""
-    values = contents[len(contents) - len(readers) :]
-    found = [() if value is None else several(read(value)) for value, read in zip(values, readers, strict=True)]
+    found = [() if value is None else several(value) for value in values]
     images = found.pop(0) if target.image is not None else ()
     return images, found.pop(0) if target.video is not None else ()
-
-
-def sizes(connection: Connection, target: Target, claims: Sequence[Claim]) -> list[int]:
-    """The bytes of text that each of the claimed rows has."""
-    statement = sql.composed("rows/row_sizes", target.parts)
-    found = dict(connection.execute(statement, {"keys": [claim.key for claim in claims]}).fetchall())
-    return [found.get(place, 0) for place in range(1, len(claims) + 1)]
 
 
 def known_chunks(

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
-from pgmeaning.database.connection import Connection
+from pgmeaning.database.connection import Connection, connect, current_role
 from pgmeaning.models.pipeline import Budget, budget_of
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.queue import Queue
@@ -56,6 +56,13 @@ class Run:
             Queue(connection, self.id, self.settings).give_up(claims(), error)
 
         return self.watch.call(what, self.settings.model_timeout * max(1, tokens / TOKENS), give_up)
+
+    def reader(self, connection: Connection) -> str:
+        """The role that reads the source tables: of its own connection, or else of this one."""
+        if not self.settings.reader_dsn:
+            return current_role(connection)
+        with connect(self.settings.reader_dsn, "reader") as reader:
+            return current_role(reader)
 
     def serves(self, target: Target) -> bool:
         """Whether the target's model is one of those that this sidecar runs."""

@@ -1,13 +1,15 @@
 """Backfill and reconcile are the same: a scan of the source in the order of its key, page by page.
 
-It queues rows whose vector is missing or stale, and at its end vectors without a row. A row whose content
-cannot be read is queued, too, to fail alone.
+It queues rows whose vector is missing or stale, and vectors without a row. A row whose content cannot be read is
+queued, too, to fail alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -19,6 +21,7 @@ from pgmeaning.sidecar.broken import check_visible
 from pgmeaning.sidecar.in_flight import InFlight
 from pgmeaning.sidecar.run import Run
 from pgmeaning.sidecar.session import Session
+from pgmeaning.sidecar.source import Source
 from pgmeaning.types import Claim, Target
 
 log = structlog.get_logger()
@@ -40,61 +43,50 @@ class Page:
 
 
 def scan_page(
-    connection: Connection, target: Target, *, rows: int, claims: int, sidecar: UUID, lease: float
-) -> Page | None:
-    """Scan the next `rows` rows, claiming up to `claims` of those that are owed; None: another sidecar scans."""
+    connection: Connection, source: Source, target: Target, *, rows: int, claims: int, sidecar: UUID, lease: float,
+    unseen: bool = False,
+) -> Page | None:  # fmt: skip
+    """Scan the next `rows` rows, claiming up to `claims` of those that are owed; None: another sidecar scans.
+
+    `unseen`: queue them without looking at their contents, which cannot be hashed.
+    """
     arguments = {
-        "collection_id": target.collection_id, "model": target.model, "limit": rows, "claims": claims,
-        "sidecar": sidecar, "lease": timedelta(seconds=lease),
+        "collection_id": target.collection_id, "model": target.model, "claims": claims, "sidecar": sidecar,
+        "lease": timedelta(seconds=lease), "orphans": ORPHANS, "unseen": unseen,
     }  # fmt: skip
-    return retrying(lambda: _scan_page(connection, target, arguments))
+    return retrying(lambda: _scan_page(connection, source, target, rows, arguments))
 
 
-def _scan_page(connection: Connection, target: Target, arguments: dict[str, object]) -> Page | None:
+def _scan_page(
+    connection: Connection, source: Source, target: Target, rows: int, arguments: dict[str, Any]
+) -> Page | None:
     with connection.transaction():
         taken = connection.execute(sql.query("scan/take_scan"), arguments).fetchone()
         if taken is None:
             return None
-        statement = sql.composed("scan/scan_page", {**target.parts, "after_cursor": _after(target, taken[0])})
-        row = connection.execute(statement, {**arguments, "cursor": taken[0]}).fetchone()
-        seen, queued, keys, generations = row or (0, 0, [], [])
-        ended = seen == 0 and _end(connection, target, arguments)
+        cursor: str | None = taken[0]
+        keys, hashes = source.page(target, cursor, rows, hashed=not arguments["unseen"])
+        parts = {**target.parts, "vector_in_page": _in_page(target, cursor, keys)}
+        arguments = {**arguments, "cursor": cursor, "keys": keys, "hashes": hashes}
+        row = connection.execute(sql.composed("scan/queue_page", parts), arguments).fetchone()
+        queued, orphans, _, owed, generations = row or (0, 0, 0, [], [])
+        if orphans or not keys:
+            # Rows that are hidden look deleted: what was queued is rolled back, and the scan is not over.
+            check_visible(connection, source, target)
+        ended = not keys and orphans < ORPHANS
+        if ended:
+            connection.execute(sql.query("scan/end_scan"), arguments)
     claims = (
         Claim(target.collection_id, target.model, key, generation, 1)
-        for key, generation in zip(keys, generations, strict=True)
+        for key, generation in zip(owed, generations, strict=True)
     )
-    return Page(seen, queued, tuple(claims), ended)
+    return Page(len(keys), queued, tuple(claims), ended)
 
 
-def skip_row(connection: Connection, target: Target) -> int | None:
-    """Queue the next row unseen, since it cannot be hashed; returns how many, 0 or 1. None: another sidecar scans."""
-    return retrying(lambda: _skip_row(connection, target))
-
-
-def _skip_row(connection: Connection, target: Target) -> int | None:
-    arguments = {"collection_id": target.collection_id, "model": target.model}
-    with connection.transaction():
-        taken = connection.execute(sql.query("scan/take_scan"), arguments).fetchone()
-        if taken is None:
-            return None
-        statement = sql.composed("scan/skip_row", {**target.parts, "after_cursor": _after(target, taken[0])})
-        row = connection.execute(statement, {**arguments, "cursor": taken[0]}).fetchone()
-        return row[0] if row else 0
-
-
-def _after(target: Target, cursor: str | None) -> str:
-    return "true" if cursor is None else target.parts["source_after_cursor"]
-
-
-def _end(connection: Connection, target: Target, arguments: dict[str, object]) -> bool:
-    """Queue vectors without a row, and end the scan once all are queued; returns whether it has ended."""
-    statement = sql.composed("scan/queue_orphans", target.parts)
-    queued, _ = connection.execute(statement, {**arguments, "limit": ORPHANS}).fetchone() or (0, 0)
-    # What was queued is rolled back if rows are hidden, and the scan is not over: it has not seen them.
-    check_visible(connection, target)
-    if queued < ORPHANS:
-        connection.execute(sql.query("scan/end_scan"), arguments)
-    return bool(queued < ORPHANS)
+def _in_page(target: Target, cursor: str | None, keys: Sequence[str]) -> str:
+    """Which vectors lie between the last page's end and this one's, as SQL."""
+    behind_first = "true" if cursor is None else target.parts["vector_after_first"]
+    return f"{behind_first} AND NOT ({target.parts['vector_after_last']})" if keys else behind_first
 
 
 class Scans:
@@ -112,7 +104,7 @@ class Scans:
         rows = self._rows.get(place, limit)
         try:
             page = scan_page(
-                self._session.connection, target, rows=rows, claims=limit,
+                self._session.connection, self._session.source, target, rows=rows, claims=limit,
                 sidecar=self._run.id, lease=self._run.settings.lease,
             )  # fmt: skip
         except psycopg.Error as error:
@@ -134,15 +126,15 @@ class Scans:
         if rows > 1:
             return Page()
         try:
-            skipped = skip_row(self._session.connection, target)
+            page = scan_page(
+                self._session.connection, self._session.source, target, rows=1, claims=0, unseen=True,
+                sidecar=self._run.id, lease=self._run.settings.lease,
+            )  # fmt: skip
         except psycopg.Error as another:
             if not self._session.errors.is_of_collection(target, another):
                 self._cannot_scan(target, another)
             return None
-        # No row left: then the end of the scan cannot be read.
-        if skipped == 0:
-            self._cannot_scan(target, error)
-        return Page(seen=skipped) if skipped else None
+        return page
 
     def _cannot_scan(self, target: Target, error: psycopg.Error) -> None:
         """Not even a key can be read: status says so, and the scan is tried again after a while."""

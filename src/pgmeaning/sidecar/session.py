@@ -10,21 +10,22 @@ from pgmeaning.sidecar.broken import SourceErrors
 from pgmeaning.sidecar.in_flight import InFlight
 from pgmeaning.sidecar.queue import Queue
 from pgmeaning.sidecar.run import Run
+from pgmeaning.sidecar.source import Source
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """For one thread: it claims and reads over the same connection."""
+    """For the thread that claims and reads. `source`: where it reads rows, over another connection."""
 
     connection: Connection
+    source: Source
     queue: Queue
     registry: Registry
     errors: SourceErrors
 
 
-def session(run: Run, in_flight: InFlight, connection: Connection) -> Session:
-    """A session over a new connection."""
+def session(run: Run, in_flight: InFlight, connection: Connection, source: Source) -> Session:
+    """A session over new connections."""
     registry = Registry()
-    return Session(
-        connection, Queue(connection, run.id, run.settings), registry, SourceErrors(connection, registry, in_flight)
-    )
+    queue = Queue(connection, run.id, run.settings)
+    return Session(connection, source, queue, registry, SourceErrors(connection, source, registry, in_flight))

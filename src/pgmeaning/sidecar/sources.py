@@ -36,9 +36,11 @@ class Sources:
 
     def __init__(self, run: Run, schema_problem: Callable[[Connection], str | None]) -> None:
         self.looked = threading.Event()
+        self._run = run
         self._schema_problem = schema_problem
         self._key_types = KeyTypes(run)
         self._grace = timedelta(seconds=run.settings.orphan_grace)
+        self._reader = ""
         self._looks = 0
         self._look_due = 0.0
         self._changed = False
@@ -46,6 +48,7 @@ class Sources:
 
     def look(self, connection: Connection) -> None:
         """One look, and what follows from it."""
+        self._reader = self._reader or self._run.reader(connection)
         due = time.monotonic() >= self._look_due
         self._changed, self._barred = False, self._barred and not due
         self._look_after_orphans(connection)
@@ -70,7 +73,7 @@ class Sources:
             self._alone(connection, name, partial(self._look_after_orphan, connection, collection_id, name))
 
     def _look_after_orphan(self, connection: Connection, collection_id: int, name: str) -> None:
-        arguments = {"collection_id": collection_id, "grace": self._grace}
+        arguments = {"collection_id": collection_id, "grace": self._grace, "reader": self._reader}
         row = connection.execute(sql.query("maintenance/look_after_orphan"), arguments).fetchone()
         if row and row[0]:
             self._changed = True
@@ -79,7 +82,7 @@ class Sources:
     def _look_at_all(self, connection: Connection) -> None:
         started = time.monotonic()
         with connection.cursor(row_factory=dict_row) as cursor:
-            sources = cursor.execute(sql.query("maintenance/check_sources")).fetchall()
+            sources = cursor.execute(sql.query("maintenance/check_sources"), {"reader": self._reader}).fetchall()
         connection.execute(sql.query("queue/forget_queued"))
         # With thousands of collections a look takes a while: the next one is put off, so that idling costs little.
         ended = time.monotonic()
