@@ -23,8 +23,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgmeaning.database import migrate
-from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
+from tests.installation import ONE_ROLE, Installation, install
 from tests.types import Connect, Connection, Drain
 
 # Several processes run the tests: each one's torch with a thread a core would keep the others waiting.
@@ -103,15 +103,34 @@ def template(server_dsn: str) -> Iterator[str]:
     _drop(server_dsn, name)
 
 
+@pytest.fixture(scope="session")
+def installations(server_dsn: str, template: str) -> Iterator[dict[str, Installation]]:
+    """Migrated databases that nobody is connected to, by how pgmeaning is installed; made when a test asks for one."""
+    made = {ONE_ROLE: Installation(template)}
+    yield made
+    for name in [made[kind].template for kind in made if kind != ONE_ROLE]:
+        _drop(server_dsn, name)
+
+
 @pytest.fixture
-def dsn(server_dsn: str, template: str) -> Iterator[str]:
-    """A migrated database of the test's own."""
+def installation(
+    request: pytest.FixtureRequest, server_dsn: str, installations: dict[str, Installation]
+) -> Installation:
+    """With one role, unless a test is parametrised with INSTALLATIONS."""
+    kind = getattr(request, "param", os.environ.get("PGMEANING_TEST_INSTALLATION", ONE_ROLE))
+    if kind not in installations:
+        installations[kind] = install(server_dsn, f"{TEMPLATE}_{os.getpid()}_{len(installations)}", kind)
+    return installations[kind]
+
+
+@pytest.fixture
+def dsn(server_dsn: str, installation: Installation) -> Iterator[str]:
+    """A migrated database of the test's own, as who owns its tables: a superuser with one role."""
     name = f"pgmeaning_test_{os.getpid()}_{next(_numbers)}"
-    _create(server_dsn, name, template)
-    own = make_conninfo(server_dsn, dbname=name)
-    with psycopg.connect(own, autocommit=True) as connection:
+    _create(server_dsn, name, installation.template)
+    with psycopg.connect(make_conninfo(server_dsn, dbname=name), autocommit=True) as connection:
         migrate.ensure_loopback(connection)
-    yield own
+    yield installation.dsn(make_conninfo(server_dsn, dbname=name), installation.owner)
     _drop(server_dsn, name)
 
 
@@ -159,29 +178,32 @@ def connect(dsn: str) -> Iterator[Connect]:
 
 
 @pytest.fixture
-def drain(dsn: str) -> Drain:
+def drain(dsn: str, installation: Installation) -> Drain:
     """Run a sidecar in this process until nothing is owed; returns its exit status. Keywords are settings."""
 
     def _drain(models: list[str] | None = None, **settings: Any) -> int:
-        return Sidecar(dsn, Settings(**settings), models).run(drain=True)
+        return installation.sidecar(dsn, models, **settings).run(drain=True)
 
     return _drain
 
 
 @pytest.fixture
-def sidecar(dsn: str) -> Iterator[Sidecar]:
+def sidecar(dsn: str, installation: Installation) -> Iterator[Sidecar]:
     """A running sidecar in this process, awake once the test begins; stopped at the end."""
-    with running(Sidecar(dsn, Settings(maintenance=0.1))) as started:
+    with running(installation.sidecar(dsn, maintenance=0.1), dsn) as started:
         yield started
 
 
 @contextmanager
-def running(sidecar: Sidecar) -> Iterator[Sidecar]:
-    """Run a sidecar in a thread; it has introduced itself to the database when the body begins."""
+def running(sidecar: Sidecar, dsn: str | None = None) -> Iterator[Sidecar]:
+    """Run a sidecar in a thread; it has introduced itself to the database when the body begins.
+
+    `dsn`: by which to look, if not by the sidecar's.
+    """
     thread = threading.Thread(target=sidecar.run, name="sidecar")
     thread.start()
     try:
-        with psycopg.connect(sidecar.dsn, autocommit=True) as connection:
+        with psycopg.connect(dsn or sidecar.dsn, autocommit=True) as connection:
             wait_until(
                 lambda: (
                     connection.execute("SELECT 1 FROM pgmeaning.sidecar WHERE id = %s", (sidecar.id,)).fetchone()

@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgmeaning.database import migrate
 from pgmeaning.errors import DatabaseError
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
-from tests.conftest import running, wait_until
-from tests.integration.installation import PASSWORD, Roles, install
+from tests.conftest import _embedded, running, wait_until
+from tests.installation import BY_A_SUPERUSER, OWNER, PASSWORD, Installation, install, prepare
 from tests.types import Connection
 
-NAMES = ("pgmeaning_admin", "pgmeaning_sidecar", "pgmeaning_reader", "pgmeaning_user")
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """DSNs: of the server's superuser, the sidecar, the reader, and of who owns tables and may attach them."""
+
+    superuser: str
+    sidecar: str
+    reader: str
+    owner: str
+
+
+@pytest.fixture(params=[BY_A_SUPERUSER])
+def installation(
+    request: pytest.FixtureRequest, server_dsn: str, installations: dict[str, Installation]
+) -> Installation:
+    """With roles."""
+    if request.param not in installations:
+        installations[request.param] = install(server_dsn, f"pgmeaning_test_roles_{os.getpid()}", request.param)
+    return installations[request.param]
 
 
 @pytest.fixture
-def roles(empty_dsn: str) -> Iterator[Roles]:
-    owner = f"{conninfo_to_dict(empty_dsn)['dbname']}_owner"
-    try:
-        yield install(empty_dsn, owner)
-    finally:
-        drop(empty_dsn, owner)
-
-
-def drop(dsn: str, *more: str) -> None:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        for name in (*more, *NAMES):
-            connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(name)))
-        for name in more:
-            connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+def roles(dsn: str, server_dsn: str, installation: Installation) -> Roles:
+    superuser = make_conninfo(server_dsn, dbname=conninfo_to_dict(dsn)["dbname"])
+    names = ("pgmeaning_sidecar", "pgmeaning_reader", OWNER)
+    return Roles(superuser, *(installation.dsn(superuser, name) for name in names))
 
 
 @pytest.fixture
@@ -115,7 +124,7 @@ def test_a_user_searches_what_it_may_read_and_changes_nothing(roles: Roles, owne
     owner.execute("SELECT pgmeaning.attach('docs', '{title,body}')")
     db.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'".encode())
     try:
-        dsn = psycopg.conninfo.make_conninfo(roles.superuser, user=name, password=PASSWORD)
+        dsn = make_conninfo(roles.superuser, user=name, password=PASSWORD)
         with running(sidecar(roles)), psycopg.connect(dsn, autocommit=True) as user:
             owner.execute("CALL pgmeaning.wait_for('docs')")
             with pytest.raises(psycopg.errors.InsufficientPrivilege):  # no member of pgmeaning_user yet
@@ -260,45 +269,71 @@ def test_somebody_elses_table_is_attached_once_its_owner_grants_what_is_said(
 # Making them
 
 
-def test_an_installation_gets_its_roles_later_and_what_it_has_goes_over_to_them(dsn: str) -> None:
-    with psycopg.connect(dsn, autocommit=True) as connection:
+@pytest.fixture
+def plain_dsn(empty_dsn: str) -> str:
+    """A database where pgmeaning is installed with one role."""
+    migrate.upgrade(empty_dsn)
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute("SELECT pgmeaning.set_default_model('synthetic-384')")
+    return empty_dsn
+
+
+def test_an_installation_gets_its_roles_later_and_what_it_has_goes_over_to_them(
+    plain_dsn: str, server_dsn: str
+) -> None:
+    prepare(server_dsn)
+    with psycopg.connect(plain_dsn, autocommit=True) as connection:
         connection.execute("CREATE TABLE docs (id int PRIMARY KEY, body text); INSERT INTO docs VALUES (1, 'one')")
         connection.execute("SELECT pgmeaning.attach('docs', '{body}')")
-    try:
-        assert migrate.upgrade(dsn, roles=True).for_others == ()
-        with psycopg.connect(dsn, autocommit=True) as connection:
-            for name in ("sidecar", "reader"):
-                connection.execute(f"ALTER ROLE pgmeaning_{name} PASSWORD '{PASSWORD}'".encode())
-            made = [
-                psycopg.conninfo.make_conninfo(dsn, user=f"pgmeaning_{name}", password=PASSWORD)
-                for name in ("sidecar", "reader")
-            ]
-            with running(sidecar(Roles(dsn, made[0], made[1], dsn))):
-                wait_until(lambda: state(connection) == ("ready", 1, None))
-    finally:
-        drop(dsn)
+        assert migrate.upgrade(plain_dsn, roles=True).for_others == ()
+        made = [make_conninfo(plain_dsn, user=f"pgmeaning_{name}", password=PASSWORD) for name in ("sidecar", "reader")]
+        with running(sidecar(Roles(plain_dsn, made[0], made[1], plain_dsn))):
+            wait_until(lambda: state(connection) == ("ready", 1, None))
+        assert migrate.check(plain_dsn).due is False
 
 
-def test_who_may_make_no_roles_is_told_what_to_have_run(empty_dsn: str) -> None:
-    name = f"{conninfo_to_dict(empty_dsn)['dbname']}_owner"
-    with psycopg.connect(empty_dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'; CREATE EXTENSION vector".encode())
-        connection.execute(f"ALTER DATABASE {connection.info.dbname} OWNER TO {name}".encode())
-        for role in NAMES:
-            connection.execute(f"DROP ROLE IF EXISTS {role}".encode())
-        dsn = psycopg.conninfo.make_conninfo(empty_dsn, user=name, password=PASSWORD)
-        try:
-            done = migrate.upgrade(dsn, roles=True)
-            assert done.for_others[0] == "CREATE ROLE pgmeaning_admin NOLOGIN"
-            assert migrate.check(dsn).due is False, "it works without them"
-            for statement in done.for_others:
+@pytest.fixture(scope="module")
+def bare_server() -> Iterator[str]:
+    """A server on which nobody has made the roles yet."""
+    with _embedded() as dsn:
+        yield dsn
+
+
+def owned(server: str, name: str, may: str) -> str:
+    """A database of the role's own, with pgvector; its DSN as that role."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {name} LOGIN {may} PASSWORD '{PASSWORD}'".encode())
+        connection.execute(f"CREATE DATABASE {name} OWNER {name}".encode())
+    with psycopg.connect(make_conninfo(server, dbname=name), autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION vector")
+    return make_conninfo(server, dbname=name, user=name, password=PASSWORD)
+
+
+def test_who_may_make_no_roles_is_told_what_to_have_run_and_who_may_is_not(bare_server: str) -> None:
+    dsn = owned(bare_server, "plain", "NOCREATEROLE")
+    done = migrate.upgrade(dsn, roles=True)
+    assert done.for_others[0] == "CREATE ROLE pgmeaning_admin NOLOGIN"
+    assert migrate.check(dsn).due is False, "it works without them"
+    other = owned(bare_server, "maker", "CREATEROLE")
+    assert migrate.upgrade(other, roles=True).for_others == ()
+    with psycopg.connect(make_conninfo(bare_server, dbname="plain"), autocommit=True) as connection:
+        for statement in done.for_others:
+            if not statement.startswith("CREATE ROLE"):  # they are there by now
                 connection.execute(statement.encode())
-            assert migrate.upgrade(dsn, roles=True).for_others == ()
-            owner = "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'pgmeaning'"
-            assert connection.execute(owner.encode()).fetchone() == ("pgmeaning_admin",)
+        assert migrate.upgrade(dsn, roles=True).for_others == ()
+        owner = "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'pgmeaning'"
+        assert connection.execute(owner.encode()).fetchone() == ("pgmeaning_admin",)
+
+
+def test_a_role_of_our_name_that_may_more_than_ours_is_not_used(bare_server: str) -> None:
+    with psycopg.connect(bare_server, autocommit=True) as connection:
+        migrate.make_roles(bare_server)
+        connection.execute("ALTER ROLE pgmeaning_admin LOGIN")
+        try:
+            with pytest.raises(DatabaseError, match="role pgmeaning_admin has rights"):
+                migrate.make_roles(bare_server)
         finally:
-            connection.execute(f"ALTER DATABASE {connection.info.dbname} OWNER TO CURRENT_USER".encode())
-            drop(empty_dsn, name)
+            connection.execute("ALTER ROLE pgmeaning_admin NOLOGIN")
 
 
 def test_a_schema_that_somebody_made_in_advance_is_not_filled(empty_dsn: str) -> None:
