@@ -18,8 +18,9 @@ setting concerns them. Times are in seconds.
 """
 
 TAIL = """
-Two more variables: `PGMEANING_RERANKER` names the model that `pgmeaning.rerank()` uses by default, and
-`PGMEANING_API_KEY`, or the file that `PGMEANING_API_KEY_FILE` names, holds the key of an [endpoint](engines.md).
+More variables: `PGMEANING_RERANKER` names the model that `pgmeaning.rerank()` uses by default. `PGMEANING_API_KEY`, or
+the file that `PGMEANING_API_KEY_FILE` names, holds the key of an [endpoint](engines.md#the-key), and
+`PGMEANING_API_KEY_HOSTS` the hosts that may have it: without that, none has.
 """
 
 
