@@ -13,6 +13,11 @@ HEAD = """# Settings
 The sidecar reads its settings from environment variables; so do the Python client and the command line, as far as a
 setting concerns them. Times are in seconds.
 
+`--dsn` shows in the list of processes, to every user of the machine. With a password in it, put the DSN into a file
+that only its user may read and name that (`pgmeaning --dsn-file FILE sidecar`, or `PGMEANING_DSN_FILE`, as with the
+secrets of Docker and Kubernetes), or leave the password to libpq: `~/.pgpass`, `PGPASSFILE`, `PGSERVICE`. A DSN with a
+typing error is refused without a word of it being shown.
+
 | variable | default | meaning |
 |---|---|---|
 """

@@ -22,7 +22,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PGMEANING_", extra="ignore")
 
-    dsn: str = Field(default="", description="libpq connection string or URI; if empty, libpq's own PG* variables")
+    dsn: str = Field(
+        default="", repr=False, description="libpq connection string or URI; if empty, libpq's own PG* variables"
+    )
+    dsn_file: str = Field(default="", description="the file that holds it instead, such as a secret of Docker")
 
     loopback_hosts: str = Field(
         default="",

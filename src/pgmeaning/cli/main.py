@@ -22,6 +22,7 @@ from pgmeaning.cli.output import (
     AsJson,
     Collection,
     Dsn,
+    DsnFile,
     abandon_output,
     address,
     common,
@@ -93,12 +94,15 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def root(
     dsn: Dsn = None,
+    dsn_file: DsnFile = None,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Search Postgres by meaning: rows are embedded as they are written, and plain SQL finds them."""
-    common.dsn = dsn
+    if dsn and dsn_file:
+        raise typer.BadParameter("--dsn and --dsn-file exclude each other")
+    common.dsn, common.dsn_file = dsn, dsn_file
 
 
 @app.command()

@@ -19,6 +19,7 @@ from psycopg import sql as compose
 from psycopg.rows import dict_row
 
 from pgmeaning.database import sql_files as sql
+from pgmeaning.database.dsn import checked
 from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.models.registry import builtin_models, fingerprint, releases
 from pgmeaning.settings import LOCAL, host_list
@@ -167,10 +168,10 @@ def _refused(connection: psycopg.Connection[Any], place: tuple[str, str]) -> str
 def _connect(dsn: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
     try:
         connection = psycopg.connect(
-            dsn, autocommit=autocommit, application_name="pgmeaning migrate", client_encoding="UTF8"
+            checked(dsn), autocommit=autocommit, application_name="pgmeaning migrate", client_encoding="UTF8"
         )
     except psycopg.OperationalError as error:
-        hint = "give --dsn or set PGMEANING_DSN"
+        hint = "give --dsn or --dsn-file, or set PGMEANING_DSN or PGMEANING_DSN_FILE"
         raise DatabaseError(f"cannot connect to the database: {error}", hint=hint) from error
     # Whatever the role's default: after waiting for another migration, we must see what it did.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
