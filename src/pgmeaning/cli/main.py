@@ -143,6 +143,8 @@ def migrate(
         typer.echo(f"migrated to revision {before.head}; before: {has}")
         if before.missing:
             typer.echo(f"made again: {_some(before.missing)}")
+    if before.vector_advice:
+        typer.echo(before.vector_advice, err=True)
     if before.loopback_problem:
         typer.echo(f"the dblink loopback, by which embed() asks a sidecar: {before.loopback_problem}", err=True)
     if not check:
@@ -358,9 +360,13 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every second, until Ctrl-C.")] = False,
 ) -> None:
     """Show the progress of each collection, and the sidecars."""
+    from pgmeaning.database.vector_version import vector_advice
+
     if watch and as_json:
         raise typer.BadParameter("--watch and --json exclude each other")
     with connected(dsn) as client:
+        if old := vector_advice(client.connection):
+            typer.echo(old, err=True)
         if as_json:
             print_json(client.status(collection))
         elif watch:

@@ -20,6 +20,7 @@ from psycopg.rows import dict_row
 
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.dsn import checked
+from pgmeaning.database.vector_version import vector_advice
 from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.models.registry import builtin_models, fingerprint, releases
 from pgmeaning.settings import LOCAL, host_list
@@ -43,6 +44,7 @@ class State:
     functions_current: bool
     unreleased: bool = False  # made by a version of this package that was never released
     missing: tuple[str, ...] = ()  # what the last migration left and is no longer there as it was
+    vector_advice: str | None = None  # what to do about an old pgvector
     loopback_problem: str | None = None  # after `upgrade`: why embed() cannot ask a sidecar
 
     @property
@@ -57,7 +59,7 @@ def check(dsn: str) -> State:
     Raises DatabaseError if it cannot connect, or if `upgrade` would refuse the database.
     """
     with _connect(dsn) as connection:
-        return known_state(connection)
+        return replace(known_state(connection), vector_advice=vector_advice(connection))
 
 
 def upgrade(dsn: str, loopback_hosts: str = "") -> State:
@@ -77,7 +79,8 @@ def upgrade(dsn: str, loopback_hosts: str = "") -> State:
         if before.due:
             _upgrade(alchemy, connection, before)
     with _connect(dsn) as connection:
-        return replace(before, loopback_problem=ensure_loopback(connection, loopback_hosts))
+        problem = ensure_loopback(connection, loopback_hosts)
+        return replace(before, loopback_problem=problem, vector_advice=vector_advice(connection))
 
 
 def remove_unreleased(dsn: str, collections: Sequence[str]) -> bool:

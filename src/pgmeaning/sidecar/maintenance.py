@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 from pgmeaning.database import migrate
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection, check_direct, connect
+from pgmeaning.database.vector_version import vector_advice
 from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.indexes.build import Indexer
 from pgmeaning.models.base import Embedder, Reranker
@@ -86,6 +87,8 @@ class Maintenance:
                 ) from error
             if problem:
                 log.warning("the loopback does not work as it should", problem=problem)
+            if old := vector_advice(connection):
+                log.warning("pgvector is old", advice=old)
             # Last: whoever sees the sidecar may send it requests.
             self._heartbeat(connection)
 
