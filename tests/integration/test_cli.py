@@ -86,13 +86,18 @@ def test_migrate_check_tells_by_its_exit_status_whether_it_is_due(empty_dsn: str
 def test_migrate_says_which_model_to_choose_where_there_is_no_gpu_until_it_is_chosen(empty_dsn: str) -> None:
     for _again in range(2):
         done = run("migrate", "--dsn", empty_dsn, CUDA_VISIBLE_DEVICES="")
-        (line,) = done.stderr.splitlines()
+        (line,) = _about_the_gpu(done)
         assert line.startswith("no GPU here: the default model, Qwen3-VL-Embedding-8B, needs one")
         assert "`pgmeaning model default all-MiniLM-L6-v2`" in line
         assert "GPU" not in done.stdout
-    assert run("migrate", "--check", "--dsn", empty_dsn, CUDA_VISIBLE_DEVICES="").stderr == ""
+    assert _about_the_gpu(run("migrate", "--check", "--dsn", empty_dsn, CUDA_VISIBLE_DEVICES="")) == []
     output("model", "default", "all-MiniLM-L6-v2", "--dsn", empty_dsn)
-    assert run("migrate", "--dsn", empty_dsn, CUDA_VISIBLE_DEVICES="").stderr == ""
+    assert _about_the_gpu(run("migrate", "--dsn", empty_dsn, CUDA_VISIBLE_DEVICES="")) == []
+
+
+def _about_the_gpu(done: Finished) -> list[str]:
+    """What it says on stderr; an old pgvector is another matter."""
+    return [line for line in done.stderr.splitlines() if "pgvector" not in line]
 
 
 @pytest.mark.parametrize("place", ["before", "after", "PGMEANING_DSN"])

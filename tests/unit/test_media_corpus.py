@@ -7,6 +7,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -275,6 +276,43 @@ def test_an_animated_avif_is_charged_for_being_decoded_twice() -> None:
     data = encoded(first, "AVIF", save_all=True, append_images=others)
     with pytest.raises(InputError, match="1,080,000 pixels"):
         fetch_media(Document(videos=(data,)), SMALL)
+
+
+WHOLE: dict[str, Callable[[], bytes]] = {
+    "GIF": lambda: gif((300, 300), 4, (20, 20)),
+    "GIF of colors": lambda: animation([RED, (0, 0, 255), (0, 255, 0)], "GIF"),
+    "APNG": lambda: animation([RED, (0, 0, 255), (0, 255, 0)], "PNG"),
+    "WebP": lambda: animation([RED, (0, 0, 255), (0, 255, 0)], "WEBP"),
+    "WebP of pixels": lambda: webp((300, 300), 4),
+    "TIFF": lambda: tiff_of_pages(3),
+    "tile": lambda: tiff_of_tiles(16),
+    "JPEG": lambda: jpeg_of_scans(2),
+    "PNG": lambda: png(size=(300, 300)),
+    "BMP": lambda: encoded(format="BMP"),
+    "JPEG 2000": lambda: encoded(format="JPEG2000"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_broken_file_costs_no_more_than_a_row_may(name: str, decoded: Decoded) -> None:
+    """Bytes of the head, where sizes and counts are, changed at random: the same ones each time."""
+    random = Random(name)
+    whole = WHOLE[name]()
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(random.choice((1, 2, 4))):
+            data[random.randrange(min(len(data), 400))] = random.choice((0, 1, 0x7F, 0x80, 0xFF, random.randrange(256)))
+        for document in (Document(images=(bytes(data),)), Document(videos=(bytes(data),))):
+            decoded.each.clear()
+            with contextlib.suppress(InputError):
+                fetched = fetch_media(document, SMALL)
+                for image in fetched.images:
+                    read_image(image)
+                for medium in fetched.videos:
+                    read_video(medium)
+            # Once to fetch it and once to read it.
+            assert decoded.pixels <= 2 * SMALL.max_row_pixels
+            assert max(decoded.each, default=0) <= SMALL.max_pixels
 
 
 # ---------------------------------------------------------------- videos whose headers lie
