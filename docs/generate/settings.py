@@ -13,13 +13,19 @@ HEAD = """# Settings
 The sidecar reads its settings from environment variables; so do the Python client and the command line, as far as a
 setting concerns them. Times are in seconds.
 
+`--dsn` shows in the list of processes, to every user of the machine. With a password in it, put the DSN into a file
+that only its user may read and name that (`pgmeaning --dsn-file FILE sidecar`, or `PGMEANING_DSN_FILE`, as with the
+secrets of Docker and Kubernetes), or leave the password to libpq: `~/.pgpass`, `PGPASSFILE`, `PGSERVICE`. A DSN with a
+typing error is refused without a word of it being shown.
+
 | variable | default | meaning |
 |---|---|---|
 """
 
 TAIL = """
-Two more variables: `PGMEANING_RERANKER` names the model that `pgmeaning.rerank()` uses by default, and
-`PGMEANING_API_KEY`, or the file that `PGMEANING_API_KEY_FILE` names, holds the key of an [endpoint](engines.md).
+More variables: `PGMEANING_RERANKER` names the model that `pgmeaning.rerank()` uses by default. `PGMEANING_API_KEY`, or
+the file that `PGMEANING_API_KEY_FILE` names, holds the key of an [endpoint](engines.md#the-key), and
+`PGMEANING_API_KEY_HOSTS` the hosts that may have it: without that, none has.
 """
 
 

@@ -22,11 +22,14 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PGMEANING_", extra="ignore")
 
-    dsn: str = Field(default="", description="libpq connection string or URI; if empty, libpq's own PG* variables")
+    dsn: str = Field(
+        default="", repr=False, description="libpq connection string or URI; if empty, libpq's own PG* variables"
+    )
+    dsn_file: str = Field(default="", description="the file that holds it instead, such as a secret of Docker")
 
     reader_dsn: str = Field(
         default="",
-        description="the same for reading the source tables, as a role that may do nothing else; if empty, `dsn` reads "
+        description="the connection that reads the source tables, as a role that may do nothing else; if empty, `dsn` reads "
         "them, and whoever owns one can run code with its rights",
     )
 
@@ -103,6 +106,13 @@ class Settings(BaseSettings):
     media_private_hosts: str = Field(default="", description="the same for hosts with private or loopback addresses")
     media_max_bytes: int = Field(default=64 << 20, ge=1, description="the largest image or video, encoded")
     media_max_pixels: int = Field(default=64_000_000, ge=1, description="the largest image or frame, width x height")
+    media_row_pixels: int = Field(
+        default=512_000_000, ge=1,
+        description="the most pixels of a row's images in all, every frame of an animation counted in full",
+    )  # fmt: skip
+    media_video_pixels: int = Field(
+        default=16_000_000_000, ge=1, description="the most pixels of a row's videos, width x height x frames"
+    )
     media_max_seconds: float = Field(default=600, gt=0, description="the longest video")
     media_timeout: float = Field(
         default=20, gt=0, description="how long a URL may take, from the first byte to the last"
@@ -141,6 +151,8 @@ class Settings(BaseSettings):
             private_hosts=_parts(self.media_private_hosts, ","),
             max_bytes=self.media_max_bytes,
             max_pixels=self.media_max_pixels,
+            max_row_pixels=self.media_row_pixels,
+            max_video_pixels=self.media_video_pixels,
             max_seconds=self.media_max_seconds,
             timeout=self.media_timeout,
         )

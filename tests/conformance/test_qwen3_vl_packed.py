@@ -190,6 +190,16 @@ def test_an_image_that_cannot_be_prepared_fails_its_own_call(packed: LoadedEmbed
     assert len(packed.begin_documents(["x"])()) == 1
 
 
+def test_images_are_ready_before_the_call_and_one_that_cannot_be_read_stands_alone(
+    packed: LoadedEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [Document(images=(image(seed=1),)), Document(images=(b"this is no image",)), Document("x")]
+    first, bad, last = packed.ready(documents)
+    assert isinstance(bad.error, InputError)
+    monkeypatch.setattr(network(packed).vision, "image", None)  # nothing is read any more
+    assert len(packed.embed_documents([*first.documents, *last.documents])) == 2
+
+
 def test_a_text_that_was_counted_is_not_tokenised_again(
     packed: LoadedEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

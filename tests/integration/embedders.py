@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from pgmeaning.models.base import Embedder, load_embedder
+from pgmeaning.models.pipeline import Ready
 from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.models.vectors import Vectors, unit_length
 from pgmeaning.types import Document, Model
@@ -45,6 +46,9 @@ class Watched:
 
     def count_tokens(self, documents: Sequence[Document]) -> list[int]:
         return self._inner.count_tokens(documents)
+
+    def ready(self, documents: Sequence[Document]) -> Iterator[Ready]:
+        return self._inner.ready(documents)
 
 
 def slowly(seconds: float, then: Act | None = None) -> Act:

@@ -110,6 +110,7 @@ def test_the_key_gets_into_neither_the_database_nor_the_log(
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setenv("PGMEANING_API_KEY", "sk-very-secret")
+    monkeypatch.setenv("PGMEANING_API_KEY_HOSTS", engine.url.removeprefix("http://"))
     engine.script += [lambda request: Answer(401, dict(request.headers))] * 100
     assert drain(attempts=1) == 1
     log = "".join(capfd.readouterr())

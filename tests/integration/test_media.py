@@ -159,6 +159,18 @@ def test_a_bad_image_fails_alone_and_says_why(db: Connection, drain: Drain) -> N
     assert "an SVG drawing" in errors[5]
 
 
+def test_a_row_of_too_many_pixels_fails_alone_and_says_which_setting_allows_more(db: Connection, drain: Drain) -> None:
+    make(db, type="bytea[]")
+    image = encoded(plain_image(size=(300, 300)))
+    put(db, [image] * 2, [image] * 3)
+    assert drain(attempts=1, media_row_pixels=200_000) == 1
+    assert set(vectors(db)) == {1}
+    assert failures(db) == {
+        2: "the images of a row come to 270,000 pixels with all their frames, more than the 200,000 allowed "
+        "(PGMEANING_MEDIA_ROW_PIXELS allows more)"
+    }
+
+
 def test_an_empty_text_in_place_of_an_image_is_called_so(db: Connection, drain: Drain) -> None:
     make(db, "text")
     put(db, "", " ", data_uri(encoded()))

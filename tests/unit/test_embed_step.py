@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
 
+from pgmeaning.errors import InputError
 from pgmeaning.models.base import Embedder
-from pgmeaning.models.loaded import LoadedModels
-from pgmeaning.models.pipeline import Budget
+from pgmeaning.models.loaded import LoadedModels, PriorityLock
+from pgmeaning.models.pipeline import Budget, Ready
 from pgmeaning.models.synthetic import SyntheticEmbedder
 from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
@@ -57,7 +58,7 @@ class Launched(SyntheticEmbedder):
         return finish
 
 
-def embedded(embedder: Embedder, *works: str) -> list[Output]:
+def embedded(embedder: Embedder, *works: str, lock: PriorityLock | None = None) -> list[Output]:
     """What the step hands on for works of rows with one letter each."""
     work: BoundedQueue[Work] = BoundedQueue(10)
     outputs: BoundedQueue[Output] = BoundedQueue(100)
@@ -65,7 +66,7 @@ def embedded(embedder: Embedder, *works: str) -> list[Output]:
         rows = tuple(Row(Claim(1, "launched", letter, 1, 1), Document(letter)) for letter in letters)
         work.put(measured(RUN, Work(TARGET, rows, embedder)))
     work.end()
-    models: LoadedModels[Embedder] = LoadedModels(lambda name: embedder)
+    models: LoadedModels[Embedder] = LoadedModels(lambda name: embedder, lock)
     EmbedStep(RUN, models, Paces(), work, outputs).run()
     found = []
     while (output := outputs.get_nowait()) is not None:
@@ -136,3 +137,39 @@ def test_a_backend_that_cannot_launch_hands_on_each_batch_at_once() -> None:
     models: LoadedModels[Embedder] = LoadedModels(lambda name: embedder)
     EmbedStep(RUN, models, Paces(), work, Watched(10)).run()
     assert events == ["embed", "output", "embed", "output"]
+
+
+def test_images_are_decoded_while_queries_may_go() -> None:
+    lock = PriorityLock()
+    events: list[str] = []
+
+    class Decoding(SyntheticEmbedder):
+        def ready(self, documents: Sequence[Document]) -> Iterator[Ready]:
+            with lock.query():  # it would wait for ever if the turn were taken
+                events.append("decoded")
+            return iter([Ready(documents)])
+
+        def embed_documents(self, documents: Sequence[Document]) -> Vectors:
+            events.append("embedded")
+            return super().embed_documents(documents)
+
+    embedded(Decoding(32), "ab", lock=lock)
+    assert events == ["decoded", "embedded"]
+
+
+def test_a_document_that_cannot_be_decoded_fails_alone_and_reaches_no_model() -> None:
+    seen: list[str | None] = []
+
+    class Choosy(SyntheticEmbedder):
+        def ready(self, documents: Sequence[Document]) -> Iterator[Ready]:
+            for document in documents:
+                yield Ready([document], InputError("too large") if document.text == "b" else None)
+
+        def embed_documents(self, documents: Sequence[Document]) -> Vectors:
+            seen.extend(document.text for document in documents)
+            return super().embed_documents(documents)
+
+    outputs = embedded(Choosy(32), "abc")
+    assert seen == ["a", "c"]
+    assert [(claim.key, error) for output in outputs for claim, error in output.errors] == [("b", "too large")]
+    assert sorted(row.claim.key for output in outputs for row in output.rows) == ["a", "c"]

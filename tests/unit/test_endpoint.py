@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from pgmeaning.errors import InputError, ModelError, ModelUnavailable, TimedOut
+from pgmeaning.errors import EndpointDown, InputError, ModelError, ModelUnavailable, TimedOut
 from pgmeaning.models import load_embedder
 from pgmeaning.models.registry import builtin_model, fingerprint
 from pgmeaning.types import Model
@@ -23,7 +24,7 @@ from tests.needs import needs_package
 
 needs_package("httpx", "http")
 
-from pgmeaning.models.endpoint import LONGEST_WAIT, Endpoint
+from pgmeaning.models.endpoint import LONGEST_WAIT, Endpoint, may_have_key
 from pgmeaning.models.endpoint import serving as how
 from pgmeaning.threads import each
 
@@ -49,8 +50,9 @@ class Asked:
 
 
 @pytest.fixture
-def key(monkeypatch: pytest.MonkeyPatch) -> str:
+def key(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PGMEANING_API_KEY", KEY)
+    monkeypatch.setenv("PGMEANING_API_KEY_HOSTS", urlsplit(engine.url).netloc)
     return KEY
 
 
@@ -178,11 +180,79 @@ def test_the_key_may_be_in_a_file_and_change_there(
     file = tmp_path / "key"
     file.write_text("first\n")
     monkeypatch.setenv("PGMEANING_API_KEY_OTHER_FILE", str(file))
+    monkeypatch.setenv("PGMEANING_API_KEY_OTHER_HOSTS", engine.url.removeprefix("http://"))
     asked = Asked(engine, api_key_env="PGMEANING_API_KEY_OTHER")
     asked.post()
     file.write_text("second")
     asked.post()
     assert [request.headers["Authorization"] for request in engine.requests] == ["Bearer first", "Bearer second"]
+
+
+def test_the_key_goes_to_no_host_that_is_not_named(engine: Engine, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGMEANING_API_KEY_HOSTS")
+    Asked(engine).post()
+    assert "Authorization" not in engine.requests[-1].headers
+
+
+def test_a_host_that_is_denied_the_key_is_named_with_its_setting(
+    engine: Engine, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGMEANING_API_KEY_HOSTS", "api.example")
+    engine.script.append(Answer(401))
+    place = engine.url.removeprefix("http://")
+    with pytest.raises(EndpointDown, match=f"the key was not sent: .*PGMEANING_API_KEY_HOSTS alone.* add {place}") as e:
+        Asked(engine).post()
+    assert KEY not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "url", "sent"),
+    [
+        ("api.example", "https://api.example/v1", True),
+        ("API.example", "https://api.EXAMPLE/v1", True),
+        ("api.example", "https://api.example./v1", True),
+        ("api.example", "https://api.example:443/v1", True),
+        ("api.example", "http://api.example/v1", False),
+        ("api.example", "https://api.example:8443/v1", False),
+        ("api.example:8443", "https://api.example:8443/v1", True),
+        ("api.example:8443", "http://api.example:8443/v1", False),
+        ("http://vllm:8000", "http://vllm:8000/v1", True),
+        ("http://vllm:8000", "https://vllm:8000/v1", True),
+        ("http://vllm", "https://vllm/v1", False),
+        ("http://vllm:8000", "http://vllm:8001/v1", False),
+        ("127.0.0.1:8000", "http://127.0.0.1:8000/v1", True),
+        ("127.0.0.1:8000", "http://127.0.0.1:8001/v1", False),
+        ("localhost:8000", "http://localhost:8000/v1", True),
+        ("[::1]:8000", "http://[::1]:8000/v1", True),
+        ("10.0.0.5:8000", "http://10.0.0.5:8000/v1", False),
+        ("*.example", "https://a.example/v1", True),
+        ("*.example", "https://example/v1", False),
+        ("*.example", "https://evilexample/v1", False),
+        ("api.example", "https://api.example@evil.example/v1", False),
+        ("api.example", "https://api.example.evil.example/v1", False),
+        ("api.example", "https://evil.example/?https://api.example/v1", False),
+        ("", "https://api.example/v1", False),
+        ("first.example, second.example", "https://second.example/v1", True),
+    ],
+)
+def test_a_key_is_bound_to_its_hosts(hosts: str, url: str, sent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGMEANING_API_KEY_HOSTS", hosts)
+    assert may_have_key(url, "PGMEANING_API_KEY") is sent
+
+
+@pytest.mark.parametrize("hosts", ["https://", "a b", "*", "api.example/v1", "user@api.example", "ftp://api.example"])
+def test_hosts_that_are_none_are_an_error_at_once(hosts: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGMEANING_API_KEY_HOSTS", hosts)
+    with pytest.raises(ModelUnavailable, match=r"PGMEANING_API_KEY_HOSTS has .*, which is not a host"):
+        Asked(engine)
+
+
+def test_a_redirect_carries_the_key_nowhere(engine: Engine, key: str) -> None:
+    with serving(Engine(load_embedder("synthetic-384").embed_documents)) as elsewhere:
+        engine.script.append(Answer(307, headers={"Location": elsewhere.url + "/v1/embeddings"}))
+        with pytest.raises(EndpointDown, match="redirects elsewhere"):
+            Asked(engine).post()
+        assert elsewhere.requests == []
 
 
 def test_a_key_file_that_is_missing_is_named(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,6 +352,9 @@ def test_connections_are_kept(engine: Engine) -> None:
         ({"url": "ftp://host"}, "'ftp://host' is not a URL"),
         ({"url": "http://user:secret@host"}, "contains a user or password.*PGMEANING_API_KEY"),
         ({"api_key_env": "AWS_SECRET"}, "must begin with PGMEANING_API_KEY"),
+        ({"api_key_env": "PGMEANING_API_KEY_FILE"}, "must begin with PGMEANING_API_KEY"),
+        ({"path": "@elsewhere.example/"}, "its option path is '@elsewhere.example/'"),
+        ({"path": ".elsewhere.example/"}, "it begins with a slash"),
     ],
     ids=str,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pgmeaning.models.registry import (
     builtin_models,
     current_release,
     fingerprint,
+    located,
     releases,
     templates,
 )
@@ -188,3 +190,10 @@ def test_reading_the_registry_imports_nothing_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_folder_of_models_may_be_a_relative_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models/bge-m3").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert located(builtin_model("bge-m3"), "models").location == str(tmp_path / "models/bge-m3")
+    assert located(builtin_model("bge-m3"), None) == builtin_model("bge-m3")

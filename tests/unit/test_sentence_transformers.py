@@ -215,6 +215,34 @@ def test_the_packaged_weights_are_found_by_hub_name() -> None:
     assert (found / "model.safetensors").is_file()
 
 
+@pytest.fixture
+def shadow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the working directory with a hub name."""
+    (folder := tmp_path / "sentence-transformers/all-MiniLM-L6-v2").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_a_folder_in_the_working_directory_shadows_no_packaged_weights(shadow: Path) -> None:
+    found = checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"))
+    assert isinstance(found, Path)
+    assert not found.is_relative_to(Path.cwd())
+
+
+def test_a_folder_in_the_working_directory_is_not_read_in_place_of_the_hubs(
+    shadow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "PACKAGED", {})
+    with pytest.raises(ModelUnavailable, match=r"is a hub name, and a folder of that name .*write \./sentence-tr"):
+        checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"))
+
+
+def test_a_folder_is_meant_where_it_is_written_as_one(shadow: Path) -> None:
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    for written in (f"./{name}", Path(name)):
+        assert checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"), written) == shadow
+
+
 def test_a_location_comes_before_the_packaged_weights(tmp_path: Path) -> None:
     assert checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"), tmp_path) == tmp_path
 

@@ -64,8 +64,9 @@ def _large_default(dsn: str) -> str | None:
     from psycopg.rows import dict_row
 
     from pgmeaning.database import sql_files as sql
+    from pgmeaning.database.dsn import checked
 
-    with psycopg.connect(dsn, autocommit=True, connect_timeout=5, row_factory=dict_row) as connection:
+    with psycopg.connect(checked(dsn), autocommit=True, connect_timeout=5, row_factory=dict_row) as connection:
         models = connection.execute(sql.query("models")).fetchall()
     large = [model["name"] for model in models if (model["kind"], model["status"]) == ("embedder", "default")
              and model["backend"] in LARGE]  # fmt: skip

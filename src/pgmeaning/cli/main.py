@@ -22,6 +22,7 @@ from pgmeaning.cli.output import (
     AsJson,
     Collection,
     Dsn,
+    DsnFile,
     abandon_output,
     address,
     common,
@@ -93,12 +94,15 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def root(
     dsn: Dsn = None,
+    dsn_file: DsnFile = None,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Search Postgres by meaning: rows are embedded as they are written, and plain SQL finds them."""
-    common.dsn = dsn
+    if dsn and dsn_file:
+        raise typer.BadParameter("--dsn and --dsn-file exclude each other")
+    common.dsn, common.dsn_file = dsn, dsn_file
 
 
 @app.command()
@@ -153,6 +157,8 @@ def migrate(
         typer.echo(f"migrated to revision {before.head}; before: {has}")
         if before.missing:
             typer.echo(f"made again: {_some(before.missing)}")
+    if before.vector_advice:
+        typer.echo(before.vector_advice, err=True)
     if before.loopback_problem:
         typer.echo(f"the dblink loopback, by which embed() asks a sidecar: {before.loopback_problem}", err=True)
     if not check:
@@ -378,9 +384,13 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every second, until Ctrl-C.")] = False,
 ) -> None:
     """Show the progress of each collection, and the sidecars."""
+    from pgmeaning.database.vector_version import vector_advice
+
     if watch and as_json:
         raise typer.BadParameter("--watch and --json exclude each other")
     with connected(dsn) as client:
+        if old := vector_advice(client.connection):
+            typer.echo(old, err=True)
         if as_json:
             print_json(client.status(collection))
         elif watch:

@@ -33,8 +33,12 @@ Dsn = Annotated[
     typer.Option(
         "--dsn",
         metavar="DSN",
-        help="libpq connection string or URI; default: PGMEANING_DSN, then libpq's PG* variables.",
+        help="libpq connection string or URI; default: PGMEANING_DSN, PGMEANING_DSN_FILE, then libpq's PG* variables. "
+        "Other users of the machine see it in its list of processes: put a password elsewhere.",
     ),
+]
+DsnFile = Annotated[
+    str | None, typer.Option("--dsn-file", metavar="FILE", help="File that holds the connection string or URI.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name of the collection.", show_default=False)]
@@ -48,14 +52,42 @@ class Common:
     """What was said before the command's name."""
 
     dsn: str | None = None
+    dsn_file: str | None = None
 
 
 common = Common()
 
 
 def address(dsn: str | None) -> str:
-    """The first of: the command's --dsn, the one before the command, PGMEANING_DSN; empty: libpq's own variables."""
-    return dsn or common.dsn or os.environ.get("PGMEANING_DSN", "")
+    """The first of: the command's --dsn, --dsn and --dsn-file before the command, PGMEANING_DSN, PGMEANING_DSN_FILE.
+
+    Empty: libpq's own variables.
+    """
+    if found := dsn or common.dsn:
+        return found
+    return read_secret("--dsn-file", common.dsn_file) if common.dsn_file else secret("PGMEANING_DSN")
+
+
+def secret(variable: str) -> str:
+    """The value of a variable, or what is in the file that the same name with _FILE names; empty if there is neither.
+
+    Raises SettingsError for a file that cannot be read.
+    """
+    file = os.environ.get(f"{variable}_FILE")
+    return os.environ.get(variable) or (read_secret(f"{variable}_FILE", file) if file else "")
+
+
+def read_secret(setting: str, file: str) -> str:
+    """What is in a file that a setting names, without the blanks around it."""
+    try:
+        with open(file, encoding="utf-8") as opened:
+            found = opened.read().strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError(f"{setting} names {file!r}, which cannot be read: {reason}") from None
+    if not found:
+        raise SettingsError(f"{setting} names {file!r}, which is empty")
+    return found
 
 
 def connected(dsn: str | None) -> Client:
@@ -161,7 +193,7 @@ def _told(error: BaseException) -> str:
         message = getattr(said, "message_primary", None) or str(error).strip() or type(error).__name__
         detail, hint = getattr(said, "message_detail", None), getattr(said, "message_hint", None)
     if hint is None and _is_lost(error):
-        hint = "give --dsn, or set PGMEANING_DSN"
+        hint = "give --dsn or --dsn-file, or set PGMEANING_DSN or PGMEANING_DSN_FILE"
     return message + (f": {detail}" if detail else "") + (f" ({hint})" if hint else "")
 
 

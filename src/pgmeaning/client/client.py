@@ -36,6 +36,7 @@ from pgmeaning.client.rows import document_of, without
 from pgmeaning.client.statements import Statements
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database import targets
+from pgmeaning.database.dsn import checked
 from pgmeaning.database.values import register_times, register_vectors, translated_errors
 from pgmeaning.errors import DatabaseError, InputError, ModelNotFound, SchemaOutdated
 from pgmeaning.models.base import Reranker
@@ -50,7 +51,9 @@ def connect(dsn: str = "") -> Client:
     """
     with translated_errors():
         # prepare_threshold: behind a pooler the next statement may go to a server that has not prepared it.
-        connection = psycopg.connect(dsn, autocommit=True, application_name="pgmeaning client", prepare_threshold=None)
+        connection = psycopg.connect(
+            checked(dsn), autocommit=True, application_name="pgmeaning client", prepare_threshold=None
+        )
     try:
         with translated_errors():
             _check_schema(connection)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from pgmeaning.database import sql_files as sql
+from pgmeaning.database.dsn import checked
 from pgmeaning.errors import DatabaseError
 
 Connection = psycopg.Connection[Any]
@@ -58,8 +59,11 @@ RETRIED = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
 
 def connect(dsn: str, name: str, **pinned: str) -> Connection:
-    """An autocommit connection with the pinned settings, plus `pinned`; `name` shows in pg_stat_activity."""
-    given = psycopg.conninfo.conninfo_to_dict(dsn)
+    """An autocommit connection with the pinned settings, plus `pinned`; `name` shows in pg_stat_activity.
+
+    Raises DatabaseError for a DSN that is none.
+    """
+    given = psycopg.conninfo.conninfo_to_dict(checked(dsn))
     more = " ".join(f"-c {key}={value}" for key, value in pinned.items())
     # prepare_threshold: a prepared statement breaks when a source changes the type of a column. Statements on our own
     # tables are prepared by hand and planned each time: a plan made for an empty queue would scan a full one.

@@ -19,6 +19,8 @@ from psycopg import sql as compose
 from psycopg.rows import dict_row
 
 from pgmeaning.database import sql_files as sql
+from pgmeaning.database.dsn import checked
+from pgmeaning.database.vector_version import vector_advice
 from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.models.registry import builtin_models, fingerprint, releases
 from pgmeaning.settings import LOCAL, host_list
@@ -46,6 +48,7 @@ class State:
     functions_current: bool
     unreleased: bool = False  # made by a version of this package that was never released
     missing: tuple[str, ...] = ()  # what the last migration left and is no longer there as it was
+    vector_advice: str | None = None  # what to do about an old pgvector
     loopback_problem: str | None = None  # after `upgrade`: why embed() cannot ask a sidecar
     for_others: tuple[str, ...] = ()  # after `upgrade` with roles: statements that this role may not run
 
@@ -61,7 +64,7 @@ def check(dsn: str) -> State:
     Raises DatabaseError if it cannot connect, or if `upgrade` would refuse the database.
     """
     with _connect(dsn) as connection:
-        return known_state(connection)
+        return replace(known_state(connection), vector_advice=vector_advice(connection))
 
 
 def upgrade(dsn: str, loopback_hosts: str = "", *, roles: bool = False, owner: str | None = None) -> State:
@@ -87,7 +90,8 @@ def upgrade(dsn: str, loopback_hosts: str = "", *, roles: bool = False, owner: s
         problem = ensure_loopback(connection, loopback_hosts)
         if roles and not for_others:
             for_others = _refused_ones(connection, "migrate/needed_grants")
-    return replace(before, loopback_problem=problem, for_others=for_others)
+        advice = vector_advice(connection)
+    return replace(before, loopback_problem=problem, for_others=for_others, vector_advice=advice)
 
 
 def make_roles(dsn: str) -> tuple[str, ...]:
@@ -207,10 +211,10 @@ def _refused(connection: psycopg.Connection[Any], place: tuple[str, str]) -> str
 def _connect(dsn: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
     try:
         connection = psycopg.connect(
-            dsn, autocommit=autocommit, application_name="pgmeaning migrate", client_encoding="UTF8"
+            checked(dsn), autocommit=autocommit, application_name="pgmeaning migrate", client_encoding="UTF8"
         )
     except psycopg.OperationalError as error:
-        hint = "give --dsn or set PGMEANING_DSN"
+        hint = "give --dsn or --dsn-file, or set PGMEANING_DSN or PGMEANING_DSN_FILE"
         raise DatabaseError(f"cannot connect to the database: {error}", hint=hint) from error
     # Whatever the role's default: after waiting for another migration, we must see what it did.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED

@@ -7,6 +7,7 @@ from typing import Any
 
 from pgmeaning.errors import InputError
 from pgmeaning.media.images import fetch_image
+from pgmeaning.media.pixels import Pixels
 from pgmeaning.media.policy import Policy
 from pgmeaning.media.videos import fetch_video
 from pgmeaning.types import Document
@@ -20,6 +21,7 @@ def fetch_media(document: Document, policy: Policy) -> Document:
     count = len(document.images) + len(document.videos)
     if count > MEDIA_PER_ROW:
         raise InputError(f"the row has {count} images and videos, more than the {MEDIA_PER_ROW} allowed")
-    images: tuple[Any, ...] = tuple(fetch_image(image, policy) for image in document.images)
-    videos: tuple[Any, ...] = tuple(fetch_video(video, policy) for video in document.videos)
+    pixels = Pixels(policy)
+    images: tuple[Any, ...] = tuple(fetch_image(image, policy, pixels) for image in document.images)
+    videos: tuple[Any, ...] = tuple(fetch_video(video, policy, pixels) for video in document.videos)
     return replace(document, images=images, videos=videos)

@@ -26,12 +26,31 @@ class Policy:
     private_hosts: tuple[str, ...] = ()
     max_bytes: int = 64 * MEBIBYTE  # of one image or video, encoded
     max_pixels: int = 64_000_000  # of one image or frame
+    max_row_pixels: int = 512_000_000  # of all images of a row, and of all frames of its animations
+    max_video_pixels: int = 16_000_000_000  # of all frames of a row's videos; they are decoded ten times as fast
     max_seconds: float = 600  # of one video
     timeout: float = 20  # for one URL, from the DNS look-up to the last byte
 
 
 # For what an application's own code names: any file, but no URL.
 TRUSTED = Policy(any_folder=True)
+
+
+class Checked(bytes):
+    """Encoded bytes that a policy has passed: it, and no narrower one, holds when they are decoded later."""
+
+    policy: Policy
+
+    def __new__(cls, data: bytes, policy: Policy) -> Checked:
+        """The bytes, and the policy that they passed."""
+        made = super().__new__(cls, data)
+        made.policy = policy
+        return made
+
+
+def policy_for(source: object, policy: Policy) -> Policy:
+    """The policy that a source is decoded under."""
+    return source.policy if isinstance(source, Checked) else policy
 
 
 def too_large(what: str, policy: Policy) -> InputError:

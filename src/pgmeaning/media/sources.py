@@ -18,7 +18,9 @@ SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):(//)?", re.IGNORECASE)
 def read_bytes(source: object, policy: Policy) -> bytes:
     """The encoded bytes of a source, at most `policy.max_bytes`; raises InputError."""
     match source:
-        case bytes() | bytearray() | memoryview():
+        case bytes():
+            data = source
+        case bytearray() | memoryview():
             data = bytes(source)
         case Path():
             data = read_file(source, policy)

@@ -30,6 +30,12 @@ REDIRECTS = 5
 PORTS = {"http": 80, "https": 443}
 HINT = "PGMEANING_MEDIA_HOSTS lists the hosts that may be used"
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Where clouds serve keys or run their machines: Azure, Oracle, Alibaba, and AWS and Google over IPv6.
+METADATA = frozenset(
+    map(ipaddress.ip_address, ("168.63.129.16", "192.0.0.192", "100.100.100.200", "fd00:ec2::254", "fd20:ce::254"))
+)
+# Not public, though the module ipaddress calls most of it global: IETF protocol assignments.
+ASSIGNED = ipaddress.ip_network("192.0.0.0/24")
 HEADERS: dict[bytes | str, bytes | str] = {
     "User-Agent": "pgmeaning",
     "Accept": "image/*, video/*",
@@ -218,7 +224,7 @@ def _looked_up(host: str, port: int, seconds: float) -> list[str]:
 
 
 def may_be_asked(number: str, *, private: bool) -> bool:
-    """Whether an address is public, or private if that is allowed. Never link-local: clouds serve keys there."""
+    """Whether an address is public, or private if that is allowed. Never link-local nor where clouds serve keys."""
     address = ipaddress.ip_address(number)
     if isinstance(address, ipaddress.IPv6Address):
         inner = _carried(address)
@@ -226,9 +232,11 @@ def may_be_asked(number: str, *, private: bool) -> bool:
             return may_be_asked(str(inner), private=private)
     if address.is_loopback:
         return private
-    if address.is_link_local or address.is_multicast or address.is_unspecified or address.is_reserved:
+    if address in METADATA or address.is_link_local:
         return False
-    return private or (address.is_global and not getattr(address, "is_site_local", False))
+    if address.is_multicast or address.is_unspecified or address.is_reserved:
+        return False
+    return private or (address not in ASSIGNED and address.is_global and not getattr(address, "is_site_local", False))
 
 
 def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:

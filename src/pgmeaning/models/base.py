@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 import numpy as np
 
 from pgmeaning.errors import InputError, ModelUnavailable
-from pgmeaning.models.pipeline import Budget, Checkpoint, begin, budget_of, let_in, prepare
+from pgmeaning.models.pipeline import Budget, Checkpoint, Ready, begin, budget_of, let_in, prepare, ready
 from pgmeaning.models.registry import builtin_model
 from pgmeaning.models.vectors import Vectors, check_scores, check_vectors
 from pgmeaning.types import Document, Model
@@ -87,6 +87,10 @@ class LoadedEmbedder:
     def prepare(self, documents: Sequence[Input]) -> None:
         """Let it start preparing the documents that come next; returns at once."""
         prepare(self._embedder, as_documents(documents))
+
+    def ready(self, documents: Sequence[Input]) -> Iterator[Ready]:
+        """The documents in groups, with their images decoded: see `models.pipeline`."""
+        return ready(self._embedder, as_documents(documents))
 
     def begin_documents(self, documents: Sequence[Input]) -> Callable[[], Vectors]:
         """Launch `embed_documents`, if the backend can; the returned function waits for the vectors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -24,20 +25,29 @@ TOKENS_ON_CPU = 1024
 TOKENS_ELSEWHERE = 16_384
 
 HUB_SECONDS = 10
+HUB_NAME = re.compile(r"[^/.~][^/]*/[^/]+")
 
 T = TypeVar("T")
 
 
 def find_weights(model: Model, location: str | Path | None = None) -> Path | str:
-    """The folder with the model, or the hub name to load; raises ModelUnavailable if there is no such folder."""
+    """The folder with the model, or the hub name to load; raises ModelUnavailable if there is no such folder.
+
+    A text such as `owner/name` is a hub name and never a folder, which `./owner/name` is.
+    """
     wanted = str(location or model.location or "")
     folder = Path(wanted).expanduser()
-    if wanted and folder.is_dir():
-        return folder
+    if isinstance(location, Path) or not HUB_NAME.fullmatch(wanted):
+        if wanted and folder.is_dir():
+            return folder.absolute()
+        raise ModelUnavailable(f"model {model.name!r}: there is no folder {wanted!r}", hint=_how_to_point(model))
     if wanted in PACKAGED and (packaged := _packaged_folder(PACKAGED[wanted])):
         return packaged
-    if wanted.count("/") != 1 or wanted.startswith((".", "/", "~")):
-        raise ModelUnavailable(f"model {model.name!r}: there is no folder {wanted!r}", hint=_how_to_point(model))
+    if folder.is_dir():  # the libraries would read it in the place of the model on the hub
+        raise ModelUnavailable(
+            f"model {model.name!r}: {wanted!r} is a hub name, and a folder of that name is in the working directory",
+            hint=f"write ./{wanted} for the folder, or start elsewhere for the hub's",
+        )
     return wanted
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,10 @@ from pgmeaning.threads import each
 from pgmeaning.types import Model
 
 KEY_VARIABLE = "PGMEANING_API_KEY"
+# Beside a variable with a key: the file with it, and the hosts that may have it.
+FILE, HOSTS = "_FILE", "_HOSTS"
+KEY_HOST = re.compile(r"(?:(https?)://)?(\[[0-9a-f:.]+\]|(?:\*\.)?[^\s/@?#:*\[\]]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
+PORTS = {"http": 80, "https": 443}
 
 # Statuses worth a second try, and those that blame the input.
 PASSING = frozenset({408, 429, 500, 502, 503, 504, 529})
@@ -68,6 +73,7 @@ def serving(model: Model, location: object = None, **options: Any) -> Serving:
     for option in fields(Serving):
         if option.name in said:
             said[option.name] = _typed(model, option.name, option.type, said[option.name])
+    _check_path(model, str(said.get("path", "")))
     return Serving(**{**said, "url": _base_url(model, said["url"])})
 
 
@@ -98,6 +104,12 @@ def _base_url(model: Model, url: str) -> str:
     return url.rstrip("/").removesuffix("/v1")
 
 
+def _check_path(model: Model, path: str) -> None:
+    """Raise ModelUnavailable for a path that would lead to another host, as `@host/` or `.host/` behind a URL does."""
+    if path and not path.startswith("/"):
+        raise ModelUnavailable(f"model {model.name!r}: its option path is {path!r}", hint="it begins with a slash")
+
+
 class Endpoint:
     """Posts JSON and returns JSON. Any thread may use it; connections are kept and shared."""
 
@@ -105,7 +117,7 @@ class Endpoint:
         self.how = how
         self._model = model.name
         self._wait = wait
-        api_key(how.api_key_env)  # a wrong one is an error now
+        api_key(how.api_key_env), key_hosts(how.api_key_env)  # a wrong one is an error now
         limits = httpx.Limits(max_connections=how.concurrency, max_keepalive_connections=how.concurrency)
         self._client = httpx.Client(timeout=httpx.Timeout(how.timeout, pool=None), limits=limits)
         weakref.finalize(self, self._client.close)
@@ -143,7 +155,7 @@ class Endpoint:
     def _try(self, url: str, content: bytes, *, last: bool) -> httpx.Response | None:
         """A response, or None if there was none but another try may bring one."""
         try:
-            return self._client.post(url, content=content, headers=_headers(self.how.api_key_env))
+            return self._client.post(url, content=content, headers=self._headers(url))
         except (httpx.ReadTimeout, httpx.WriteTimeout):
             # Not tried again: it would stall again, and the engine still works on the request that nobody waits for.
             raise TimedOut(
@@ -154,6 +166,12 @@ class Endpoint:
             if not last:
                 return None
             raise self._unreached(url, error) from None
+
+    def _headers(self, url: str) -> dict[str, str]:
+        """With the key, if the host may have it: the registry says where to ask, the settings who gets the key."""
+        key = api_key(self.how.api_key_env)
+        sent = key is not None and may_have_key(url, self.how.api_key_env)
+        return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if sent else {})
 
     def _unreached(self, url: str, error: httpx.TransportError) -> ModelError:
         reason = str(error).strip() or type(error).__name__
@@ -179,8 +197,7 @@ class Endpoint:
         if status in REFUSED:
             return InputError(f"{self._who(url)} refused the input with {status}: {said}")
         if status in (401, 403):
-            hint = f"put its key into {self.how.api_key_env}, or the name of its file into {self.how.api_key_env}_FILE"
-            return EndpointDown(f"{self._who(url)} denied access ({status})", hint=hint)
+            return EndpointDown(f"{self._who(url)} denied access ({status})", hint=self._about_the_key(url))
         if status in (404, 405):
             path = url.removeprefix(self.how.url)
             return EndpointDown(
@@ -192,6 +209,15 @@ class Endpoint:
         # An input may cause a 500, but not an engine that is busy, starting or gone.
         failure = EndpointDown if status in DOWN else ModelError
         return failure(f"{self._who(url)} failed with {status}: {said}", hint="see the engine's own log")
+
+    def _about_the_key(self, url: str) -> str:
+        """What to do where access is denied."""
+        variable, origin = self.how.api_key_env, _origin(url)
+        if api_key(variable) is None:
+            return f"put its key into {variable} or into the file {variable}{FILE}, and {origin} into {variable}{HOSTS}"
+        if may_have_key(url, variable):
+            return f"{variable} is not its key"
+        return f"the key was not sent: it goes to the hosts in {variable}{HOSTS} alone; for this one, add {origin}"
 
     def _who(self, url: str) -> str:
         return f"model {self._model!r}: the endpoint {url}"
@@ -209,9 +235,9 @@ def api_key(variable: str = KEY_VARIABLE) -> str | None:
     Only variables that begin with PGMEANING_API_KEY: otherwise, whoever may add a model could send any variable to a
     server of their own. Raises ModelUnavailable, never with the key in its message.
     """
-    if not variable.startswith(KEY_VARIABLE):
+    if not variable.startswith(KEY_VARIABLE) or variable.endswith((FILE, HOSTS)):
         raise ModelUnavailable(f"api_key_env is {variable!r}", hint=f"it must begin with {KEY_VARIABLE}")
-    key, file = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
+    key, file = os.environ.get(variable), os.environ.get(f"{variable}{FILE}")
     if not key and file:
         try:
             key = Path(file).read_text()
@@ -223,9 +249,49 @@ def api_key(variable: str = KEY_VARIABLE) -> str | None:
     return key or None
 
 
-def _headers(variable: str) -> dict[str, str]:
-    key = api_key(variable)
-    return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+def key_hosts(variable: str) -> list[tuple[str, str, int]]:
+    """(scheme, host, port) of those that may have a key; the host may be `*.name`. Raises ModelUnavailable."""
+    found = []
+    for entry in os.environ.get(f"{variable}{HOSTS}", "").split(","):
+        if not entry.strip():
+            continue
+        match = KEY_HOST.fullmatch(entry.strip())
+        if match is None:
+            raise ModelUnavailable(
+                f"{variable}{HOSTS} has {entry.strip()!r}, which is not a host",
+                hint="write api.example, *.example, api.example:8443 or http://vllm:8000, separated by commas",
+            )
+        host = match[2].lower().strip("[]")
+        scheme = (match[1] or ("http" if _is_loopback(host) else "https")).lower()
+        found.append((scheme, host, int(match[3] or PORTS[scheme])))
+    return found
+
+
+def may_have_key(url: str, variable: str) -> bool:
+    """Whether the very URL that is asked is at a host that may have the key, and by https or as it is named there."""
+    asked = httpx.URL(url)
+    port = asked.port or PORTS.get(asked.scheme, 0)
+    return any(
+        _is_host(asked.host.lower().rstrip("."), host) and port == named_port and asked.scheme in (scheme, "https")
+        for scheme, host, named_port in key_hosts(variable)
+    )
+
+
+def _is_host(asked: str, named: str) -> bool:
+    return asked == named or (named.startswith("*.") and asked.endswith(named[1:]))
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
+def _origin(url: str) -> str:
+    """The host of a URL as `_HOSTS` has it: without its scheme where that is https."""
+    asked = httpx.URL(url)
+    name = f"[{asked.host}]" if ":" in asked.host else asked.host
+    port = f":{asked.port}" if asked.port else ""
+    plain = asked.scheme == "http" and not (asked.port and _is_loopback(asked.host))
+    return f"{'http://' if plain else ''}{name}{port}"
 
 
 def _seconds(response: httpx.Response | None, attempt: int) -> float:

@@ -3,7 +3,7 @@
 `location` is the engine's base URL. Or the model keeps its hub name as location and has the option `url`: then its
 vectors may be compared with those that other backends make with that checkpoint. Options (`Serving`) come from the
 registry and from the code that loads the model, which takes precedence. The key comes from PGMEANING_API_KEY or from
-the file that PGMEANING_API_KEY_FILE names, never from the database.
+the file that PGMEANING_API_KEY_FILE names, never from the database, and goes to PGMEANING_API_KEY_HOSTS alone.
 
 - Embeddings: POST /v1/embeddings. A model without a template gets `input`, with the registry's prompts; many inputs per
   request. One whose template is ChatML (Qwen3-VL-Embedding, gme-Qwen2-VL) gets `messages`, which vLLM fills into the

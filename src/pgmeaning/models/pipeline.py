@@ -5,16 +5,20 @@ All of it is optional: without it, a call is one piece of work that is done when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, cast
 
+from pgmeaning.media import read_image
 from pgmeaning.types import Document
 
 if TYPE_CHECKING:
     from pgmeaning.models.vectors import Vectors
 
 Checkpoint = Callable[[], None]
+
+# Pixels of decoded images that are held at four bytes each: those of a row are reduced to so many in all.
+HELD_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,14 @@ class Budget:
     claim_rows: int
     padded: bool  # whether every row of a call costs as much as the longest
     launched: bool = False  # whether `begin_documents` returns before the device is done
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Documents that may go to the model together; or one that cannot, and why."""
+
+    documents: Sequence[Document]
+    error: BaseException | None = None
 
 
 class Embeds(Protocol):
@@ -51,6 +63,9 @@ class Pipelined(Protocol):
     def prepare(self, documents: Sequence[Document]) -> None:
         """Start preparing the documents that come next (reading images); returns at once."""
 
+    def ready(self, documents: Sequence[Document]) -> Iterator[Ready]:
+        """The documents in groups, in their order, each once its images and videos are prepared."""
+
     def begin_documents(self, documents: Sequence[Document]) -> Callable[[], Vectors]:
         """Launch `embed_documents`; the returned function waits for the vectors. Raises InputError likewise."""
 
@@ -65,6 +80,40 @@ def prepare(embedder: object, documents: Sequence[Document]) -> None:
     """Let the embedder start preparing the documents that come next, if it can."""
     if hasattr(embedder, "prepare"):
         cast(Pipelined, embedder).prepare(documents)
+
+
+def ready(embedder: object, documents: Sequence[Document]) -> Iterator[Ready]:
+    """The documents in groups, in their order, with all done that may be done before the embedder's turn.
+
+    Images are decoded, as many as may be held at a time. Videos stay as they are unless the embedder prepares them.
+    """
+    if hasattr(embedder, "ready"):
+        yield from cast(Pipelined, embedder).ready(documents)
+        return
+    group: list[Document] = []
+    held = 0
+    for document in documents:
+        try:
+            decoded = _decoded(document) if document.images else document
+        except Exception as error:  # whatever a decoder raises concerns this document
+            if group:
+                yield Ready(group)
+            yield Ready([document], error)
+            group, held = [], 0
+            continue
+        pixels = sum(image.width * image.height for image in decoded.images)
+        if group and held + pixels > HELD_PIXELS:
+            yield Ready(group)
+            group, held = [], 0
+        group.append(decoded)
+        held += pixels
+    if group:
+        yield Ready(group)
+
+
+def _decoded(document: Document) -> Document:
+    each = HELD_PIXELS // len(document.images)
+    return replace(document, images=tuple(read_image(image, at_most=each) for image in document.images))
 
 
 def begin(embedder: Embeds, documents: Sequence[Document]) -> Callable[[], Vectors]:

@@ -57,7 +57,7 @@ def templates() -> dict[str, str]:
 def located(model: Model, folder: str | None) -> Model:
     """The model, with its location in the folder of models if it is there."""
     own = Path(folder or "", model.name)
-    return replace(model, location=str(own)) if folder and own.is_dir() else model
+    return replace(model, location=str(own.absolute())) if folder and own.is_dir() else model
 
 
 def fingerprint(model: Model) -> str:

@@ -8,12 +8,13 @@ and a shorter vector is the normalised beginning of a longer one. They have no m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from pgmeaning.models.pipeline import Ready
 from pgmeaning.models.vectors import Vectors, unit_length
 from pgmeaning.types import Document, Model
 
@@ -54,6 +55,10 @@ class SyntheticEmbedder:
         return [
             1 + len(document.text or "") // 256 + len(document.images) + len(document.videos) for document in documents
         ]
+
+    def ready(self, documents: Sequence[Document]) -> Iterator[Ready]:
+        """The documents as they are: it hashes bytes, and decodes nothing."""
+        return iter([Ready(documents)])
 
     def _picks(self, document: Document) -> bytes:
         # SHAKE gives as many bytes as requested, and fewer are a prefix of more: hence the Matryoshka prefix.

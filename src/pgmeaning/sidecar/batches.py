@@ -23,6 +23,11 @@ class Embedded:
     errors: dict[int, str]
 
 
+def failed(error: BaseException, dimensions: int) -> Embedded:
+    """The outcome of one document that never got to the model."""
+    return Embedded((), np.empty((0, dimensions), np.float32), {0: describe(error)})
+
+
 def launch(embedder: Embedder, documents: Sequence[Document], dimensions: int) -> Callable[[], Embedded]:
     """Embed a batch, or begin to if its device works asynchronously; what is returned waits for the vectors.
 

@@ -13,8 +13,8 @@ from pgmeaning.errors import EndpointDown, describe
 from pgmeaning.models.base import Embedder
 from pgmeaning.models.batches import Batch, batches
 from pgmeaning.models.loaded import LoadedModels
-from pgmeaning.models.pipeline import prepare
-from pgmeaning.sidecar.batches import Embedded, embed, launch
+from pgmeaning.models.pipeline import prepare, ready
+from pgmeaning.sidecar.batches import Embedded, embed, failed, launch
 from pgmeaning.sidecar.bounded_queue import BoundedQueue
 from pgmeaning.sidecar.pace import Paces
 from pgmeaning.sidecar.row_vectors import RowVectors
@@ -110,22 +110,51 @@ class EmbedStep:
         places = vectors.needed(batch.places)
         if not places:
             return True
-        documents = [vectors.documents[place] for place in places]
+        for group, documents, error in self._ready(work, vectors, places):
+            tokens = batch.tokens * len(group) // len(places)
+            if not self._embed_group(work, vectors, group, documents, error, tokens):
+                return False
+        return True
+
+    def _ready(
+        self, work: Work, vectors: RowVectors, places: Sequence[int]
+    ) -> Iterator[tuple[Sequence[int], Sequence[Document], BaseException | None]]:
+        """(places, documents, error) of what may go through the model together: decoded while queries may use it."""
+        groups = ready(work.embedder, [vectors.documents[place] for place in places])
+        start = 0
+        while True:
+            with self._run.model_call(partial(vectors.claims, places[start:]), what="decoding images and videos"):
+                group = next(groups, None)
+            if group is None:
+                return
+            yield places[start : start + len(group.documents)], group.documents, group.error
+            start += len(group.documents)
+
+    def _embed_group(
+        self, work: Work, vectors: RowVectors, places: Sequence[int], documents: Sequence[Document],
+        error: BaseException | None, tokens: int,
+    ) -> bool:  # fmt: skip
         started = time.monotonic()
         try:
-            with (
-                self._embedders.priority_lock.bulk(),
-                self._run.model_call(partial(vectors.claims, places), batch.tokens),
-            ):
-                finish = launch(work.embedder, documents, work.target.dimensions)
-        except EndpointDown as error:
-            self._embedders.suspend(work.target.model, error)
+            finish = (
+                self._launch(work, vectors, places, documents, tokens)
+                if error is None
+                else partial(failed, error, work.target.dimensions)
+            )
+        except EndpointDown as down:
+            self._embedders.suspend(work.target.model, down)
             return False
         self._finish()
-        self._launched = Launched(work, vectors, places, documents, batch.tokens, started, finish)
+        self._launched = Launched(work, vectors, places, documents, tokens, started, finish)
         if not self._run.budget(work.embedder).launched:
             self._finish()
         return True
+
+    def _launch(
+        self, work: Work, vectors: RowVectors, places: Sequence[int], documents: Sequence[Document], tokens: int
+    ) -> Callable[[], Embedded]:
+        with self._embedders.priority_lock.bulk(), self._run.model_call(partial(vectors.claims, places), tokens):
+            return launch(work.embedder, documents, work.target.dimensions)
 
     def _finish(self) -> None:
         """Hand on the rows that have all their vectors with the batch that was launched."""

@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 from pgmeaning.database import migrate
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection, check_direct, connect
+from pgmeaning.database.vector_version import vector_advice
 from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.indexes.build import Indexer
 from pgmeaning.models.base import Embedder, Reranker
@@ -82,6 +83,8 @@ class Maintenance:
                 problem = migrate.ensure_loopback(connection, self._settings.loopback_hosts)
                 if problem:
                     log.warning("the loopback does not work as it should", problem=problem)
+                if old := vector_advice(connection):
+                    log.warning("pgvector is old", advice=old)
                 # Last: whoever sees the sidecar may send it requests.
                 self._heartbeat(connection)
             except psycopg.errors.InsufficientPrivilege as error:

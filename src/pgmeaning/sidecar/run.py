@@ -27,7 +27,7 @@ ANY_DEVICE = Budget(tokens=1024, rows=128, claim_rows=512, padded=True)
 class Run:
     """One run of a sidecar. `models`: those that it serves, or None for all; `stopping` is set to end it."""
 
-    dsn: str
+    dsn: str = field(repr=False)  # it may hold a password
     settings: Settings
     models: tuple[str, ...] | None = None
     id: UUID = field(default_factory=uuid4)

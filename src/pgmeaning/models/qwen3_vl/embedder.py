@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from transformers import AutoModel
 
 from pgmeaning.errors import ModelUnavailable
 from pgmeaning.models.batches import batches
-from pgmeaning.models.pipeline import Budget, Checkpoint
+from pgmeaning.models.pipeline import Budget, Checkpoint, Ready
 from pgmeaning.models.qwen3_vl.inputs import Inputs
 from pgmeaning.models.qwen3_vl.network import Network, copied_back, load_network
 from pgmeaning.models.vectors import Vectors, unit_length
@@ -69,6 +69,10 @@ class Qwen3VLEmbedder:
     def prepare(self, documents: Sequence[Document]) -> None:
         """Begin to read and resize the images and videos of documents that will be embedded next."""
         self._inputs.prepare(documents)
+
+    def ready(self, documents: Sequence[Document]) -> Iterator[Ready]:
+        """The documents once `prepare` is done with them; those that cannot be read stand alone."""
+        return self._inputs.ready(documents)
 
     def count_tokens(self, documents: Sequence[Document]) -> list[int]:
         """Exact for text and images, the most there can be for a video; at most the model's limit."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
 
+from pgmeaning.models.pipeline import Ready
 from pgmeaning.models.qwen3_vl.packing import Prompt
 from pgmeaning.models.qwen3_vl.prompt import Ids, Piece, PromptTokenizer
 from pgmeaning.models.qwen3_vl.vision import END, IMAGE, START, Vision, Visual
@@ -64,6 +65,26 @@ class Inputs:
                     self._ahead[id(document)] = document, self._pool.submit(self._visuals, document)
                 while len(self._ahead) > DOCUMENTS_AHEAD:
                     self._ahead.popitem(last=False)[1][1].cancel()
+
+    def ready(self, documents: Sequence[Document]) -> Iterator[Ready]:
+        """The documents once they are prepared: those that could not be stand alone."""
+        self.prepare(documents)
+        group: list[Document] = []
+        for document in documents:
+            with self._changing:
+                known = self._ahead.get(id(document))
+            error = None if known is None or known[1].cancelled() else known[1].exception()
+            if error is None:
+                group.append(document)
+                continue
+            with self._changing:
+                self._ahead.pop(id(document), None)
+            if group:
+                yield Ready(group)
+            yield Ready([document], error)
+            group = []
+        if group:
+            yield Ready(group)
 
     def prompt(self, document: Document, default: str) -> Prompt:
         """What the network reads; raises InputError for an image or video that cannot be read."""

@@ -19,6 +19,9 @@ from pgmeaning.types import Document
 
 # Both sides of a patch, and how many patches of each side are merged into one token.
 PATCH, MERGED = 16, 2
+# An image of so many times the pixels that the model reads is reduced as it is decoded, to no less than a quarter of
+# that: far above what the model's own resizing can tell apart.
+AMPLE = 16
 START, END, IMAGE, VIDEO = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
 
 
@@ -61,7 +64,7 @@ class Vision:
 
     def image(self, source: Any) -> Visual:
         """Raises InputError for what is no image."""
-        image = self._resized(media.read_image(source))
+        image = self._resized(media.read_image(source, at_most=self._ample))
         rows, columns = image.height // PATCH, image.width // PATCH
         pixels = _stacked([image])[0]
         return Visual(pixels, (1, rows, columns), START + IMAGE * (rows * columns // MERGED**2) + END, self._scale)
@@ -69,7 +72,7 @@ class Vision:
     def video(self, source: Any) -> Visual:
         """Raises InputError for what is no video."""
         processor = self._processor
-        video = media.read_video(source, fps=self._fps, max_frames=self._max_frames)
+        video = media.read_video(source, fps=self._fps, max_frames=self._max_frames, at_most=AMPLE * self._total_pixels)
         try:
             frames = self._frames(list(video.frames), listed=isinstance(source, list | tuple))
         except (ValueError, RuntimeError) as error:  # an odd shape; a list of images of several sizes
@@ -122,8 +125,14 @@ class Vision:
         least, most = (tokens * factor**2 for tokens in (reference.VIDEO_MIN_TOKEN_NUM, reference.VIDEO_MAX_TOKEN_NUM))
         most = max(min(most, self._total_pixels / len(frames) * 2), int(least * 1.05))
         size = reference.smart_resize(frames[0].height, frames[0].width, factor, min_pixels=least, max_pixels=most)
-        stacked = _stacked(frames)
-        return functional.resize(stacked, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True).float()
+        bicubic = {"interpolation": InterpolationMode.BICUBIC, "antialias": True}
+        # One by one: a copy of all frames at their own size would take as much memory as they do.
+        return torch.stack([functional.resize(_tensor(frame), list(size), **bicubic) for frame in frames]).float()
+
+    @property
+    def _ample(self) -> int | None:
+        most = self._pixels.get("max_pixels")
+        return None if most is None else AMPLE * most
 
     @property
     def _processor(self) -> Any:
@@ -163,7 +172,11 @@ def _wrong_shape(width: int, height: int, error: ValueError) -> InputError:
 
 
 def _stacked(frames: Sequence[Any]) -> Tensor:
-    return torch.stack([torch.from_numpy(np.array(frame).transpose(2, 0, 1)) for frame in frames])
+    return torch.stack([_tensor(frame) for frame in frames])
+
+
+def _tensor(image: Any) -> Tensor:
+    return torch.from_numpy(np.array(image).transpose(2, 0, 1))
 
 
 def on_device(tensor: Tensor, device: Any) -> Tensor:
