@@ -85,6 +85,7 @@ BEGIN
             HINT = format('GRANT SELECT ON %s TO %I, or name the role when attaching: attach(..., grant_to => ...).',
                           pgmeaning._relation_name(t.vectors), current_user);
     END IF;
+    PERFORM pgmeaning._check_readable(c);
     PERFORM pgmeaning._check_key(c);
 END
 $$;
@@ -656,7 +657,7 @@ BEGIN
             HINT = 'Write search(NULL::docs, ...) with a table that was given to attach(), or name the collection.';
     END IF;
     c := pgmeaning._collection(chosen);
-    PERFORM pgmeaning._check_key(c);
+    PERFORM pgmeaning._check_key(c), pgmeaning._check_readable(c);  -- else the row's type is refused, without a hint
     RETURN c;
 END
 $$;
