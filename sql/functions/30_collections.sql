@@ -341,15 +341,26 @@ DECLARE
     role    name;
 BEGIN
     EXECUTE format('CREATE OR REPLACE VIEW %s WITH (security_invoker = true) AS '
-        'SELECT %s, v.chunk, v.chunk_text, v.model, '
+        'SELECT %s, v.chunk, %s AS chunk_text, v.model, '
         'v.embedding::%s AS embedding, v.signature::"bit" AS signature, v.content_hash, v.embedded_at FROM %s AS v',
-        view, pgmeaning._column_list('v', c.vector_key_columns),
+        view, pgmeaning._column_list('v', c.vector_key_columns), pgmeaning._shown_text(c),
         pgmeaning._vector_type(vectors), pgmeaning._relation_name(vectors));
     FOREACH role IN ARRAY c.grant_to LOOP
         EXECUTE format('GRANT SELECT ON %s TO %s', view, pgmeaning._grantee(role));
         PERFORM pgmeaning._tell_useless_grant(c, role);
     END LOOP;
 END
+$$;
+
+-- A chunk's text as the view shows it: where row security holds, only while the row's content is what was embedded.
+-- That is asked for each row whose text is selected, and for no other.
+CREATE OR REPLACE FUNCTION pgmeaning._shown_text(c pgmeaning.collection) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT CASE WHEN c.chunking IS NULL THEN 'v.chunk_text' ELSE format(
+        'CASE WHEN v.chunk_text IS NULL OR (SELECT pgmeaning._shows_all_texts(%1$s)) THEN v.chunk_text '
+        'ELSE pgmeaning._current_text(%1$s, %2$s, v.chunk_text) END', c.id,
+        pgmeaning._key_json('v', c.vector_key_columns, c.key_columns)) END
 $$;
 
 -- Creating a trigger waits for open transactions, and all later statements wait for it: so that is bounded. Returns

@@ -78,3 +78,68 @@ BEGIN
     END IF;
 END
 $$;
+
+-- Whether the vectors of each of these rows are made of its content as it is now. They are not while a change is owed,
+-- and the row may be another's by then: a key can be given again. Settings are the sidecars', since the hash is of
+-- text. What cannot be compared is taken for changed: columns that are gone, a value that cannot be read.
+CREATE OR REPLACE FUNCTION pgmeaning._up_to_date(c pgmeaning.collection, t pgmeaning.target, keys jsonb[])
+RETURNS bool[]
+LANGUAGE plpgsql STABLE SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET bytea_output = 'hex' SET extra_float_digits = '1' SET lc_monetary = 'C'
+AS $$
+DECLARE
+    answer bool[];
+BEGIN
+    EXECUTE format('SELECT array_agg(EXISTS (SELECT FROM %s AS v WHERE %s AND v.chunk = 0 AND v.content_hash IN '
+                   '(SELECT %s FROM %s AS s WHERE %s)) ORDER BY u.place) '
+                   'FROM unnest($1) WITH ORDINALITY AS u (key, place) '
+                   'CROSS JOIN LATERAL jsonb_to_record(u.key) AS k (%s)',
+        pgmeaning._relation_name(t.vectors),
+        pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
+        pgmeaning._content_hash('s', c), pgmeaning._relation_name(c.source),
+        pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types),
+        pgmeaning._key_record(c.key_columns, c.key_types))
+    INTO answer USING keys;
+    RETURN answer;
+EXCEPTION WHEN OTHERS THEN
+    RETURN array_fill(false, ARRAY[cardinality(keys)]);
+END
+$$;
+
+-- The texts of chunks that were found, null where the row's content is another by now. It costs the hashes of these
+-- rows, and nothing where documents are not cut.
+CREATE OR REPLACE FUNCTION pgmeaning._current_texts(c pgmeaning.collection, t pgmeaning.target, keys jsonb[],
+    chunk_texts text[]) RETURNS text[]
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    current bool[];
+BEGIN
+    IF c.chunking IS NULL OR array_remove(chunk_texts, NULL) = '{}' THEN
+        RETURN chunk_texts;
+    END IF;
+    current := pgmeaning._up_to_date(c, t, keys);
+    RETURN ARRAY(SELECT CASE WHEN u.current THEN u.chunk_text END
+                 FROM unnest(chunk_texts, current) WITH ORDINALITY AS u (chunk_text, current, place) ORDER BY u.place);
+END
+$$;
+
+-- Whether the view may show every text of a chunk as it stands: where row security hides no row, no other's is shown.
+CREATE OR REPLACE FUNCTION pgmeaning._shows_all_texts(collection_id int) RETURNS bool
+LANGUAGE sql STABLE
+AS $$
+    SELECT coalesce((SELECT NOT row_security_active(c.source::oid)
+                     FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source WHERE c.id = $1), true)
+$$;
+
+-- For the view, which must not name the source: DROP TABLE of it would fail.
+CREATE OR REPLACE FUNCTION pgmeaning._current_text(collection_id int, key jsonb, chunk_text text) RETURNS text
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    c pgmeaning.collection;
+BEGIN
+    SELECT * INTO c FROM pgmeaning.collection AS known WHERE known.id = collection_id;
+    RETURN (pgmeaning._current_texts(c, pgmeaning._active_target(c), ARRAY[key], ARRAY[chunk_text]))[1];
+END
+$$;

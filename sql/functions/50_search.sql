@@ -410,6 +410,23 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION pgmeaning._without_old_texts(c pgmeaning.collection, t pgmeaning.target,
+    hits pgmeaning.search_hit[]) RETURNS pgmeaning.search_hit[]
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    texts text[];
+BEGIN
+    IF c.chunking IS NULL THEN
+        RETURN hits;
+    END IF;
+    texts := pgmeaning._current_texts(c, t, ARRAY(SELECT h.key FROM unnest(hits) AS h),
+                                      ARRAY(SELECT h.chunk_text FROM unnest(hits) AS h));
+    RETURN ARRAY(SELECT ROW(h.key, h.chunk, texts[h.ordinality], h.distance, h.score, h.model)::pgmeaning.search_hit
+                 FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality);
+END
+$$;
+
 -- The k nearest rows behind a cursor, and how many there are before them. Ever more are found until there are enough:
 -- candidates by signature are not in the order of the distance that the cursor has. The cursor's own row says where in
 -- a tie it stands; if it is gone, its key does.
@@ -434,7 +451,7 @@ DECLARE
     all_hits  pgmeaning.search_hit[];
 BEGIN
     IF (o.after).key IS NULL THEN
-        hits := pgmeaning._nearest_rows(c, t, query_vector, o);
+        hits := pgmeaning._without_old_texts(c, t, pgmeaning._nearest_rows(c, t, query_vector, o));
         before := 0;
         RETURN;
     END IF;
@@ -444,6 +461,7 @@ BEGIN
         EXECUTE statement INTO hits, before USING all_hits, o.after, o.k;
         EXIT WHEN cardinality(hits) = o.k OR cardinality(all_hits) < more.k;
     END LOOP;
+    hits := pgmeaning._without_old_texts(c, t, hits);
 END
 $$;
 
@@ -565,10 +583,17 @@ RETURNS pgmeaning.ranked_hit[]
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    page record;
+    page  record;
+    hits  pgmeaning.ranked_hit[];
+    texts text[];
 BEGIN
     IF o.mode = 'hybrid' THEN
-        RETURN ARRAY(SELECT h FROM pgmeaning._hybrid(c, t, query, query_vector, o, weights, rank_constant) AS h);
+        hits := ARRAY(SELECT h FROM pgmeaning._hybrid(c, t, query, query_vector, o, weights, rank_constant) AS h);
+        texts := pgmeaning._current_texts(c, t, ARRAY(SELECT h.key FROM unnest(hits) AS h),
+                                          ARRAY(SELECT h.chunk_text FROM unnest(hits) AS h));
+        RETURN ARRAY(SELECT ROW(h.key, h.chunk, texts[h.ordinality], h.distance, h.score, h.model, h.vector_rank,
+                                h.text_rank)::pgmeaning.ranked_hit
+                     FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality);
     END IF;
     page := pgmeaning._page(c, t, query_vector, o);
     RETURN ARRAY(SELECT ROW(h.key, h.chunk, h.chunk_text, h.distance, h.score, h.model, page.before + h.ordinality,
