@@ -90,8 +90,10 @@ AS $$
 DECLARE
     answer bool[];
 BEGIN
-    EXECUTE format('SELECT array_agg(EXISTS (SELECT FROM %s AS v WHERE %s AND v.chunk = 0 AND v.content_hash IN '
-                   '(SELECT %s FROM %s AS s WHERE %s)) ORDER BY u.place) '
+    -- OFFSET 0 forces look-ups by key: a join might hash every row of the source.
+    EXECUTE format('SELECT array_agg(EXISTS (SELECT FROM (SELECT v.content_hash FROM %s AS v WHERE %s AND v.chunk = 0 '
+                   'OFFSET 0) AS v JOIN (SELECT %s AS content_hash FROM %s AS s WHERE %s OFFSET 0) AS s '
+                   'USING (content_hash) OFFSET 0) ORDER BY u.place) '
                    'FROM unnest($1) WITH ORDINALITY AS u (key, place) '
                    'CROSS JOIN LATERAL jsonb_to_record(u.key) AS k (%s)',
         pgmeaning._relation_name(t.vectors),

@@ -688,7 +688,8 @@ END
 $$;
 
 -- The rows themselves, typed: search(NULL::docs, 'how to cook rice'). Two functions, since PostgreSQL makes out the
--- type of the result only where no argument of a polymorphic type is left out, as filter_params often is.
+-- type of the result only where no argument of a polymorphic type is left out, as filter_params often is. And only
+-- where the row is the first argument that is written: behind another by name, its type would be that one's (42804).
 CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, filter text,
     filter_params anycompatiblearray, k bigint DEFAULT 10, mode text DEFAULT NULL, candidates bigint DEFAULT NULL,
     rerank bigint DEFAULT NULL, reranker text DEFAULT NULL, timeout interval DEFAULT '10 seconds',
