@@ -14,7 +14,7 @@ MEANINGS = {
     "PM003": "`attach` was given something that is not a table, or a table that cannot be attached.",
     "PM004": "A column or template cannot be used, or there is nothing to embed.",
     "PM005": "There is no model of that name.",
-    "PM006": "The model refuses this: it is deprecated, retired or in use, or lacks those dimensions or that medium.",
+    "PM006": "The model refuses this: deprecated, retired, in use or not, or it lacks those dimensions or that medium.",
     "PM007": "No sidecar answered in time.",
     "PM008": "The model failed, or the row could not be embedded.",
     "PM009": "The query's vector is not cached, and there is no loopback to ask a sidecar through.",

@@ -90,7 +90,11 @@ AS $$
 DECLARE
     found_row pgmeaning.model;
 BEGIN
-    SELECT * INTO found_row FROM pgmeaning.model AS m
+    -- Not its options, which callers may not read: see 90_access.sql.
+    SELECT m.name, m.kind, m.backend, m.status, m.location, m.revision, m.dimensions, m.min_dimensions, m.max_tokens,
+           m.template, m.pooling, m.normalize, m.query_prompt, m.document_prompt, m.modalities, NULL, m.reranker,
+           m.fingerprint, m.added_at, m.allowed
+    INTO found_row FROM pgmeaning.model AS m
     WHERE m.kind = 'embedder' AND CASE WHEN wanted IS NULL THEN m.status = 'default' ELSE m.name = wanted END;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'PM005',

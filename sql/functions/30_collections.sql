@@ -208,8 +208,9 @@ LANGUAGE sql IMMUTABLE
 AS $$ SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
       FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i) $$;
 
--- Row security of a vector table, as far as it is missing: a reader of vectors sees those of the rows that it sees.
--- Through functions, since a policy that named the source would make DROP TABLE of it fail.
+-- Row security of a vector table, as far as it is missing: a reader of vectors sees those of the rows that it sees, if
+-- it may read the columns that they are made from; else there is an error. Through functions, since a policy that named
+-- the source would make DROP TABLE of it fail. CASE, and not OR, has a promised order: the columns are looked at first.
 CREATE OR REPLACE FUNCTION pgmeaning._protect(c pgmeaning.collection, vectors regclass) RETURNS void
 LANGUAGE plpgsql
 AS $$
@@ -221,7 +222,7 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = vectors AND p.polname = 'source_rows') THEN
         EXECUTE format('CREATE POLICY source_rows ON %s FOR SELECT '
-                       'USING ((SELECT pgmeaning_data.%I()) OR pgmeaning_data.%I(%s))',
+                       'USING (CASE WHEN (SELECT pgmeaning_data.%I()) THEN true ELSE pgmeaning_data.%I(%s) END)',
             relation, 'unrestricted_' || c.id, 'visible_' || c.id, pgmeaning._vector_key(c));
     END IF;
 END
@@ -278,9 +279,10 @@ AS $$
     ORDER BY u.i
 $$;
 
--- Whether the caller sees all rows of the source, and whether it sees a given one: the policy of the vector tables
--- asks. The source is looked up each time: its OID differs in a restored dump, and its name after a rename. Bodies are
--- quoted with %L: between dollar quotes, a column named like the tag would end the body.
+-- Whether the caller sees all rows of the source (an error: it may not read its columns), once a statement; and whether
+-- it sees a given one: the policy of the vector tables asks. The source is looked up each time: its OID differs in a
+-- restored dump, and its name after a rename. Bodies are quoted with %L: between dollar quotes, a column named like the
+-- tag would end the body.
 CREATE OR REPLACE FUNCTION pgmeaning._make_policy_functions(c pgmeaning.collection) RETURNS void
 LANGUAGE plpgsql
 AS $$
@@ -290,7 +292,7 @@ DECLARE
 BEGIN
     EXECUTE format('CREATE OR REPLACE FUNCTION pgmeaning_data.%I() RETURNS bool LANGUAGE sql STABLE '
                    'SET search_path = pg_catalog, pg_temp AS %L', 'unrestricted_' || c.id, format('
-SELECT NOT row_security_active(c.source::oid)
+SELECT pgmeaning._sees_all_rows(c)
 FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source WHERE c.id = %s', c.id));
     EXECUTE format('CREATE OR REPLACE FUNCTION pgmeaning_data.%I(%s) RETURNS bool LANGUAGE plpgsql STABLE '
                    'SET search_path = pg_catalog, pg_temp AS %L', 'visible_' || c.id, types,
@@ -339,14 +341,26 @@ DECLARE
     role    name;
 BEGIN
     EXECUTE format('CREATE OR REPLACE VIEW %s WITH (security_invoker = true) AS '
-        'SELECT %s, v.chunk, v.chunk_text, v.model, '
+        'SELECT %s, v.chunk, %s AS chunk_text, v.model, '
         'v.embedding::%s AS embedding, v.signature::"bit" AS signature, v.content_hash, v.embedded_at FROM %s AS v',
-        view, pgmeaning._column_list('v', c.vector_key_columns),
+        view, pgmeaning._column_list('v', c.vector_key_columns), pgmeaning._shown_text(c),
         pgmeaning._vector_type(vectors), pgmeaning._relation_name(vectors));
     FOREACH role IN ARRAY c.grant_to LOOP
         EXECUTE format('GRANT SELECT ON %s TO %s', view, pgmeaning._grantee(role));
+        PERFORM pgmeaning._tell_useless_grant(c, role);
     END LOOP;
 END
+$$;
+
+-- A chunk's text as the view shows it: where row security holds, only while the row's content is what was embedded.
+-- That is asked for each row whose text is selected, and for no other.
+CREATE OR REPLACE FUNCTION pgmeaning._shown_text(c pgmeaning.collection) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT CASE WHEN c.chunking IS NULL THEN 'v.chunk_text' ELSE format(
+        'CASE WHEN v.chunk_text IS NULL OR (SELECT pgmeaning._shows_all_texts(%1$s)) THEN v.chunk_text '
+        'ELSE pgmeaning._current_text(%1$s, %2$s, v.chunk_text) END', c.id,
+        pgmeaning._key_json('v', c.vector_key_columns, c.key_columns)) END
 $$;
 
 -- Creating a trigger waits for open transactions, and all later statements wait for it: so that is bounded. Returns

@@ -351,7 +351,9 @@ BEGIN
             PERFORM pgmeaning._ambiguous_model(call);
         END IF;
     END IF;
-    RETURN (pgmeaning._embedder(used[1])).name;
+    used := ARRAY[(pgmeaning._embedder(used[1])).name];
+    PERFORM pgmeaning._check_served(used[1]);
+    RETURN used[1];
 END
 $$;
 

@@ -235,7 +235,7 @@ RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    c pgmeaning.collection := pgmeaning._collection(want_index.collection);
+    c pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection(want_index.collection));
 BEGIN
     PERFORM pgmeaning._check_kind(t, want_index.kind, coalesce(want_index.dimensions, pgmeaning._prefix_dimensions(t)))
     FROM pgmeaning.target AS t WHERE t.collection_id = c.id;
@@ -256,7 +256,7 @@ CREATE OR REPLACE FUNCTION pgmeaning.measure_index(collection text) RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    c pgmeaning.collection := pgmeaning._collection(measure_index.collection);
+    c pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection(measure_index.collection));
 BEGIN
     INSERT INTO pgmeaning.vector_index AS x (collection_id, model, measure_requested)
     SELECT t.collection_id, t.model, true FROM pgmeaning.target AS t WHERE t.collection_id = c.id

@@ -85,6 +85,7 @@ BEGIN
             HINT = format('GRANT SELECT ON %s TO %I, or name the role when attaching: attach(..., grant_to => ...).',
                           pgmeaning._relation_name(t.vectors), current_user);
     END IF;
+    PERFORM pgmeaning._check_readable(c);
     PERFORM pgmeaning._check_key(c);
 END
 $$;
@@ -409,6 +410,23 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION pgmeaning._without_old_texts(c pgmeaning.collection, t pgmeaning.target,
+    hits pgmeaning.search_hit[]) RETURNS pgmeaning.search_hit[]
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    texts text[];
+BEGIN
+    IF c.chunking IS NULL THEN
+        RETURN hits;
+    END IF;
+    texts := pgmeaning._current_texts(c, t, ARRAY(SELECT h.key FROM unnest(hits) AS h),
+                                      ARRAY(SELECT h.chunk_text FROM unnest(hits) AS h));
+    RETURN ARRAY(SELECT ROW(h.key, h.chunk, texts[h.ordinality], h.distance, h.score, h.model)::pgmeaning.search_hit
+                 FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality);
+END
+$$;
+
 -- The k nearest rows behind a cursor, and how many there are before them. Ever more are found until there are enough:
 -- candidates by signature are not in the order of the distance that the cursor has. The cursor's own row says where in
 -- a tie it stands; if it is gone, its key does.
@@ -433,7 +451,7 @@ DECLARE
     all_hits  pgmeaning.search_hit[];
 BEGIN
     IF (o.after).key IS NULL THEN
-        hits := pgmeaning._nearest_rows(c, t, query_vector, o);
+        hits := pgmeaning._without_old_texts(c, t, pgmeaning._nearest_rows(c, t, query_vector, o));
         before := 0;
         RETURN;
     END IF;
@@ -443,6 +461,7 @@ BEGIN
         EXECUTE statement INTO hits, before USING all_hits, o.after, o.k;
         EXIT WHEN cardinality(hits) = o.k OR cardinality(all_hits) < more.k;
     END LOOP;
+    hits := pgmeaning._without_old_texts(c, t, hits);
 END
 $$;
 
@@ -564,10 +583,17 @@ RETURNS pgmeaning.ranked_hit[]
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    page record;
+    page  record;
+    hits  pgmeaning.ranked_hit[];
+    texts text[];
 BEGIN
     IF o.mode = 'hybrid' THEN
-        RETURN ARRAY(SELECT h FROM pgmeaning._hybrid(c, t, query, query_vector, o, weights, rank_constant) AS h);
+        hits := ARRAY(SELECT h FROM pgmeaning._hybrid(c, t, query, query_vector, o, weights, rank_constant) AS h);
+        texts := pgmeaning._current_texts(c, t, ARRAY(SELECT h.key FROM unnest(hits) AS h),
+                                          ARRAY(SELECT h.chunk_text FROM unnest(hits) AS h));
+        RETURN ARRAY(SELECT ROW(h.key, h.chunk, texts[h.ordinality], h.distance, h.score, h.model, h.vector_rank,
+                                h.text_rank)::pgmeaning.ranked_hit
+                     FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality);
     END IF;
     page := pgmeaning._page(c, t, query_vector, o);
     RETURN ARRAY(SELECT ROW(h.key, h.chunk, h.chunk_text, h.distance, h.score, h.model, page.before + h.ordinality,
@@ -656,13 +682,14 @@ BEGIN
             HINT = 'Write search(NULL::docs, ...) with a table that was given to attach(), or name the collection.';
     END IF;
     c := pgmeaning._collection(chosen);
-    PERFORM pgmeaning._check_key(c);
+    PERFORM pgmeaning._check_key(c), pgmeaning._check_readable(c);  -- else the row's type is refused, without a hint
     RETURN c;
 END
 $$;
 
 -- The rows themselves, typed: search(NULL::docs, 'how to cook rice'). Two functions, since PostgreSQL makes out the
--- type of the result only where no argument of a polymorphic type is left out, as filter_params often is.
+-- type of the result only where no argument of a polymorphic type is left out, as filter_params often is. And only
+-- where the row is the first argument that is written: behind another by name, its type would be that one's (42804).
 CREATE OR REPLACE FUNCTION pgmeaning.search(source anyelement, query text, filter text,
     filter_params anycompatiblearray, k bigint DEFAULT 10, mode text DEFAULT NULL, candidates bigint DEFAULT NULL,
     rerank bigint DEFAULT NULL, reranker text DEFAULT NULL, timeout interval DEFAULT '10 seconds',

@@ -174,6 +174,21 @@ BEGIN
 END
 $$;
 
+-- What was found by words, without rows whose content is another by now: which words match would tell what a row said
+-- that the caller may never have seen. Ranked anew, as if there were none.
+CREATE OR REPLACE FUNCTION pgmeaning._without_old_words(c pgmeaning.collection, t pgmeaning.target,
+    hits pgmeaning.ranked_hit[]) RETURNS pgmeaning.ranked_hit[]
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    current bool[] := pgmeaning._up_to_date(c, t, ARRAY(SELECT h.key FROM unnest(hits) AS h));
+BEGIN
+    RETURN ARRAY(SELECT ROW(h.key, h.chunk, h.chunk_text, h.distance, h.score, h.model, h.vector_rank,
+                            (row_number() OVER (ORDER BY h.text_rank))::int)::pgmeaning.ranked_hit
+                 FROM unnest(hits) WITH ORDINALITY AS h WHERE current[h.ordinality] ORDER BY h.text_rank);
+END
+$$;
+
 -- Both ways, fused. A row that only one of them found has no rank from the other. Each may have found a row by another
 -- chunk: the one nearest in meaning is shown.
 CREATE OR REPLACE FUNCTION pgmeaning._hybrid(c pgmeaning.collection, t pgmeaning.target, query text,
@@ -182,14 +197,19 @@ RETURNS SETOF pgmeaning.ranked_hit
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    share   float8[] := coalesce(weights, '{1,1}');
-    above   float8 := coalesce(rank_constant, 60);
-    deep    pgmeaning.search_options := o;
-    nearest pgmeaning.search_hit[];
+    share    float8[] := coalesce(weights, '{1,1}');
+    above    float8 := coalesce(rank_constant, 60);
+    deep     pgmeaning.search_options := o;
+    nearest  pgmeaning.search_hit[];
+    by_words pgmeaning.ranked_hit[];
 BEGIN
     deep.k := greatest(o.k, 100);  -- what is far down either list changes little
     deep.mode := NULL;
     nearest := pgmeaning._nearest_rows(c, t, query_vector, deep);
+    by_words := ARRAY(SELECT w FROM pgmeaning._by_words(c, t, query, query_vector, deep) AS w);
+    IF row_security_active(c.source::oid) THEN
+        by_words := pgmeaning._without_old_words(c, t, by_words);
+    END IF;
     RETURN QUERY
     WITH by_vector AS (
         SELECT n.*, n.ordinality::int AS place FROM unnest(nearest) WITH ORDINALITY AS n
@@ -199,7 +219,7 @@ BEGIN
            coalesce(share[1] / (above + v.place), 0) + coalesce(share[2] / (above + w.text_rank), 0) AS fused,
            coalesce(v.model, w.model), v.place, w.text_rank
     FROM by_vector AS v
-    FULL JOIN pgmeaning._by_words(c, t, query, query_vector, deep) AS w
+    FULL JOIN unnest(by_words) AS w
         ON w.key = v.key AND CASE WHEN o.grouped THEN 0 ELSE w.chunk END = CASE WHEN o.grouped THEN 0 ELSE v.chunk END
     ORDER BY fused DESC, 4, 1, 2 LIMIT o.k;
 END

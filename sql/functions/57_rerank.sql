@@ -18,6 +18,7 @@ BEGIN
                                                 WHERE m.kind = 'reranker' AND m.status <> 'retired'), 'none') || '.',
             HINT = 'pgmeaning.models lists all models; "pgmeaning model default NAME" sets the default.';
     END IF;
+    PERFORM pgmeaning._check_served(found_name);
     RETURN found_name;
 END
 $$;

@@ -1,5 +1,24 @@
 -- What is going on: status, failures, sidecars, models, releases.
 
+-- Options of a model without what looks like a password or a key, at any depth: by its name, or by how such values
+-- begin.
+CREATE OR REPLACE FUNCTION pgmeaning._redacted(options jsonb, name text DEFAULT '') RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+AS $$
+BEGIN
+    RETURN CASE jsonb_typeof(options)
+        WHEN 'object' THEN (SELECT coalesce(jsonb_object_agg(o.key, pgmeaning._redacted(o.value, o.key)), '{}')
+                            FROM jsonb_each(options) AS o)
+        WHEN 'array' THEN (SELECT coalesce(jsonb_agg(pgmeaning._redacted(o.value, name) ORDER BY o.ordinality), '[]')
+                           FROM jsonb_array_elements(options) WITH ORDINALITY AS o)
+        WHEN 'string' THEN CASE
+            WHEN name ~* '(key|token|secret|password|passwd|pwd|auth|authorization|credentials?|bearer|cookie)$'
+                 OR options #>> '{}' ~* '^(bearer |basic |sk-|hf_|gh[a-z]_|github_|xox|eyj)|://[^/]*@'
+            THEN '"***"' ELSE options END
+        ELSE options END;
+END
+$$;
+
 -- Rows of a source or vector table: counted while that is cheap, else as many as its size suggests, by the last
 -- ANALYZE. No other relation, and nothing that has its name by the time it is counted: a caller's view or policy would
 -- bring functions along, which must not run as the owner. Nor must those of an index on an expression, which planning
@@ -167,18 +186,28 @@ CREATE OR REPLACE VIEW pgmeaning.sidecars AS
 SELECT s.id, s.host, s.pid, s.version, s.heartbeat_at > clock_timestamp() - interval '15 seconds' AS alive, s.models,
        s.problems, s.rows_done, s.started_at, s.heartbeat_at,
        (SELECT count(*) FROM pgmeaning.queue AS q
-        WHERE q.claimed_by = s.id AND q.failed_at IS NULL AND q.visible_at > now()) AS claimed
+        WHERE q.claimed_by = s.id AND q.failed_at IS NULL AND q.visible_at > now()) AS claimed, s.named
 FROM pgmeaning.sidecar AS s;
 COMMENT ON VIEW pgmeaning.sidecars
     IS 'The sidecars that have connected, the models that each has loaded, and why one cannot run.';
 
 CREATE OR REPLACE VIEW pgmeaning.models AS
 SELECT m.name, m.kind, m.status, m.dimensions, m.min_dimensions, m.max_tokens, m.modalities, m.backend, m.location,
-       m.revision, m.template, m.pooling, m.normalize, m.query_prompt, m.document_prompt, m.options, m.fingerprint,
-       (SELECT count(*) FROM pgmeaning.target AS t WHERE t.model = m.name) AS collections, m.reranker
+       m.revision, m.template, m.pooling, m.normalize, m.query_prompt, m.document_prompt,
+       CASE WHEN has_table_privilege('pgmeaning.model', 'UPDATE') THEN pgmeaning._redacted(m.options) END AS options,
+       m.fingerprint, (SELECT count(*) FROM pgmeaning.target AS t WHERE t.model = m.name) AS collections, m.reranker,
+       m.allowed
 FROM pgmeaning.model AS m;
 COMMENT ON VIEW pgmeaning.models
-    IS 'The registry: everything that changes a model''s vectors, and how many collections have them.';
+    IS 'The registry: everything that changes a model''s vectors, and how many collections have them. '
+       'Options are shown to whoever may change them, without passwords and keys.';
+
+-- What it takes to run a model: all of its options for who may read them, as sidecars; for others, who may load it in a
+-- process of their own, what changes vectors, but not what is sent to an endpoint besides.
+CREATE OR REPLACE VIEW pgmeaning._model_options AS
+SELECT m.name, CASE WHEN has_column_privilege('pgmeaning.model', 'options', 'SELECT') THEN m.options
+                    ELSE pgmeaning._redacted(m.options - 'extra_body') END AS options
+FROM pgmeaning.model AS m;
 
 CREATE OR REPLACE VIEW pgmeaning.releases AS
 SELECT r.name, r.embedder, r.reranker, r.dimensions, r.current, m.fingerprint AS embedder_fingerprint

@@ -1,11 +1,50 @@
 -- The registry of models and releases.
 
+-- Refuses whoever may not change the models, with an error that says more than one from their table.
+CREATE OR REPLACE FUNCTION pgmeaning._check_model_manager(model text) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    IF NOT has_table_privilege('pgmeaning.model', 'UPDATE') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM011',
+            MESSAGE = format('role %I may not manage model %L', current_user, model),
+            DETAIL = 'Models belong to the role that owns the schema pgmeaning.',
+            HINT = (SELECT format('Call this as %I.', pg_get_userbyid(n.nspowner)) FROM pg_namespace AS n
+                    WHERE n.nspname = 'pgmeaning');
+    END IF;
+END
+$$;
+
+-- Whether anybody may have a sidecar load a model, which takes up to gigabytes: it makes a collection's vectors, is a
+-- default, was allowed, or a sidecar was started for it.
+CREATE OR REPLACE FUNCTION pgmeaning._is_served(wanted text) RETURNS bool
+LANGUAGE sql STABLE
+AS $$
+    SELECT EXISTS (SELECT FROM pgmeaning.model AS m WHERE m.name = wanted AND (m.status = 'default' OR m.allowed))
+        OR EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = wanted)
+        OR EXISTS (SELECT FROM pgmeaning.sidecars AS s WHERE s.alive AND wanted = ANY (s.named))
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._check_served(wanted text) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    IF NOT pgmeaning._is_served(wanted) THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('model %L is not in use in this database', wanted),
+            DETAIL = 'Sidecars load what collections use, the defaults, what was allowed, and what they were started '
+                     'for: models take much memory.',
+            HINT = format('Whoever manages models allows it: "pgmeaning model allow %s", or '
+                          'SELECT pgmeaning.allow_model(%L).', wanted, wanted);
+    END IF;
+END
+$$;
+
 -- A model is immutable once a vector bears its name: a changed one would mix vectors that cannot be compared.
 CREATE OR REPLACE FUNCTION pgmeaning._guard_model() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    free constant text[] := '{status,min_dimensions,reranker,added_at}';  -- what changes no vector
+    free constant text[] := '{status,min_dimensions,reranker,added_at,allowed}';  -- what changes no vector
 BEGIN
     IF EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = OLD.name)
        AND (TG_OP = 'DELETE' OR to_jsonb(NEW) - free <> to_jsonb(OLD) - free) THEN
@@ -58,8 +97,11 @@ CREATE OR REPLACE FUNCTION pgmeaning._add_model(model jsonb) RETURNS void
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    PERFORM pgmeaning._register_models(jsonb_build_array(model)) WHERE NOT EXISTS (
-        SELECT FROM pgmeaning.model AS m WHERE m.name = model ->> 'name');
+    PERFORM pgmeaning._check_model_manager(model ->> 'name');
+    IF NOT EXISTS (SELECT FROM pgmeaning.model AS m WHERE m.name = model ->> 'name') THEN
+        PERFORM pgmeaning._register_models(jsonb_build_array(model)),
+                pgmeaning.allow_model(model ->> 'name');  -- it was added to be asked for
+    END IF;
     IF NOT EXISTS (SELECT FROM pgmeaning.model AS m
                    WHERE m.name = model ->> 'name' AND m.kind = model ->> 'kind'
                      AND m.fingerprint = model ->> 'fingerprint') THEN
@@ -115,6 +157,7 @@ DECLARE
     m         pgmeaning.model;
     companion text := reranker;
 BEGIN
+    PERFORM pgmeaning._check_model_manager(set_default_model.name);
     SELECT * INTO m FROM pgmeaning.model AS known WHERE known.name = set_default_model.name;
     IF reranker IS NOT NULL AND (m.kind = 'reranker' OR keep_reranker) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'two answers to which reranker becomes the default',
@@ -139,6 +182,7 @@ CREATE OR REPLACE FUNCTION pgmeaning.deprecate_model(name text) RETURNS void
 LANGUAGE plpgsql
 AS $$
 BEGIN
+    PERFORM pgmeaning._check_model_manager(deprecate_model.name);
     IF EXISTS (SELECT FROM pgmeaning.model AS m WHERE m.name = deprecate_model.name AND m.status = 'default') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM006',
             MESSAGE = format('model %L is the default and cannot be deprecated', deprecate_model.name),
@@ -151,3 +195,17 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.deprecate_model IS 'Serves a model as before, but refuses it for new collections.';
+
+CREATE OR REPLACE FUNCTION pgmeaning.allow_model(name text, allowed bool DEFAULT true) RETURNS void
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM pgmeaning._check_model_manager(allow_model.name);
+    UPDATE pgmeaning.model AS m SET allowed = coalesce(allow_model.allowed, true) WHERE m.name = allow_model.name;
+    IF NOT FOUND THEN
+        PERFORM pgmeaning._embedder(coalesce(allow_model.name, ''));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.allow_model
+    IS 'Lets everybody ask for a model that no collection uses; false: no longer.';

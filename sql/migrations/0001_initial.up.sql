@@ -23,7 +23,8 @@ CREATE TABLE pgmeaning.model (
     options         jsonb NOT NULL DEFAULT '{}',
     reranker        text REFERENCES pgmeaning.model,  -- of an embedder: the one that becomes the default along with it
     fingerprint     text NOT NULL,
-    added_at        timestamptz NOT NULL DEFAULT now()
+    added_at        timestamptz NOT NULL DEFAULT now(),
+    allowed         bool NOT NULL DEFAULT false  -- whether anybody may ask for it, also where no collection has it
 );
 CREATE UNIQUE INDEX model_one_default ON pgmeaning.model (kind) WHERE status = 'default';
 
@@ -200,6 +201,7 @@ CREATE TABLE pgmeaning.sidecar (
     pid          int NOT NULL,
     version      text NOT NULL,
     models       text[] NOT NULL DEFAULT '{}',  -- those it has loaded
+    named        text[] NOT NULL DEFAULT '{}',  -- those it was started for
     problems     jsonb NOT NULL DEFAULT '{}',   -- model -> why it cannot run here
     rows_done    bigint NOT NULL DEFAULT 0,
     started_at   timestamptz NOT NULL DEFAULT now(),

@@ -110,6 +110,9 @@ SELECT pgmeaning.set_default_model(%(name)s, %(reranker)s, %(keep_reranker)s)
 -- name: deprecate_model
 SELECT pgmeaning.deprecate_model(%(name)s)
 
+-- name: allow_model
+SELECT pgmeaning.allow_model(%(name)s, %(allowed)s)
+
 -- name: register_models
 SELECT pgmeaning._register_models(%s::jsonb)
 

@@ -15,7 +15,8 @@ PgmeaningError
 ├── ServerError            the embedded PostgreSQL cannot be started, stopped or found
 └── TimedOut               no answer came in time
 
-`detail` and `hint` say more about the error and what to do; `sqlstate` is set if the database raised it.
+`detail` and `hint` say more about the error and what to do; `sqlstate` is set if the database raised it; `public` is
+what whoever asked from SQL may be told, if not all of it.
 """
 
 from __future__ import annotations
@@ -24,16 +25,19 @@ from __future__ import annotations
 class PgmeaningError(Exception):
     """Base of all errors: `detail` says more about it, `hint` says what to do next.
 
-    `sqlstate` is the server's, if the database raised the error.
+    `sqlstate` is the server's, if the database raised the error. `public` is for users of the database, where the
+    message has what only the sidecar's log may say, such as an endpoint's reply; None: they may be told all of it.
     """
 
     def __init__(
-        self, message: str, *, hint: str | None = None, detail: str | None = None, sqlstate: str | None = None
-    ) -> None:
+        self, message: str, *, hint: str | None = None, detail: str | None = None, sqlstate: str | None = None,
+        public: str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(message)
         self.hint = hint
         self.detail = detail
         self.sqlstate = sqlstate
+        self.public = public
 
     def __str__(self) -> str:
         message = super().__str__()
@@ -98,3 +102,9 @@ def describe(error: BaseException) -> str:
     if isinstance(error, InputError | ModelError):
         return str(error)
     return f"{type(error).__name__}: {error}"
+
+
+def describe_in_public(error: BaseException) -> str:
+    """The same for everybody who may ask in this database."""
+    public: str | None = getattr(error, "public", None)
+    return public or describe(error)

@@ -29,8 +29,8 @@ class Settings(BaseSettings):
 
     reader_dsn: str = Field(
         default="",
-        description="the connection that reads the source tables, as a role that may do nothing else; if empty, `dsn` reads "
-        "them, and whoever owns one can run code with its rights",
+        description="the connection that reads the source tables, as a role that may do nothing else; if empty, `dsn` "
+        "reads them, and whoever owns one can run code with its rights",
     )
 
     allow_superuser: bool = Field(

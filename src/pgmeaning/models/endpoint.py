@@ -31,6 +31,7 @@ PORTS = {"http": 80, "https": 443}
 PASSING = frozenset({408, 429, 500, 502, 503, 504, 529})
 REFUSED = frozenset({400, 413, 422})
 DOWN = frozenset({429, 502, 503, 504, 529})
+WRONG = frozenset({401, 403, 404, 405})  # its address or our key is, whatever the input
 
 LONGEST_WAIT = 30.0  # whatever Retry-After says
 SHOWN = 300  # characters of what the endpoint said
@@ -136,7 +137,10 @@ class Endpoint:
         try:
             return read(answer)
         except BadVector as error:
-            raise BadVector(f"{self._who(url)} {Exception.__str__(error)}", hint=error.hint) from None
+            raise BadVector(
+                f"{self._who(url)} {Exception.__str__(error)}", hint=error.hint,
+                public=self._public("returned something unusable"),
+            ) from None  # fmt: skip
 
     def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """The result of `work` for each item, in order, with several in progress at once; raises the first error."""
@@ -161,6 +165,7 @@ class Endpoint:
             raise TimedOut(
                 f"{self._who(url)} did not answer within {self.how.timeout:g} seconds",
                 hint="set the option timeout higher, or use smaller batches (batch_rows)",
+                public=self._public("did not answer in time"),
             ) from None
         except httpx.TransportError as error:
             if not last:
@@ -176,9 +181,15 @@ class Endpoint:
     def _unreached(self, url: str, error: httpx.TransportError) -> ModelError:
         reason = str(error).strip() or type(error).__name__
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol | httpx.ProxyError):
-            return EndpointDown(f"{self._who(url)} cannot be reached: {reason}", hint="is the engine running there?")
+            return EndpointDown(
+                f"{self._who(url)} cannot be reached: {reason}", hint="is the engine running there?",
+                public=self._public("cannot be reached"),
+            )  # fmt: skip
         # The input may have crashed the engine, so it is not cleared of blame.
-        return ModelError(f"{self._who(url)} dropped the connection: {reason}", hint="see the engine's own log")
+        return ModelError(
+            f"{self._who(url)} dropped the connection: {reason}", hint="see the engine's own log",
+            public=self._public("dropped the connection"),
+        )  # fmt: skip
 
     def _answer(self, url: str, response: httpx.Response) -> Any:
         if response.status_code != 200:
@@ -190,25 +201,34 @@ class Endpoint:
             raise EndpointDown(
                 f"{self._who(url)} answered with something other than complete JSON ({kind}): {self._said(response)}",
                 hint="is this the engine's own address, and not a web page's or a proxy's?",
+                public=self._public("answered with something other than complete JSON"),
             ) from None
 
     def _failure(self, url: str, response: httpx.Response) -> Exception:
-        status, said = response.status_code, self._said(response)
+        status = response.status_code
         if status in REFUSED:
-            return InputError(f"{self._who(url)} refused the input with {status}: {said}")
-        if status in (401, 403):
-            return EndpointDown(f"{self._who(url)} denied access ({status})", hint=self._about_the_key(url))
-        if status in (404, 405):
-            path = url.removeprefix(self.how.url)
-            return EndpointDown(
-                f"{self._who(url)} has no {path}, or no model {self.how.served_name!r} ({status}): {said}",
-                hint="set the option path or served_name",
-            )
-        if response.is_redirect:
-            return EndpointDown(f"{self._who(url)} redirects elsewhere ({status})", hint="give the final URL")
+            what = f"refused the input with {status}"
+            return InputError(f"{self._who(url)} {what}: {self._said(response)}", public=self._public(what))
         # An input may cause a 500, but not an engine that is busy, starting or gone.
-        failure = EndpointDown if status in DOWN else ModelError
-        return failure(f"{self._who(url)} failed with {status}: {said}", hint="see the engine's own log")
+        kind = EndpointDown if status in DOWN | WRONG or response.is_redirect else ModelError
+        what, more, hint = self._reason(url, response)
+        return kind(f"{self._who(url)} {what}{more}", hint=hint, public=self._public(what))
+
+    def _reason(self, url: str, response: httpx.Response) -> tuple[str, str, str]:
+        """What a status means that blames no input, what the log may add, and what to do."""
+        status = response.status_code
+        if status in (401, 403):
+            return f"denied access ({status})", "", self._about_the_key(url)
+        if status in (404, 405):
+            what = f"has no {url.removeprefix(self.how.url)}, or no model {self.how.served_name!r} ({status})"
+            return what, f": {self._said(response)}", "set the option path or served_name"
+        if response.is_redirect:
+            return f"redirects elsewhere ({status})", "", "give the final URL"
+        return f"failed with {status}", f": {self._said(response)}", "see the engine's own log"
+
+    def _public(self, what: str) -> str:
+        """For users of the database, who need not know where the endpoint is, nor what it replied."""
+        return f"model {self._model!r}: its endpoint {what}"
 
     def _about_the_key(self, url: str) -> str:
         """What to do where access is denied."""

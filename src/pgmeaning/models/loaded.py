@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from pgmeaning.errors import ModelError
+from pgmeaning.errors import ModelError, describe_in_public
 
 log = structlog.get_logger()
 M = TypeVar("M")
@@ -107,8 +107,8 @@ class LoadedModels(Generic[M]):
 
     @property
     def problems(self) -> dict[str, str]:
-        """Models that cannot run here, and why."""
-        return {name: str(error) for name, (_, error) in self._failed.items()}
+        """Models that cannot run here, and why, as far as everybody may know."""
+        return {name: describe_in_public(error) for name, (_, error) in self._failed.items()}
 
 
 class PriorityLock:

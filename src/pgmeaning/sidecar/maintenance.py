@@ -134,7 +134,7 @@ class Maintenance:
     def _heartbeat(self, connection: Connection) -> None:
         arguments = {
             "id": self._run.id, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__,
-            "models": self._embedders.names + self._rerankers.names,
+            "models": self._embedders.names + self._rerankers.names, "named": list(self._run.models or ()),
             "problems": Jsonb(self._embedders.problems | self._rerankers.problems),
             "rows_done": self._in_flight.rows_done,
         }  # fmt: skip

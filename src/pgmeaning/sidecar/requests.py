@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from pgvector import Vector
 
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection
-from pgmeaning.errors import ModelError, TimedOut, describe
+from pgmeaning.errors import ModelError, ModelNotFound, ModelUnavailable, TimedOut, describe, describe_in_public
 from pgmeaning.models.base import Embedder, Reranker
 from pgmeaning.models.loaded import LoadedModels
 from pgmeaning.models.vectors import Vectors, check_vectors
@@ -48,9 +49,11 @@ class Request(NamedTuple):
 class Requests:
     """Takes requests, and answers each or says why it cannot; none is left waiting."""
 
-    def __init__(self, run: Run, connection: Connection) -> None:
+    def __init__(self, run: Run, connection: Connection, loaded: Callable[[str], bool]) -> None:
+        """`loaded`: whether a model can be asked without loading it."""
         self._run = run
         self._connection = connection
+        self._is_loaded = loaded
         connection.execute(sql.query("requests/listen_requests"))
 
     def wait(self, seconds: float) -> bool:
@@ -82,7 +85,20 @@ class Requests:
         models = None if self._run.models is None else list(self._run.models)
         arguments = {"sidecar": self._run.id, "models": models, "limit": limit, "rerank": rerank}
         rows = self._connection.execute(sql.query("requests/take_requests"), arguments).fetchall()
-        return [Request(*row) for row in rows]
+        return self._served([Request(*row) for row in rows])
+
+    def _served(self, requests: Sequence[Request]) -> list[Request]:
+        """Those for a model that is loaded or may be; the others are refused, since anybody may ask for any name."""
+        asked = {r.model for r in requests if not self._is_loaded(r.model)} - set(self._run.models or ())
+        if not asked:
+            return list(requests)
+        known = dict(
+            self._connection.execute(sql.query("requests/served_models"), {"models": sorted(asked)}).fetchall()
+        )
+        for request in requests:
+            if request.model in asked and not known.get(request.model):
+                self._refuse(request, _not_served(request.model, exists=request.model in known))
+        return [request for request in requests if request.model not in asked or known.get(request.model)]
 
     def _watched(self, requests: Sequence[Request]) -> AbstractContextManager[None]:
         """Watch a call of a model: if it does not return in time, the requests are refused, and the process ends."""
@@ -93,9 +109,12 @@ class Requests:
 
         return self._run.watch.call("the model", self._run.settings.model_timeout, give_up)
 
-    def _refuse(self, request: Request, error: str) -> None:
-        log.warning("query refused", model=request.model, error=error)
-        arguments = {"id": request.id, "error": error.replace("\0", "")[:2000]}
+    def _refuse(self, request: Request, error: BaseException) -> None:
+        """Tell whoever asked the kind of error, and the log the rest of it, such as what an endpoint replied."""
+        reference = secrets.token_hex(4)
+        log.warning("query refused", model=request.model, reference=reference, error=describe(error))
+        told = f"{describe_in_public(error)[:2000]} (reference {reference} in the sidecar's log)"
+        arguments = {"id": request.id, "error": told.replace("\0", "")}
         self._connection.execute(sql.query("requests/refuse_request"), arguments)
         self._let_go([request])
 
@@ -110,11 +129,19 @@ class Requests:
         self._connection.execute(sql.query("requests/let_go_requests"), arguments)
 
 
+def _not_served(model: str, *, exists: bool) -> ModelError:
+    if not exists:
+        return ModelNotFound(f"there is no model {model!r} in this database", hint="pgmeaning model list")
+    return ModelUnavailable(
+        f"model {model!r} is not in use", hint="whoever manages models allows it: pgmeaning model allow"
+    )
+
+
 class QueryRequests(Requests):
     """Embeds queries: those that wait at the same time go through the model together, equal ones once."""
 
     def __init__(self, run: Run, connection: Connection, embedders: LoadedModels[Embedder]) -> None:
-        super().__init__(run, connection)
+        super().__init__(run, connection, embedders.is_at_hand)
         self._embedders = embedders
         self._answered = 0  # since the cache was trimmed
         self._put_off: list[Request] = []  # until their model is loaded; meanwhile other models' queries are answered
@@ -170,7 +197,7 @@ class QueryRequests(Requests):
                     self._answer_group(model, as_query, {text: requests})
             else:
                 for request in next(iter(group.values())):
-                    self._refuse(request, describe(error))
+                    self._refuse(request, error)
             return
         for (text, requests), vector in zip(group.items(), vectors, strict=True):
             arguments = {"model": model, "as_query": as_query, "input": text, "embedding": Vector(vector).to_text()}
@@ -198,7 +225,7 @@ class RerankRequests(Requests):
     """Judges documents, one query at a time; queries for vectors go through between its batches."""
 
     def __init__(self, run: Run, connection: Connection, rerankers: LoadedModels[Reranker]) -> None:
-        super().__init__(run, connection)
+        super().__init__(run, connection, rerankers.is_at_hand)
         self._rerankers = rerankers
 
     def answer(self) -> int:
@@ -209,7 +236,7 @@ class RerankRequests(Requests):
                 with self._watched([request]):
                     scores = self._score(request)
             except BaseException as error:
-                self._refuse(request, describe(error))
+                self._refuse(request, error)
             else:
                 arguments = {"id": request.id, "scores": "{" + ",".join(map(repr, scores)) + "}"}
                 self._connection.execute(sql.query("requests/answer_rerank"), arguments)
