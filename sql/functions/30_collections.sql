@@ -360,7 +360,7 @@ AS $$
     SELECT CASE WHEN c.chunking IS NULL THEN 'v.chunk_text' ELSE format(
         'CASE WHEN v.chunk_text IS NULL OR (SELECT pgmeaning._shows_all_texts(%1$s)) THEN v.chunk_text '
         'ELSE pgmeaning._current_text(%1$s, %2$s, v.chunk_text) END', c.id,
-        pgmeaning._key_json('v', c.vector_key_columns, c.key_columns)) END
+        pgmeaning._key_json('v', c.vector_key_columns, c)) END
 $$;
 
 -- Creating a trigger waits for open transactions, and all later statements wait for it: so that is bounded. Returns

@@ -48,9 +48,9 @@ BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA pgmeaning, pgmeaning_data TO %s', users);
     -- Not the options of models, which may hold what an endpoint is to be told in secret.
     EXECUTE format('REVOKE SELECT ON pgmeaning.model FROM %1$s; '
-                   'GRANT SELECT (name, kind, backend, status, location, revision, dimensions, min_dimensions, max_tokens, '
-                   'template, pooling, normalize, query_prompt, document_prompt, modalities, reranker, fingerprint, '
-                   'added_at, allowed) ON pgmeaning.model TO %1$s; GRANT SELECT ON pgmeaning._model_options TO %1$s',
+                   'GRANT SELECT (name, kind, backend, status, location, revision, dimensions, min_dimensions, '
+                   'max_tokens, template, pooling, normalize, query_prompt, document_prompt, modalities, reranker, '
+                   'fingerprint, added_at, allowed) ON pgmeaning.model TO %1$s; GRANT SELECT ON pgmeaning._model_options TO %1$s',
                    users);
     EXECUTE format('GRANT SELECT ON pgmeaning.release, pgmeaning.collection, pgmeaning.target, '
                    'pgmeaning.vector_index, pgmeaning.status, pgmeaning.index_report, pgmeaning.sidecars, '

@@ -354,13 +354,14 @@ def test_who_does_not_own_the_installation_is_told_who_does(empty_dsn: str, owne
 
 def test_what_a_superuser_migrates_stays_its_owners(empty_dsn: str, owned_dsn: str) -> None:
     migrate.upgrade(owned_dsn)
-    migrate.upgrade(empty_dsn)
+    owner = str(conninfo_to_dict(owned_dsn)["user"])
+    migrate.upgrade(empty_dsn, owner=owner)
     with psycopg.connect(empty_dsn, autocommit=True) as superuser:
         superuser.execute("ALTER SERVER pgmeaning_loopback OWNER TO CURRENT_USER")
         superuser.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")
         superuser.execute("SELECT pgmeaning.attach('docs', columns => '{body}')")
         _make_due(superuser)
-        migrate.upgrade(empty_dsn)
+        migrate.upgrade(empty_dsn, owner=owner)
         strangers = superuser.execute(
             "SELECT object FROM (SELECT oid::regprocedure::text, proowner, pronamespace FROM pg_proc UNION ALL "
             "SELECT oid::regclass::text, relowner, relnamespace FROM pg_class UNION ALL "
@@ -379,7 +380,9 @@ def test_a_search_by_the_owner_is_answered_after_a_superuser_migrated(empty_dsn:
     migrate.upgrade(owned_dsn)
     with psycopg.connect(empty_dsn, autocommit=True) as superuser:
         _make_due(superuser)
-    migrate.upgrade(empty_dsn)
+    with pytest.raises(DatabaseError, match="schema pgmeaning belongs to role"):
+        migrate.upgrade(empty_dsn)
+    migrate.upgrade(empty_dsn, owner=str(conninfo_to_dict(owned_dsn)["user"]))
     with running(Sidecar(owned_dsn, Settings())), psycopg.connect(owned_dsn, autocommit=True) as owner:
         assert owner.execute("SELECT pgmeaning.embed('rice', model => 'synthetic-384') IS NULL").fetchone() == (False,)
 

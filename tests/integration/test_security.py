@@ -377,3 +377,8 @@ def test_an_index_runs_no_code_in_whoever_reads_the_status(shop: Role, db: Conne
     )
     shop.connection.execute(f"CREATE INDEX ON shop.docs {index}")
     assert db.execute("SELECT collection, estimated FROM pgmeaning.status").fetchall() == [("docs", True)]
+
+
+def test_where_sidecars_run_is_shown_to_who_may_manage_them(db: Connection, role: Role, sidecar: Sidecar) -> None:
+    assert role.rows("SELECT host, pid, alive FROM pgmeaning.sidecars") == [(None, None, True)]
+    assert db.execute("SELECT host IS NULL OR pid IS NULL FROM pgmeaning.sidecars").fetchall() == [(False,)]

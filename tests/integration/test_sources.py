@@ -414,6 +414,6 @@ def test_a_role_without_rights_is_told_who_runs_a_sidecar(db: Connection, dsn: s
     try:
         with pytest.raises(DatabaseError, match="may not run a sidecar") as raised:
             Sidecar(make_conninfo(dsn, user=name, password="secret")).run(drain=True)
-        assert "owns the schema" in str(raised.value.hint)
+        assert "owner of schema pgmeaning" in str(raised.value.hint)
     finally:
         db.execute(f"DROP ROLE {name}".encode())
