@@ -16,11 +16,12 @@ END
 $$;
 
 -- Whether anybody may have a sidecar load a model, which takes up to gigabytes: it makes a collection's vectors, is a
--- default, was allowed, or a sidecar was started for it.
+-- default, was allowed, or a sidecar was started for it. Synthetic ones cost nothing.
 CREATE OR REPLACE FUNCTION pgmeaning._is_served(wanted text) RETURNS bool
 LANGUAGE sql STABLE
 AS $$
-    SELECT EXISTS (SELECT FROM pgmeaning.model AS m WHERE m.name = wanted AND (m.status = 'default' OR m.allowed))
+    SELECT EXISTS (SELECT FROM pgmeaning.model AS m
+                   WHERE m.name = wanted AND (m.status = 'default' OR m.allowed OR m.backend = 'synthetic'))
         OR EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = wanted)
         OR EXISTS (SELECT FROM pgmeaning.sidecars AS s WHERE s.alive AND wanted = ANY (s.named))
 $$;
