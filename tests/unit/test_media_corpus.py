@@ -17,6 +17,7 @@ from PIL import Image, ImageFile, features
 from pgmeaning.errors import InputError
 from pgmeaning.media import Policy, fetch_media, read_image, read_video
 from pgmeaning.media.pixels import _Gate
+from pgmeaning.media.videos import _Taken
 from pgmeaning.models.pipeline import ready
 from pgmeaning.types import Document
 from tests.images import RED, animation, encoded, plain_image, video
@@ -378,6 +379,11 @@ def test_bands_meet_without_a_seam(factor: int, monkeypatch: pytest.MonkeyPatch)
 def test_frames_of_a_video_are_reduced_one_by_one() -> None:
     read = read_video(video(frames=10, size=(640, 480)), at_most=4 * 320 * 240)
     assert {frame.size for frame in read.frames} == {(320, 240)}
+
+
+def test_64_frames_in_full_hd_keep_their_size_for_qwen3_vl() -> None:
+    """So vectors equal the published ones. A model's frames have 7,864,320 pixels, in pairs; see vision.py."""
+    assert _Taken(POLICY, 1.0, 64, 16 * 2 * 7_864_320).each(64) >= 1920 * 1080
 
 
 def test_images_decoded_at_a_time_are_bounded() -> None:

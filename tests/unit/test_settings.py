@@ -7,8 +7,18 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from pgmeaning.cli.output import secret
 from pgmeaning.media import Policy
 from pgmeaning.settings import Settings
+
+
+def test_a_secret_is_in_its_variable_or_else_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert secret("PGMEANING_READER_DSN") == ""
+    (file := tmp_path / "dsn").write_text("host=a\n")
+    monkeypatch.setenv("PGMEANING_READER_DSN_FILE", str(file))
+    assert secret("PGMEANING_READER_DSN") == "host=a"
+    monkeypatch.setenv("PGMEANING_READER_DSN", "host=b")
+    assert secret("PGMEANING_READER_DSN") == "host=b"
 
 
 def test_by_default_no_file_and_no_url_may_be_read() -> None:

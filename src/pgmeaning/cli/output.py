@@ -99,17 +99,19 @@ def connected(dsn: str | None) -> Client:
 
 
 def settings() -> Settings:
-    """Settings from PGMEANING_*; an error names the variable."""
+    """Settings from PGMEANING_*, further DSNs from the files that *_DSN_FILE name; an error names the variable."""
     from pydantic import ValidationError
 
     from pgmeaning.settings import Settings
 
     try:
-        return Settings()
+        chosen = Settings()
     except ValidationError as error:
         first = error.errors()[0]
         name = f"PGMEANING_{'_'.join(str(part) for part in first['loc']).upper()}"
         raise SettingsError(f"{name} is invalid: {first['msg']}", hint=f"it is {first.get('input')!r}") from error
+    dsns = [name for name in Settings.model_fields if name.endswith("_dsn")]
+    return chosen.model_copy(update={name: secret(f"PGMEANING_{name.upper()}") for name in dsns})
 
 
 # Output

@@ -72,7 +72,8 @@ class Vision:
     def video(self, source: Any) -> Visual:
         """Raises InputError for what is no video."""
         processor = self._processor
-        video = media.read_video(source, fps=self._fps, max_frames=self._max_frames, at_most=AMPLE * self._total_pixels)
+        ample = AMPLE * 2 * self._total_pixels  # that total is of pairs of frames
+        video = media.read_video(source, fps=self._fps, max_frames=self._max_frames, at_most=ample)
         try:
             frames = self._frames(list(video.frames), listed=isinstance(source, list | tuple))
         except (ValueError, RuntimeError) as error:  # an odd shape; a list of images of several sizes
