@@ -98,7 +98,7 @@ BEGIN
                    'CROSS JOIN LATERAL jsonb_to_record(u.key) AS k (%s)',
         pgmeaning._relation_name(t.vectors),
         pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
-        pgmeaning._content_hash('s', c), pgmeaning._relation_name(c.source),
+        pgmeaning._content_hash('s', c, false), pgmeaning._relation_name(c.source),
         pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types),
         pgmeaning._key_record(c.key_columns, c.key_types))
     INTO answer USING keys;
