@@ -183,15 +183,15 @@ COMMENT ON VIEW pgmeaning.failures
     IS 'Rows that could not be embedded, and why; pgmeaning.retry(collection) tries them again.';
 
 CREATE OR REPLACE VIEW pgmeaning.sidecars AS
-SELECT s.id, CASE WHEN may.manage THEN s.host END AS host, CASE WHEN may.manage THEN s.pid END AS pid, s.version, s.heartbeat_at > clock_timestamp() - interval '15 seconds' AS alive, s.models,
-       s.problems, s.rows_done, s.started_at, s.heartbeat_at,
+SELECT s.id, CASE WHEN may.manage THEN s.host END AS host, CASE WHEN may.manage THEN s.pid END AS pid, s.version,
+       s.heartbeat_at > clock_timestamp() - interval '15 seconds' AS alive, s.models, s.problems, s.rows_done, s.started_at, s.heartbeat_at,
        (SELECT count(*) FROM pgmeaning.queue AS q
         WHERE q.claimed_by = s.id AND q.failed_at IS NULL AND q.visible_at > now()) AS claimed, s.named
 FROM pgmeaning.sidecar AS s
 CROSS JOIN (SELECT has_table_privilege('pgmeaning.sidecar', 'UPDATE') AS manage) AS may;
 COMMENT ON VIEW pgmeaning.sidecars
-    IS 'The sidecars that have connected, the models that each has loaded, and why one cannot run. Their hosts are shown '
-       'to who may manage them.';
+    IS 'The sidecars that have connected, the models that each has loaded, and why one cannot run. Their hosts are '
+       'shown to who may manage them.';
 
 CREATE OR REPLACE VIEW pgmeaning.models AS
 SELECT m.name, m.kind, m.status, m.dimensions, m.min_dimensions, m.max_tokens, m.modalities, m.backend, m.location,
