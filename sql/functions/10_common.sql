@@ -367,12 +367,15 @@ AS $$
 $$;
 
 -- A hash of all that is embedded of a source row; null when there is nothing to embed: no image, no video, and no text
--- but white space. What a template adds is no content.
-CREATE OR REPLACE FUNCTION pgmeaning._content_hash(alias text, c pgmeaning.collection) RETURNS text
+-- but white space. What a template adds is no content. Of a row that is compared with one that has content it need not
+-- be known, and costs as much as the hash.
+CREATE OR REPLACE FUNCTION pgmeaning._content_hash(alias text, c pgmeaning.collection, may_be_blank bool DEFAULT true)
+RETURNS text
 LANGUAGE sql STABLE
-AS $$ SELECT format(
-        'CASE WHEN pg_catalog.num_nonnulls(%1$s) > 0 '
-        'THEN pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array(%2$s)::text, ''UTF8'')) END',
+AS $$ SELECT format(CASE WHEN may_be_blank
+        THEN 'CASE WHEN pg_catalog.num_nonnulls(%1$s) > 0 '
+             'THEN pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array(%2$s)::text, ''UTF8'')) END'
+        ELSE 'pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.jsonb_build_array(%2$s)::text, ''UTF8''))' END,
         string_agg(content, ', ' ORDER BY place), string_agg(part, ', ' ORDER BY place))
       FROM (SELECT i AS place, pgmeaning._text_hash(t.content) AS part,
                    -- Nearly always the beginning tells, and a very long text cannot be trimmed.

@@ -79,9 +79,24 @@ BEGIN
 END
 $$;
 
--- Whether the vectors of each of these rows are made of its content as it is now. They are not while a change is owed,
--- and the row may be another's by then: a key can be given again. Settings are the sidecars', since the hash is of
--- text. What cannot be compared is taken for changed: columns that are gone, a value that cannot be read.
+-- Whether the vectors of the row of a key (k) are made of its content as it is now. They are not while a change is
+-- owed, and the row may be another's by then: a key can be given again. OFFSET 0 forces look-ups by key: a join might
+-- hash every row of the source.
+CREATE OR REPLACE FUNCTION pgmeaning._is_current(c pgmeaning.collection, t pgmeaning.target) RETURNS text
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN format('EXISTS (SELECT FROM (SELECT v.content_hash FROM %s AS v WHERE %s AND v.chunk = 0 OFFSET 0) AS v '
+                  'JOIN (SELECT %s AS content_hash FROM %s AS s WHERE %s OFFSET 0) AS s USING (content_hash) OFFSET 0)',
+        pgmeaning._relation_name(t.vectors),
+        pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
+        pgmeaning._content_hash('s', c, false), pgmeaning._relation_name(c.source),
+        pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types));
+END
+$$;
+
+-- The same of several rows. Settings are the sidecars', since the hash is of text. What cannot be compared is taken for
+-- changed: columns that are gone, a value that cannot be read.
 CREATE OR REPLACE FUNCTION pgmeaning._up_to_date(c pgmeaning.collection, t pgmeaning.target, keys jsonb[])
 RETURNS bool[]
 LANGUAGE plpgsql STABLE SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
@@ -90,17 +105,9 @@ AS $$
 DECLARE
     answer bool[];
 BEGIN
-    -- OFFSET 0 forces look-ups by key: a join might hash every row of the source.
-    EXECUTE format('SELECT array_agg(EXISTS (SELECT FROM (SELECT v.content_hash FROM %s AS v WHERE %s AND v.chunk = 0 '
-                   'OFFSET 0) AS v JOIN (SELECT %s AS content_hash FROM %s AS s WHERE %s OFFSET 0) AS s '
-                   'USING (content_hash) OFFSET 0) ORDER BY u.place) '
-                   'FROM unnest($1) WITH ORDINALITY AS u (key, place) '
+    EXECUTE format('SELECT array_agg(%s ORDER BY u.place) FROM unnest($1) WITH ORDINALITY AS u (key, place) '
                    'CROSS JOIN LATERAL jsonb_to_record(u.key) AS k (%s)',
-        pgmeaning._relation_name(t.vectors),
-        pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
-        pgmeaning._content_hash('s', c), pgmeaning._relation_name(c.source),
-        pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types),
-        pgmeaning._key_record(c.key_columns, c.key_types))
+                   pgmeaning._is_current(c, t), pgmeaning._key_record(c.key_columns, c.key_types))
     INTO answer USING keys;
     RETURN answer;
 EXCEPTION WHEN OTHERS THEN

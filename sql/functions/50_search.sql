@@ -410,19 +410,27 @@ BEGIN
 END
 $$;
 
+-- What was found, without the texts of rows whose content is another by now: see 46_rights.sql. In one statement, since
+-- every search of documents that are cut asks.
 CREATE OR REPLACE FUNCTION pgmeaning._without_old_texts(c pgmeaning.collection, t pgmeaning.target,
     hits pgmeaning.search_hit[]) RETURNS pgmeaning.search_hit[]
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET bytea_output = 'hex' SET extra_float_digits = '1' SET lc_monetary = 'C'
 AS $$
 DECLARE
-    texts text[];
+    current pgmeaning.search_hit[];
 BEGIN
-    IF c.chunking IS NULL THEN
+    IF c.chunking IS NULL OR hits = '{}' THEN
         RETURN hits;
     END IF;
-    texts := pgmeaning._current_texts(c, t, ARRAY(SELECT h.key FROM unnest(hits) AS h),
-                                      ARRAY(SELECT h.chunk_text FROM unnest(hits) AS h));
-    RETURN ARRAY(SELECT ROW(h.key, h.chunk, texts[h.ordinality], h.distance, h.score, h.model)::pgmeaning.search_hit
+    EXECUTE format('SELECT array_agg(ROW(h.key, h.chunk, '
+                   'CASE WHEN h.chunk_text IS NOT NULL AND %s THEN h.chunk_text END, h.distance, h.score, h.model)::pgmeaning.search_hit ORDER BY h.ordinality) '
+                   'FROM unnest($1) WITH ORDINALITY AS h CROSS JOIN LATERAL jsonb_to_record(h.key) AS k (%s)',
+                   pgmeaning._is_current(c, t), pgmeaning._key_record(c.key_columns, c.key_types))
+    INTO current USING hits;
+    RETURN current;
+EXCEPTION WHEN OTHERS THEN
+    RETURN ARRAY(SELECT ROW(h.key, h.chunk, NULL, h.distance, h.score, h.model)::pgmeaning.search_hit
                  FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality);
 END
 $$;
