@@ -424,7 +424,8 @@ BEGIN
         RETURN hits;
     END IF;
     EXECUTE format('SELECT array_agg(ROW(h.key, h.chunk, '
-                   'CASE WHEN h.chunk_text IS NOT NULL AND %s THEN h.chunk_text END, h.distance, h.score, h.model)::pgmeaning.search_hit ORDER BY h.ordinality) '
+                   'CASE WHEN h.chunk_text IS NOT NULL AND %s THEN h.chunk_text END, h.distance, h.score, h.model)'
+                   '::pgmeaning.search_hit ORDER BY h.ordinality) '
                    'FROM unnest($1) WITH ORDINALITY AS h CROSS JOIN LATERAL jsonb_to_record(h.key) AS k (%s)',
                    pgmeaning._is_current(c, t), pgmeaning._key_record(c.key_columns, c.key_types))
     INTO current USING hits;

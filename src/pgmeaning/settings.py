@@ -29,9 +29,12 @@ class Settings(BaseSettings):
 
     reader_dsn: str = Field(
         default="",
+        repr=False,
         description="the connection that reads the source tables, as a role that may do nothing else; if empty, `dsn` "
         "reads them, and whoever owns one can run code with its rights",
     )
+
+    reader_dsn_file: str = Field(default="", description="the file that holds it instead")
 
     allow_superuser: bool = Field(
         default=False, description="whether a sidecar may run as a superuser, as where all tables are one's own"

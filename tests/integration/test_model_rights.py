@@ -17,14 +17,13 @@ from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Model
 from tests.conftest import running, wait_until
 from tests.engine import Answer, Engine, serving
-from tests.integration.docs import cache
 from tests.integration.roles import PASSWORD, Role
 from tests.needs import needs_package
 from tests.types import Connection
 
 needs_package("httpx", "http")
 
-OTHER = "synthetic-4096"
+OTHER = "served"  # in the registry, and not in use
 TOKEN = "0123456789abcdef-of-the-gateway"
 OPTIONS: dict[str, Any] = {
     "retries": 0, "query_instruction": "Find", "extra_body": {"user": TOKEN, "gateway": [{"X-Api-Key": TOKEN}]},
@@ -137,6 +136,7 @@ ASKS = {
 }
 
 
+@pytest.mark.usefixtures("served")
 @pytest.mark.parametrize("ask", ASKS)
 def test_a_model_that_nothing_uses_is_not_loaded(db: Connection, role: Role, sidecar: Sidecar, ask: str) -> None:
     error = role.refusal(ASKS[ask])
@@ -154,6 +154,7 @@ def test_nor_is_such_a_reranker(db: Connection, role: Role, sidecar: Sidecar) ->
     assert sidecar.rerankers.names == []
 
 
+@pytest.mark.usefixtures("served")
 def test_a_sidecar_refuses_it_too(db: Connection, sidecar: Sidecar) -> None:
     db.execute("SELECT pgmeaning._request(%s, 'x', true, '1 minute')", (OTHER,))
     wait_until(lambda: db.execute("SELECT error FROM pgmeaning.request").fetchone() not in ((None,), None))
@@ -175,6 +176,7 @@ def make_default(db: Connection) -> None:
     db.execute("SELECT pgmeaning.set_default_model(%s)", (OTHER,))
 
 
+@pytest.mark.usefixtures("served")
 @pytest.mark.parametrize("step", [allow, use, make_default])
 def test_a_model_that_is_in_use_or_allowed_is_served(
     db: Connection, role: Role, sidecar: Sidecar, step: Callable[[Connection], None]
@@ -183,14 +185,15 @@ def test_a_model_that_is_in_use_or_allowed_is_served(
     assert role.rows(f"SELECT pgmeaning.embed('x', model => '{OTHER}') IS NULL") == [(False,)]
 
 
+@pytest.mark.usefixtures("served")
 def test_a_model_that_a_sidecar_was_started_for_is_served(db: Connection, dsn: str, role: Role) -> None:
     with running(Sidecar(dsn, Settings(), [OTHER])):
         assert role.rows(f"SELECT pgmeaning.embed('x', model => '{OTHER}') IS NULL") == [(False,)]
 
 
-def test_what_was_allowed_may_be_taken_back(db: Connection, role: Role) -> None:
+@pytest.mark.usefixtures("served")
+def test_what_was_allowed_may_be_taken_back(db: Connection, role: Role, sidecar: Sidecar) -> None:
     allow(db)
-    cache(db, "x", OTHER)
     assert role.rows(f"SELECT pgmeaning.embed('x', model => '{OTHER}') IS NULL") == [(False,)]
     db.execute("SELECT pgmeaning.allow_model(%s, false)", (OTHER,))
     assert role.refusal(ASKS["embed"]).sqlstate == "PM006"
