@@ -24,6 +24,7 @@ from tests.types import Connection
 needs_package("httpx", "http")
 
 OTHER = "served"  # in the registry, and not in use
+SPARE = "synthetic-4096"
 TOKEN = "0123456789abcdef-of-the-gateway"
 OPTIONS: dict[str, Any] = {
     "retries": 0, "query_instruction": "Find", "extra_body": {"user": TOKEN, "gateway": [{"X-Api-Key": TOKEN}]},
@@ -42,6 +43,12 @@ def served(dsn: str, engine: Engine) -> Model:
     with pgmeaning.connect(dsn) as client:
         client.add_model(model)
     return model
+
+
+@pytest.fixture
+def unused(served: Model, db: Connection) -> None:
+    """Whoever adds a model has allowed it: that is taken back."""
+    db.execute("SELECT pgmeaning.allow_model(%s, false)", (served.name,))
 
 
 def refused(connection: Connection, statement: str) -> psycopg.Error:
@@ -136,7 +143,7 @@ ASKS = {
 }
 
 
-@pytest.mark.usefixtures("served")
+@pytest.mark.usefixtures("unused")
 @pytest.mark.parametrize("ask", ASKS)
 def test_a_model_that_nothing_uses_is_not_loaded(db: Connection, role: Role, sidecar: Sidecar, ask: str) -> None:
     error = role.refusal(ASKS[ask])
@@ -154,7 +161,7 @@ def test_nor_is_such_a_reranker(db: Connection, role: Role, sidecar: Sidecar) ->
     assert sidecar.rerankers.names == []
 
 
-@pytest.mark.usefixtures("served")
+@pytest.mark.usefixtures("unused")
 def test_a_sidecar_refuses_it_too(db: Connection, sidecar: Sidecar) -> None:
     db.execute("SELECT pgmeaning._request(%s, 'x', true, '1 minute')", (OTHER,))
     wait_until(lambda: db.execute("SELECT error FROM pgmeaning.request").fetchone() not in ((None,), None))
@@ -176,7 +183,7 @@ def make_default(db: Connection) -> None:
     db.execute("SELECT pgmeaning.set_default_model(%s)", (OTHER,))
 
 
-@pytest.mark.usefixtures("served")
+@pytest.mark.usefixtures("unused")
 @pytest.mark.parametrize("step", [allow, use, make_default])
 def test_a_model_that_is_in_use_or_allowed_is_served(
     db: Connection, role: Role, sidecar: Sidecar, step: Callable[[Connection], None]
@@ -185,13 +192,13 @@ def test_a_model_that_is_in_use_or_allowed_is_served(
     assert role.rows(f"SELECT pgmeaning.embed('x', model => '{OTHER}') IS NULL") == [(False,)]
 
 
-@pytest.mark.usefixtures("served")
+@pytest.mark.usefixtures("unused")
 def test_a_model_that_a_sidecar_was_started_for_is_served(db: Connection, dsn: str, role: Role) -> None:
     with running(Sidecar(dsn, Settings(), [OTHER])):
         assert role.rows(f"SELECT pgmeaning.embed('x', model => '{OTHER}') IS NULL") == [(False,)]
 
 
-@pytest.mark.usefixtures("served")
+@pytest.mark.usefixtures("unused")
 def test_what_was_allowed_may_be_taken_back(db: Connection, role: Role, sidecar: Sidecar) -> None:
     allow(db)
     assert role.rows(f"SELECT pgmeaning.embed('x', model => '{OTHER}') IS NULL") == [(False,)]
@@ -207,12 +214,13 @@ def test_allowing_an_unknown_model_says_so(db: Connection) -> None:
 # Managing
 
 
+@pytest.mark.usefixtures("served")
 @pytest.mark.parametrize(
     "call",
     [
-        f"set_default_model('{OTHER}')",
-        f"deprecate_model('{OTHER}')",
-        f"allow_model('{OTHER}')",
+        f"set_default_model('{SPARE}')",
+        f"deprecate_model('{SPARE}')",
+        f"allow_model('{SPARE}')",
         '_add_model(\'{"name": "mine"}\')',
         "want_index('docs')",
         "measure_index('docs')",
