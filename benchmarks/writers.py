@@ -2,8 +2,8 @@
 
     python -m benchmarks.writers [--seconds 6] [--rounds 3]
 
-pgbench writes into a table without triggers and into an attached one, in turn, round by round. "Trigger alone": the
-lock of an awake sidecar is held, so there is no NOTIFY, and nothing else runs. "Sidecar busy": a real one is awake,
+pgbench writes into a table without triggers and into an attached one, in turn, round by round. "Trigger alone": a
+sidecar seems to be awake, so there is no NOTIFY, and nothing else runs. "Sidecar busy": a real one is awake,
 with a model that takes time but not the processor, like one behind HTTP, and has a backlog to embed in both turns.
 "No sidecar": nobody is there to be told. "Sidecar asleep": one sleeps and never wakes, so that each commit sends a
 NOTIFY; a real one wakes at the first. "Sidecar at full speed": the model costs nothing,
@@ -101,9 +101,11 @@ def _sidecar(dsn: str, setting: str, seconds: int) -> Iterator[None]:
             connection.execute("SELECT pgmeaning.attach('backlog', ARRAY['body'], model => 'synthetic-384')")
     if setting in ("awake", "asleep"):
         with psycopg.connect(dsn, autocommit=True) as connection:
-            lock = f"SELECT pg_advisory_lock(pgmeaning._lock_class(), pgmeaning._{setting}_lock())"
-            connection.execute(lock.encode())
+            connection.execute(
+                "SELECT pgmeaning._show_state(%s::regclass, gen_random_uuid(), 1000000)", (f"pgmeaning.{setting}",)
+            )
             yield
+            connection.execute("SELECT setval(%s::regclass, 0)", (f"pgmeaning.{setting}",))
         return
     with nullcontext() if setting == "none" else bench.sidecar(dsn, slow=setting == "slow"):
         yield

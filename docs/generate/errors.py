@@ -28,6 +28,7 @@ MEANINGS = {
     "PM017": "The server or pgvector is too old, pgvector is missing, or the database has no encoding.",
     "PM018": "Objects of yours depend on the vectors.",
     "PM020": "Replication writes to the table where no trigger sees it, so there is no telling what is owed.",
+    "PM021": "The role has too many questions to sidecars open.",
 }
 
 HEAD = """# Errors

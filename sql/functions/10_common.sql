@@ -2,28 +2,54 @@
 -- Fragments use fixed aliases: s the source, v its vector table, k a key as typed columns.
 -- Functions without a SET clause get their search_path from 90_access.sql, since it must hold pgvector's schema.
 
--- Advisory locks have two numbers. Of each of these locks there is one per database; their first number is our class:
---   1 awake: held by a sidecar while it is awake, so that triggers send no NOTIFY
---   2 fold: one sidecar at a time moves changes from the inbox into the queue
---   3 migration: one at a time; it runs before these functions exist, so the number is in sql/queries/calls.sql
---   4 maintenance: one sidecar at a time looks after the sources
---   5 loopback: one session at a time makes or alters it
---   6 asleep: held by a sidecar that sleeps, so that triggers send a NOTIFY; none is sent where nobody would hear it
-CREATE OR REPLACE FUNCTION pgmeaning._lock_class() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826405 $$;
-CREATE OR REPLACE FUNCTION pgmeaning._awake_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1 $$;
-CREATE OR REPLACE FUNCTION pgmeaning._asleep_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 6 $$;
-CREATE OR REPLACE FUNCTION pgmeaning._fold_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 2 $$;
-CREATE OR REPLACE FUNCTION pgmeaning._maintenance_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 4 $$;
-CREATE OR REPLACE FUNCTION pgmeaning._loopback_lock() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 5 $$;
+-- The rows that are locked by name; those of indexes come and go.
+INSERT INTO pgmeaning.lock (name) VALUES ('fold'), ('maintenance'), ('loopback') ON CONFLICT (name) DO NOTHING;
 
--- Of these there is one for each request that is being answered, each vector table whose index is being built, and each
--- query whose vector is being made; the second number is derived from it.
-CREATE OR REPLACE FUNCTION pgmeaning._request_lock_class()
-RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826406 $$;
-CREATE OR REPLACE FUNCTION pgmeaning._index_lock_class() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826407 $$;
-CREATE OR REPLACE FUNCTION pgmeaning._query_lock_class() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT 1885826408 $$;
-CREATE OR REPLACE FUNCTION pgmeaning._lock_number(id bigint) RETURNS int
-LANGUAGE sql IMMUTABLE AS $$ SELECT (id % 2147483647)::int $$;
+-- Whether a session is still there. A role that may not see when it began goes by its number alone.
+CREATE OR REPLACE FUNCTION pgmeaning._is_connected(pid int, started_at timestamptz) RETURNS bool
+LANGUAGE sql VOLATILE
+AS $$ SELECT EXISTS (SELECT FROM pg_stat_get_activity($1) AS a
+                     WHERE a.backend_start = $2 OR a.backend_start IS NULL OR $2 IS NULL) $$;
+
+-- Gives this session a lock by name until it lets it go or ends, across transactions: false while another one has it.
+-- For what cannot run within a transaction. It does not wait for who is taking it right now.
+CREATE OR REPLACE FUNCTION pgmeaning._try_lock(lock_name text) RETURNS bool
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '100ms'
+AS $$
+BEGIN
+    INSERT INTO pgmeaning.lock AS l (name, pid, started_at)
+    SELECT lock_name, a.pid, a.backend_start FROM pg_stat_get_activity(pg_backend_pid()) AS a
+    ON CONFLICT (name) DO UPDATE SET pid = excluded.pid, started_at = excluded.started_at
+    WHERE l.pid IS NULL OR l.pid = excluded.pid OR NOT pgmeaning._is_connected(l.pid, l.started_at);
+    RETURN FOUND;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._let_go(lock_name text) RETURNS void
+LANGUAGE sql VOLATILE
+AS $$ DELETE FROM pgmeaning.lock WHERE name = $1 AND pid = pg_backend_pid() $$;
+
+-- What a sidecar shows to triggers, "awake" or "asleep": a sequence whose value is when that ends, in milliseconds
+-- since 1970, and below them 20 bits that tell which sidecar. So a sidecar that dies is forgotten by itself.
+CREATE OR REPLACE FUNCTION pgmeaning._state_value(seconds float8, sidecar uuid) RETURNS bigint
+LANGUAGE sql VOLATILE
+AS $$ SELECT ((date_part('epoch', clock_timestamp()) + $1) * 1000)::bigint * 1048576
+             + (hashtextextended($2::text, 0) & 1048575) $$;
+
+-- Shows a state for so long, unless another sidecar shows it; returns whether this one does.
+CREATE OR REPLACE FUNCTION pgmeaning._show_state(state regclass, sidecar uuid, seconds float8) RETURNS bool
+LANGUAGE sql VOLATILE
+AS $$
+    SELECT CASE WHEN s.shown < s.own OR s.shown & 1048575 = s.own & 1048575
+                THEN setval($1, pgmeaning._state_value($3, $2)) > 0 ELSE false END
+    FROM (SELECT coalesce(pg_sequence_last_value($1), 0) AS shown, pgmeaning._state_value(0, $2) AS own) AS s
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._hide_state(state regclass, sidecar uuid) RETURNS void
+LANGUAGE sql VOLATILE
+AS $$ SELECT setval($1, 0) WHERE pg_sequence_last_value($1) & 1048575 = pgmeaning._state_value(0, $2) & 1048575 $$;
 
 -- The role that owns the installation, and with it whatever is made.
 CREATE OR REPLACE FUNCTION pgmeaning._owner() RETURNS name

@@ -122,7 +122,7 @@ AS $make$
 DECLARE
     recorded bigint;
 BEGIN
-    %11$sIF TG_OP = 'INSERT' THEN %2$s
+    %10$sIF TG_OP = 'INSERT' THEN %2$s
         GET DIAGNOSTICS recorded = ROW_COUNT;
         IF recorded = %1$s THEN %3$s
         END IF;
@@ -137,14 +137,11 @@ BEGIN
     ELSE
         INSERT INTO pgmeaning.inbox (collection_id, note) VALUES (%8$s, 'truncate');
     END IF;
-    -- A NOTIFY, with the lock that it takes at commit, pays only when no sidecar is awake and one is asleep: each state
-    -- is a lock that a sidecar holds exclusively. None where transactions may be prepared, since NOTIFY makes PREPARE
-    -- TRANSACTION fail.
-    IF (FOUND OR recorded > 0) AND pg_catalog.current_setting('max_prepared_transactions') = '0'
-       AND pg_catalog.pg_try_advisory_lock_shared(%9$s) AND pg_catalog.pg_advisory_unlock_shared(%9$s) THEN
-        IF pg_catalog.pg_try_advisory_lock_shared(%10$s) THEN
-            PERFORM pg_catalog.pg_advisory_unlock_shared(%10$s);
-        ELSE
+    -- A NOTIFY, with the lock that it takes at commit, pays only when no sidecar is awake and one is asleep: see
+    -- _show_state. None where transactions may be prepared, since NOTIFY makes PREPARE TRANSACTION fail.
+    IF (FOUND OR recorded > 0) AND pg_catalog.current_setting('max_prepared_transactions') = '0' THEN
+        IF coalesce(pg_catalog.pg_sequence_last_value('pgmeaning.awake'), 0) < %9$s
+           AND pg_catalog.pg_sequence_last_value('pgmeaning.asleep') > %9$s THEN
             NOTIFY pgmeaning;
         END IF;
     END IF;
@@ -156,9 +153,8 @@ $function$,
         pgmeaning._recording(c, 'delete', 'inbox'), pgmeaning._recording(c, 'delete', 'bulk_inbox'),
         pgmeaning._recording(c, 'update', 'inbox'), pgmeaning._recording(c, 'update', 'bulk_inbox'),
         c.id,
-        -- The numbers themselves: a function would cost every write.
-        format('%s, %s', pgmeaning._lock_class(), pgmeaning._awake_lock()),
-        format('%s, %s', pgmeaning._lock_class(), pgmeaning._asleep_lock()),
+        -- Now, as _state_value() has it.
+        'pg_catalog.date_part(''epoch'', pg_catalog.clock_timestamp()) * 1048576000',
         CASE WHEN c.always THEN pgmeaning._row_trigger_body(c) ELSE '' END)
 $make$;
 

@@ -42,8 +42,7 @@ BEGIN
     granted := (SELECT r.relacl FROM pg_class AS r WHERE r.oid = to_regclass(
                 format('%I.%I', c.view_schema, c.name || '_embedding')));
     FOR t IN SELECT * FROM pgmeaning.target AS k WHERE k.collection_id = c.id LOOP
-        IF NOT pg_try_advisory_xact_lock(pgmeaning._index_lock_class(),
-                                         pgmeaning._lock_number(t.vectors::oid::bigint)) THEN
+        IF NOT pgmeaning._try_lock('index ' || t.vectors::oid) THEN
             RAISE lock_not_available USING MESSAGE = 'the index of the vectors is being built';
         END IF;
         PERFORM pgmeaning._drop_view(c, t.vectors),
@@ -56,6 +55,7 @@ BEGIN
     PERFORM pgmeaning._protect(c, k.vectors),
             CASE WHEN c.language IS NOT NULL THEN pgmeaning._make_words_function(c) END
     FROM pgmeaning.target AS k WHERE k.collection_id = c.id;
+    PERFORM pgmeaning._let_go('index ' || k.vectors::oid) FROM pgmeaning.target AS k WHERE k.collection_id = c.id;
     INSERT INTO pgmeaning.inbox (collection_id, note) VALUES (c.id, 'reconcile');
     PERFORM pgmeaning._wake();
     RETURN NULL;

@@ -579,7 +579,7 @@ BEGIN
                                    grouped, NULL);
     RETURN QUERY SELECT m.query_index, h.key, h.chunk, h.chunk_text, h.distance, h.score, h.model, h.vector_rank,
                         h.text_rank
-    FROM pgmeaning._search_many(c, queries, o, coalesce(timeout, '10 seconds'), weights, rank_constant) AS m
+    FROM pgmeaning._search_many(c, queries, o, pgmeaning._patience(timeout, '10 seconds'), weights, rank_constant) AS m
     CROSS JOIN LATERAL unnest(m.hits) WITH ORDINALITY AS h ORDER BY m.query_index, h.ordinality;
 END
 $$;
@@ -624,7 +624,7 @@ RETURNS TABLE (key jsonb, chunk int, chunk_text text, distance float8, score flo
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    patience interval := coalesce(timeout, '10 seconds');
+    patience interval := pgmeaning._patience(timeout, '10 seconds');
     deadline timestamptz := clock_timestamp() + patience;
     c        pgmeaning.collection := pgmeaning._collection(collection);
     judge    text;

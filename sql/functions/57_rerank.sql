@@ -31,7 +31,7 @@ LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     judge    text := pgmeaning._reranker(rerank.model);
-    patience interval := coalesce(timeout, '30 seconds');
+    patience interval := pgmeaning._patience(timeout, '30 seconds');
     asked    record;
 BEGIN
     IF query IS NULL THEN

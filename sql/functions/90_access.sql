@@ -37,13 +37,15 @@ BEGIN
         GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgmeaning TO pgmeaning_user, pgmeaning_sidecar;
         GRANT SELECT ON ALL TABLES IN SCHEMA pgmeaning TO pgmeaning_sidecar;
         GRANT INSERT, UPDATE, DELETE ON pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.queue, pgmeaning.vector_index,
-            pgmeaning.query_cache, pgmeaning.request, pgmeaning.sidecar TO pgmeaning_sidecar;
+            pgmeaning.query_cache, pgmeaning.request, pgmeaning.sidecar, pgmeaning.lock TO pgmeaning_sidecar;
+        REVOKE ALL ON pgmeaning.loopback FROM pgmeaning_sidecar;  -- it asks nobody, and a password is in it
         GRANT DELETE ON pgmeaning.kept_vectors TO pgmeaning_sidecar;
         -- Not what a collection is: functions of the owner's go by it.
         GRANT UPDATE (problem, awaits_rows) ON pgmeaning.collection TO pgmeaning_sidecar;
         GRANT UPDATE (scanning, scan_cursor, scanned, scan_started_at, scan_finished_at, scan_problem, scan_retry_at)
             ON pgmeaning.target TO pgmeaning_sidecar;
         GRANT USAGE ON ALL SEQUENCES IN SCHEMA pgmeaning TO pgmeaning_sidecar;
+        GRANT UPDATE ON SEQUENCE pgmeaning.awake, pgmeaning.asleep TO pgmeaning_sidecar;
     END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA pgmeaning, pgmeaning_data TO %s', users);
     -- Not the options of models, which may hold what an endpoint is to be told in secret.

@@ -15,9 +15,10 @@ BEGIN
     END LOOP;
 END
 $$;
-DROP TABLE pgmeaning.installation, pgmeaning.sidecar, pgmeaning.request, pgmeaning.query_cache, pgmeaning.queue,
-    pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.vector_index, pgmeaning.kept_vectors, pgmeaning.target,
-    pgmeaning.collection, pgmeaning.release, pgmeaning.model;
-DROP SEQUENCE pgmeaning.generation;
+DROP TABLE pgmeaning.installation, pgmeaning.sidecar, pgmeaning.lock, pgmeaning.request, pgmeaning.query_cache,
+    pgmeaning.queue, pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.vector_index, pgmeaning.kept_vectors,
+    pgmeaning.target, pgmeaning.collection, pgmeaning.release, pgmeaning.model;
+DROP MATERIALIZED VIEW pgmeaning.loopback;
+DROP SEQUENCE pgmeaning.generation, pgmeaning.awake, pgmeaning.asleep;
 DROP TYPE pgmeaning.search_hit, pgmeaning.ranked_hit, pgmeaning.search_options, pgmeaning.search_cursor,
     pgmeaning.index_plan;

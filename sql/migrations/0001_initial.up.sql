@@ -179,21 +179,46 @@ CREATE TABLE pgmeaning.query_cache (
 CREATE INDEX query_cache_age ON pgmeaning.query_cache (created_at);
 
 -- Queries that wait for a sidecar; with documents, questions to a reranker, whose replies stand here until they are
--- fetched.
+-- fetched. Whoever asked alone knows the id.
 CREATE TABLE pgmeaning.request (
-    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id         uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    asker      oid NOT NULL,  -- a role, which may have so many requests open
     model      text NOT NULL,
     as_query   bool NOT NULL,
-    input      text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
+    input      text NOT NULL,  -- empty once it has failed
+    input_hash bytea NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at timestamptz NOT NULL,
     claimed_by uuid,
+    claimed_pid int,  -- of the sidecar's session
     loading_since timestamptz,  -- whoever claimed it has been loading its model since then
     error      text,
     documents  text[],
     reply      text
 );
-CREATE INDEX request_unclaimed ON pgmeaning.request (id) WHERE claimed_by IS NULL;
+CREATE INDEX request_unclaimed ON pgmeaning.request (created_at) WHERE claimed_by IS NULL;
+CREATE INDEX request_equal ON pgmeaning.request (input_hash);
+
+-- The role that the loopback logs in as, and its password. A materialized view, since a dump holds how it is made and
+-- not what is in it: a database restored from one has another role, without a way into the one that was dumped.
+CREATE MATERIALIZED VIEW pgmeaning.loopback AS
+SELECT 'pgmeaning_loopback_' || d.oid AS login, gen_random_uuid()::text || gen_random_uuid()::text AS password
+FROM pg_catalog.pg_database AS d WHERE d.datname = current_database();
+
+-- What one session at a time may do: a row that it locks, or that says which session does it. Not advisory locks, which
+-- any role can take: whoever has no right to this table can stop nothing. Names: 'fold', 'maintenance', 'loopback', and
+-- 'index' with a vector table's oid.
+CREATE TABLE pgmeaning.lock (
+    name       text PRIMARY KEY,
+    pid        int,  -- of the session that has it; null: nobody, or whoever has locked the row
+    started_at timestamptz  -- when that session began: a number comes again
+);
+
+-- Until when a sidecar is awake, and until when one sleeps and wants a NOTIFY: see _show_state(). Sequences, since a
+-- trigger can read them for less than a row, what is written is seen at once without a commit, and nobody without a
+-- right to them can write there, as anybody could take an advisory lock.
+CREATE UNLOGGED SEQUENCE pgmeaning.awake MINVALUE 0;
+CREATE UNLOGGED SEQUENCE pgmeaning.asleep MINVALUE 0;
 
 CREATE TABLE pgmeaning.sidecar (
     id           uuid PRIMARY KEY,

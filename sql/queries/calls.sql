@@ -39,12 +39,12 @@ CALL pgmeaning.prepare(%(query)s, collection => %(collection)s, model => %(model
 -- name: ask_vectors
 -- Where there is no loopback: a sidecar's vectors, which stay in the cache; null if time is up.
 CALL pgmeaning._ask(pgmeaning._query_model(%(collection)s, %(model)s, 'embed('), %(inputs)s::text[], %(as_query)s,
-    %(timeout)s, NULL, NULL)
+    %(timeout)s, NULL, NULL, NULL)
 
 -- name: ask_scores
 -- Where there is no loopback: one array of a reranker's scores, as text; null if time is up.
 CALL pgmeaning._ask(pgmeaning._reranker(%(reranker)s), ARRAY[%(query)s::text], true, %(timeout)s,
-    %(documents)s::text[], NULL)
+    %(documents)s::text[], NULL, NULL)
 
 -- name: similarity
 SELECT pgmeaning.similarity(%(a)s, %(b)s, model => %(model)s, timeout => %(timeout)s)
@@ -166,36 +166,35 @@ SELECT pgmeaning._make_loopback(%s, %s, %s)
 -- name: test_loopback
 SELECT t.problem, coalesce(t.elsewhere, false) FROM pgmeaning._test_loopback() AS t
 
--- ---------------------------------------------------------------- Advisory locks
+-- ---------------------------------------------------------------- Locks
 
 -- name: migration_lock
--- One migration at a time; released at the end of the transaction.
-SELECT pg_catalog.pg_advisory_xact_lock(1885826405, 3)
+-- One migration at a time, until the end of the transaction. The first one of a database has nothing to lock yet.
+DO $$
+BEGIN
+    IF pg_catalog.to_regclass('pgmeaning.alembic_version') IS NOT NULL THEN
+        LOCK TABLE pgmeaning.alembic_version IN SHARE ROW EXCLUSIVE MODE;
+    END IF;
+END
+$$
 
--- name: try_awake_lock
--- "Somebody is awake": triggers that cannot take this lock in share mode send no NOTIFY.
-SELECT pg_try_advisory_lock(pgmeaning._lock_class(), pgmeaning._awake_lock())
+-- name: show_state
+-- Tells triggers that a sidecar is awake, so that they send no NOTIFY, or asleep: otherwise they send none either.
+SELECT pgmeaning._show_state(%(state)s::regclass, %(sidecar)s, %(seconds)s)
 
--- name: drop_awake_lock
-SELECT pg_advisory_unlock(pgmeaning._lock_class(), pgmeaning._awake_lock())
-
--- name: try_asleep_lock
--- "Somebody is asleep": otherwise they send none either, since nobody would hear it.
-SELECT pg_try_advisory_lock(pgmeaning._lock_class(), pgmeaning._asleep_lock())
-
--- name: drop_asleep_lock
-SELECT pg_advisory_unlock(pgmeaning._lock_class(), pgmeaning._asleep_lock())
+-- name: hide_state
+SELECT pgmeaning._hide_state(%(state)s::regclass, %(sidecar)s)
 
 -- name: try_maintenance
 -- One sidecar at a time checks the sources, for one transaction.
-SELECT pg_try_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._maintenance_lock())
+SELECT true FROM pgmeaning.lock WHERE name = 'maintenance' FOR UPDATE SKIP LOCKED
 
 -- name: try_index_lock
 -- Held by the session that builds an index of this vector table.
-SELECT pg_try_advisory_lock(pgmeaning._index_lock_class(), pgmeaning._lock_number(%(vectors)s))
+SELECT pgmeaning._try_lock('index ' || %(vectors)s)
 
 -- name: drop_index_lock
-SELECT pg_advisory_unlock(pgmeaning._index_lock_class(), pgmeaning._lock_number(%(vectors)s))
+SELECT pgmeaning._let_go('index ' || %(vectors)s)
 
 -- ---------------------------------------------------------------- Time-outs, as a database or role may set
 

@@ -245,11 +245,7 @@ def test_when_a_sidecar_dies_while_it_answers_another_one_does(db: Connection, c
         future = pool.submit(embed, asking, "who answers?", timeout="20 seconds")
         assert held.asked.wait(10)
         with running(Sidecar(dsn, Settings(), load=lambda _: SyntheticEmbedder(384))):
-            killed = db.execute(
-                "SELECT pg_terminate_backend(l.pid) FROM pg_locks AS l "
-                "WHERE l.locktype = 'advisory' AND l.classid = pgmeaning._request_lock_class() "
-                "AND l.granted AND l.mode = 'ExclusiveLock'"
-            ).fetchall()
+            killed = db.execute("SELECT pg_terminate_backend(claimed_pid) FROM pgmeaning.request").fetchall()
             assert killed == [(True,)]
             assert future.result(10) is not None, f"{first.id} had it"
         held.let_go.set()
@@ -323,14 +319,9 @@ def test_without_a_loopback_the_error_names_prepare_which_needs_none(db: Connect
 def test_a_loopback_that_cannot_log_in_says_so_and_a_migration_mends_it(
     db: Connection, connect: Connect, dsn: str, sidecar: Sidecar
 ) -> None:
-    option = db.execute("SELECT umoptions FROM pg_user_mappings WHERE srvname = 'pgmeaning_loopback'").fetchone()
-    assert option is not None
-    role = next(value.removeprefix("user=") for value in option[0] if value.startswith("user="))
     own = f"pgmeaning_loopback_{rows(db, 'SELECT oid FROM pg_database WHERE datname = current_database()')[0][0]}"
-    db.execute("DROP USER MAPPING FOR CURRENT_USER SERVER pgmeaning_loopback")
-    db.execute(
-        f"CREATE USER MAPPING FOR CURRENT_USER SERVER pgmeaning_loopback OPTIONS (user '{role}', password 'wrong')"
-    )
+    db.execute("REFRESH MATERIALIZED VIEW pgmeaning.loopback")
+    db.execute(f"CREATE ROLE {own} LOGIN PASSWORD 'another'")
     try:
         with pytest.raises(psycopg.Error, match="no dblink loopback") as caught:
             embed(connect(), "x")

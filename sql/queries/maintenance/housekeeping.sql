@@ -11,6 +11,8 @@ WITH requests AS (
 ), started AS (
     UPDATE pgmeaning.target SET scanning = true, scan_cursor = NULL, scanned = 0, scan_started_at = now()
     WHERE collection_id IN (SELECT e.id FROM emptied AS e)
+), locks AS (  -- without its row nobody could fold
+    INSERT INTO pgmeaning.lock (name) VALUES ('fold'), ('maintenance'), ('loopback') ON CONFLICT (name) DO NOTHING
 ), dropped AS (
     DELETE FROM pgmeaning.kept_vectors AS k WHERE NOT EXISTS (SELECT FROM pg_class AS r WHERE r.oid = k.vectors)
 )

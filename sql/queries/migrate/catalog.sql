@@ -17,6 +17,10 @@ UNION ALL
 SELECT 'sequence', c.relname, '', NULL FROM pg_class AS c
 WHERE c.relnamespace = to_regnamespace('pgmeaning') AND c.relkind = 'S'
 UNION ALL
+SELECT 'materialized view', c.relname, '',
+       format('CREATE MATERIALIZED VIEW pgmeaning.%I AS %s', c.relname, pg_get_viewdef(c.oid))
+FROM pg_class AS c WHERE c.relnamespace = to_regnamespace('pgmeaning') AND c.relkind = 'm'
+UNION ALL
 SELECT 'constraint', format('%s.%s', r.relname, c.conname), c.contype::text,
        format('ALTER TABLE pgmeaning.%I ADD CONSTRAINT %I %s', r.relname, c.conname, pg_get_constraintdef(c.oid))
 FROM pg_constraint AS c JOIN pg_class AS r ON r.oid = c.conrelid

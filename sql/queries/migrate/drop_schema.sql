@@ -6,6 +6,11 @@ BEGIN
     DROP TABLE IF EXISTS pgmeaning.alembic_version;
     DROP SCHEMA IF EXISTS pgmeaning;
     DROP SERVER IF EXISTS pgmeaning_loopback CASCADE;
+    IF EXISTS (SELECT FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+               WHERE e.extname = 'dblink' AND n.nspname = 'pgmeaning_dblink') THEN
+        DROP EXTENSION dblink;
+    END IF;
+    DROP SCHEMA IF EXISTS pgmeaning_dblink;
     -- Only the role that was made for this database: one that came with a template belongs to another. Databases made
     -- from this one get their own role when a sidecar starts there.
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = login) THEN

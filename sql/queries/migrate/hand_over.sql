@@ -13,7 +13,7 @@ BEGIN
               UNION ALL
               SELECT CASE c.relkind WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END, c.oid::regclass::text, c.relowner,
                      c.relnamespace, 'pg_class'::regclass, c.oid
-              FROM pg_class AS c WHERE c.relkind IN ('r', 'v', 'S', 'c')
+              FROM pg_class AS c WHERE c.relkind IN ('r', 'v', 'm', 'S', 'c')
               UNION ALL
               -- The loopback belongs to the owner of the function that uses it.
               SELECT 'SERVER', 'pgmeaning_loopback', s.srvowner, 'pgmeaning'::regnamespace,

@@ -1,8 +1,9 @@
 -- Moves changes from the inbox into the queue: at most one row per (collection, model, key), with a new generation, so
--- that a vector whose embedding began before the change never wins. One sidecar at a time folds (the try-lock), so none
--- waits for another's portion; sorted, so that two upserts never wait for each other. A note starts a scan from the
--- beginning, even if one is in progress: rows that it has passed may have changed since. Rows being embedded at that
--- moment start again too: otherwise rows removed by a TRUNCATE would get vectors that the scan no longer sees.
+-- that a vector whose embedding began before the change never wins. One sidecar at a time folds, so none waits for
+-- another's portion: it locks a row, if there is anything to fold, as that writes. Sorted, so that two upserts never
+-- wait for each other. A note starts a scan from the beginning, even if one is in progress: rows that it has passed may
+-- have changed since. Rows being embedded at that moment start again too: otherwise rows removed by a TRUNCATE would
+-- get vectors that the scan no longer sees.
 WITH {portion}, taken AS (
     DELETE FROM {inbox}
     WHERE ctid = ANY (ARRAY(SELECT p.id FROM portion AS p))

@@ -1,4 +1,6 @@
 portion AS (
     SELECT i.ctid AS id FROM {inbox} AS i
-    WHERE (SELECT pg_try_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._fold_lock())) LIMIT %(limit)s
+    WHERE CASE WHEN EXISTS (SELECT FROM {inbox})
+               THEN (SELECT true FROM pgmeaning.lock AS l WHERE l.name = 'fold' FOR UPDATE SKIP LOCKED) END
+    LIMIT %(limit)s
 )

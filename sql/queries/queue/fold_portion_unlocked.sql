@@ -2,7 +2,9 @@
 -- slower, so it is used only after folding has met such a row.
 candidate AS MATERIALIZED (
     SELECT i.ctid AS id, i.collection_id, i.key FROM {inbox} AS i
-    WHERE (SELECT pg_try_advisory_xact_lock(pgmeaning._lock_class(), pgmeaning._fold_lock())) LIMIT %(limit)s
+    WHERE CASE WHEN EXISTS (SELECT FROM {inbox})
+               THEN (SELECT true FROM pgmeaning.lock AS l WHERE l.name = 'fold' FOR UPDATE SKIP LOCKED) END
+    LIMIT %(limit)s
 ), queued_already AS MATERIALIZED (
     SELECT c.id, q.place
     FROM candidate AS c JOIN pgmeaning.target AS t USING (collection_id)

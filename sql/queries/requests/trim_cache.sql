@@ -1,6 +1,6 @@
 -- Deletes the oldest query vectors above the bound, and those that are too old, but none that is about to be read.
 WITH wanted AS MATERIALIZED (
-    SELECT r.model, r.as_query, pgmeaning._input_hash(r.input) AS input_hash FROM pgmeaning.request AS r
+    SELECT r.model, r.as_query, r.input_hash FROM pgmeaning.request AS r
     WHERE r.documents IS NULL
 ), cached AS (
     (SELECT q.ctid AS at, q.model, q.as_query, q.input_hash FROM pgmeaning.query_cache AS q

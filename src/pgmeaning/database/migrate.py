@@ -1,6 +1,6 @@
 """Brings a database to this package's schema: Alembic for the migrations, then the repeatable functions.
 
-All in one transaction behind an advisory lock, so two at once are safe and a failure leaves nothing behind.
+All in one transaction that locks Alembic's table, so two at once are safe and a failure leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     import sqlalchemy
     from alembic.config import Config
 
+# What a migration meets when another one makes the same objects: it waits, and the server's unique indexes refuse it.
+MADE_MEANWHILE = ("23505", "42P06", "42P07", "42710")
+MIGRATION_TRIES = 4
 # A standby replays what its primary did within moments.
 REPLAY_TRIES = 2
 REPLAY_SECONDS = 0.5
@@ -80,18 +83,34 @@ def upgrade(dsn: str, loopback_hosts: str = "", *, roles: bool = False, owner: s
     with _connect(dsn) as connection:
         refuse_standby(connection)
     for_others = make_roles(dsn) if roles else ()
-    with _transaction(dsn) as (alchemy, connection):
-        connection.execute(sql.query("migration_lock"))
-        _refuse_strangers(connection, ADMIN if roles else owner)
-        before = known_state(connection)
-        if before.due or (roles and _owner(connection) != ADMIN):
-            _upgrade(alchemy, connection, before, roles=roles and not for_others)
+    before = _first_or_again(lambda: _upgrade_alone(dsn, owner, roles=roles, roles_made=not for_others))
     with _connect(dsn) as connection:
         problem = ensure_loopback(connection, loopback_hosts)
         if roles and not for_others:
             for_others = _refused_ones(connection, "migrate/needed_grants")
         advice = vector_advice(connection)
     return replace(before, loopback_problem=problem, for_others=for_others, vector_advice=advice)
+
+
+def _upgrade_alone(dsn: str, owner: str | None, *, roles: bool, roles_made: bool) -> State:
+    with _transaction(dsn) as (alchemy, connection):
+        _refuse_strangers(connection, ADMIN if roles else owner)
+        connection.execute(sql.query("migration_lock"))
+        before = known_state(connection)
+        if before.due or (roles and _owner(connection) != ADMIN):
+            _upgrade(alchemy, connection, before, roles=roles and roles_made)
+    return before
+
+
+def _first_or_again(work: Callable[[], State]) -> State:
+    """Run a migration, again if another one made the schema meanwhile: until then, there is nothing to lock."""
+    for _ in range(MIGRATION_TRIES - 1):
+        try:
+            return work()
+        except DatabaseError as error:
+            if error.sqlstate not in MADE_MEANWHILE:
+                raise
+    return work()
 
 
 def make_roles(dsn: str) -> tuple[str, ...]:

@@ -74,6 +74,7 @@ class Claimer:
         try:
             yield from self._rounds()
         finally:
+            self._wakefulness.leave()
             if self._suspect is not None:
                 self._in_flight.drop(self._suspect.claims)  # so that it counts as lost
 

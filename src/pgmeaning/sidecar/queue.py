@@ -151,13 +151,15 @@ class Queue:
         """Sleep until a trigger wakes us or the time is up; returns whether we were woken."""
         return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
 
-    def try_state(self, state: str) -> bool:
-        """Take the lock that tells triggers that a sidecar is "awake" or "asleep"; False while another one has it."""
-        return bool(_scalar(self._connection, f"try_{state}_lock"))
+    def show_state(self, state: str, seconds: float) -> bool:
+        """Show triggers that a sidecar is "awake" or "asleep", for so long; False while another one shows it."""
+        arguments = {"state": f"pgmeaning.{state}", "sidecar": self._sidecar, "seconds": seconds}
+        return self._connection.execute(sql.query("show_state"), arguments, prepare=True).fetchone() == (True,)
 
-    def drop_state(self, state: str) -> None:
-        """Release that lock."""
-        _scalar(self._connection, f"drop_{state}_lock")
+    def hide_state(self, state: str) -> None:
+        """Take that back, if this sidecar has shown it."""
+        arguments = {"state": f"pgmeaning.{state}", "sidecar": self._sidecar}
+        self._connection.execute(sql.query("hide_state"), arguments, prepare=True)
 
     def wake_others(self) -> None:
         """Wake the other sidecars: there is more work than this one claims at once."""

@@ -8,8 +8,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
+from uuid import UUID
 
 import numpy as np
 import psycopg
@@ -31,19 +33,30 @@ REQUESTS_AT_ONCE = 128
 # The most requests for a vector that are taken at once, so that none waits behind more.
 DOCUMENTS_AT_ONCE = 16
 REST_SECONDS = 0.5
+# An error that comes again is not logged for so long; and so many different ones are remembered.
+QUIET_SECONDS = 60.0
+COMPLAINTS = 1000
 
 
 class Request(NamedTuple):
     """A query that waits for its vector, or for the scores of its documents."""
 
-    id: int
+    id: UUID
     model: str
     input: str
     as_query: bool
     documents: list[str] | None
     seconds: float  # how long somebody waits for the reply
-    number: int | None  # shared by equal queries
     answered: bool  # by the answer to an equal query
+
+
+@dataclass(slots=True)
+class Complaint:
+    """An error that was logged, when, and how often it came since."""
+
+    at: float
+    reference: str
+    again: int = 0
 
 
 class Requests:
@@ -54,6 +67,7 @@ class Requests:
         self._run = run
         self._connection = connection
         self._is_loaded = loaded
+        self._complaints: dict[tuple[str, str], Complaint] = {}
         connection.execute(sql.query("requests/listen_requests"))
 
     def wait(self, seconds: float) -> bool:
@@ -111,12 +125,27 @@ class Requests:
 
     def _refuse(self, request: Request, error: BaseException) -> None:
         """Tell whoever asked the kind of error, and the log the rest of it, such as what an endpoint replied."""
-        reference = secrets.token_hex(4)
-        log.warning("query refused", model=request.model, reference=reference, error=describe(error))
+        reference = self._complain(request.model, describe(error))
         told = f"{describe_in_public(error)[:2000]} (reference {reference} in the sidecar's log)"
         arguments = {"id": request.id, "error": told.replace("\0", "")}
         self._connection.execute(sql.query("requests/refuse_request"), arguments)
         self._let_go([request])
+
+    def _complain(self, model: str, error: str) -> str:
+        """Log an error once, and then now and then, with how often it came meanwhile: anybody can ask what fails.
+
+        Returns the reference under which it was logged.
+        """
+        said = self._complaints.get((model, error))
+        if said is None or time.monotonic() - said.at > QUIET_SECONDS:
+            if len(self._complaints) >= COMPLAINTS:
+                self._complaints.clear()
+            again = {"again": said.again} if said else {}
+            said = self._complaints[model, error] = Complaint(time.monotonic(), secrets.token_hex(4))
+            log.warning("query refused", model=model, reference=said.reference, error=error, **again)
+        else:
+            said.again += 1
+        return said.reference
 
     def _mark_loading(self, requests: Sequence[Request], seconds: float | None) -> None:
         """So that whoever gives up waiting learns that the model is being loaded, and for how long; None: it is not."""
@@ -125,7 +154,7 @@ class Requests:
 
     def _let_go(self, requests: Sequence[Request]) -> None:
         """Once the reply is committed, wake whoever waits for it."""
-        arguments = {"ids": [request.id for request in requests], "numbers": [request.number for request in requests]}
+        arguments = {"ids": [request.id for request in requests]}
         self._connection.execute(sql.query("requests/let_go_requests"), arguments)
 
 

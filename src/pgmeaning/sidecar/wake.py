@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+
+import psycopg
 
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection
@@ -15,11 +18,13 @@ AWAKE_FOR = 0.05
 # How often it looks where triggers send no NOTIFY, and while draining.
 SHORT_POLL = 0.1
 WAKE_OTHERS_SECONDS = 1.0
-LOOKS = 5
+# For so long triggers believe a sidecar that has died; one that lives shows its state anew this often.
+SHOWN_SECONDS = 2.0
+SHOW_SECONDS = 0.5
 
 
 class Wakefulness:
-    """Holds the locks that tell triggers whether to send a NOTIFY, over one connection."""
+    """Shows triggers whether to send a NOTIFY, over one connection."""
 
     def __init__(self, run: Run, connection: Connection, queue: Queue, *, drain: bool) -> None:
         self._run = run
@@ -27,29 +32,34 @@ class Wakefulness:
         self._woke_others = 0.0
         self._poll = SHORT_POLL if drain or _uses_prepared_transactions(connection) else run.settings.poll
         self.awake = False
+        self._shown = 0.0  # when that was shown last
         self._asleep = False
         connection.execute(sql.query("listen"))
 
     def stay_awake(self) -> None:
         """Say that we are awake, unless another sidecar does."""
-        if not self.awake:
-            self.awake = self._queue.try_state("awake")
+        if not self.awake or time.monotonic() - self._shown > SHOW_SECONDS:
+            self.awake = self._queue.show_state("awake", SHOWN_SECONDS)
+            self._shown = time.monotonic()
         if self._asleep:
-            self._queue.drop_state("asleep")
+            self._queue.hide_state("asleep")
             self._asleep = False
 
     def fall_asleep(self) -> None:
         """Say that we sleep. A trigger may have seen us awake just before: look once more, then sleep."""
         self._lie_down()
-        self._queue.drop_state("awake")
+        self._queue.hide_state("awake")
         self.awake = False
 
+    def leave(self) -> None:
+        """Show nothing any more, as far as the connection lives: what is shown lapses by itself."""
+        with suppress(psycopg.Error):
+            self._queue.hide_state("awake")
+            self._queue.hide_state("asleep")
+
     def _lie_down(self) -> None:
-        """Say that we sleep, unless another sidecar does. A trigger that looks holds the lock, too, for an instant."""
-        for _ in range(LOOKS):
-            if self._asleep:
-                break
-            self._asleep = self._queue.try_state("asleep")
+        """Say that we sleep, unless another sidecar does."""
+        self._asleep = self._queue.show_state("asleep", self._poll + SHOWN_SECONDS) or self._asleep
 
     def wake_others(self) -> None:
         """Tell the other sidecars that there is work for more than one; at most once a second."""
