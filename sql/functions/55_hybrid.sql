@@ -17,7 +17,7 @@ EXCEPTION WHEN undefined_object OR invalid_schema_name OR invalid_name OR syntax
 END
 $$;
 
--- The column of words on a vector table: a trigger fills it from the row (or the chunk) whose vector is written.
+-- The column of words on a vector table: written with the vector, or by a trigger from the text of the chunk.
 CREATE OR REPLACE FUNCTION pgmeaning._add_words(c pgmeaning.collection, relation text) RETURNS void
 LANGUAGE plpgsql
 AS $$
@@ -51,32 +51,19 @@ BEGIN
 END
 $$;
 
--- That trigger's function. It looks the source up, as it may be renamed.
+-- That trigger's function, for chunks. Other rows' words come with their vectors: it reads no source, which could run
+-- code of its owner's in the sidecar.
 CREATE OR REPLACE FUNCTION pgmeaning._words_body(c pgmeaning.collection) RETURNS text
-LANGUAGE plpgsql STABLE
+LANGUAGE sql IMMUTABLE
 AS $$
-DECLARE
-    matches text := (SELECT string_agg(format('s.%I %s ($1).%I', k, pgmeaning._equals(to_regtype(t)), v),
-                                       ' AND ' ORDER BY i)
-                     FROM unnest(c.key_columns, c.vector_key_columns, c.key_types) WITH ORDINALITY AS u (k, v, t, i));
+    SELECT format('
 BEGIN
-    RETURN format('
-BEGIN
-    IF NEW.chunk_text IS NOT NULL THEN
-        NEW.words := to_tsvector(%1$L, "left"(NEW.chunk_text, 200000));
-    ELSE
-        EXECUTE %2$L
-            || (SELECT pgmeaning._relation_name(c.source) FROM pgmeaning.collection AS c WHERE c.id = %3$s)
-            || %4$L INTO NEW.words USING NEW;
+    IF NEW.words IS NULL AND NEW.chunk_text IS NOT NULL THEN
+        NEW.words := to_tsvector(%L, "left"(NEW.chunk_text, 200000));
     END IF;
     RETURN NEW;
 END
-',
-        c.language,
-        format('SELECT pg_catalog.to_tsvector(%L, pg_catalog.left(%s, 200000)) FROM ',
-               c.language, pgmeaning._text_expression(c, 's')),
-        c.id, format(' AS s WHERE %s', matches));
-END
+', c.language)
 $$;
 
 -- The schema of pg_trgm, or null.

@@ -75,6 +75,15 @@ AS $$
               FROM jsonb_array_elements(pgmeaning._template_parts(c.template)) WITH ORDINALITY AS u (part, i)) END
 $$;
 
+-- The words of a source row, as whoever reads it finds them; whose vector is not of several chunks brings them along.
+CREATE OR REPLACE FUNCTION pgmeaning._words_sql(c pgmeaning.collection, alias text) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT CASE WHEN c.language IS NULL THEN 'NULL::tsvector'
+                ELSE format('pg_catalog.to_tsvector(%L, pg_catalog."left"(%s, 200000))', c.language,
+                            pgmeaning._text_expression(c, alias)) END
+$$;
+
 -- The texts of what was found, for the reranker to read: a chunk's own, or else the row's.
 CREATE OR REPLACE FUNCTION pgmeaning._texts(c pgmeaning.collection, keys jsonb[], chunk_texts text[]) RETURNS text[]
 LANGUAGE plpgsql STABLE

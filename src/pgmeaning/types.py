@@ -93,6 +93,7 @@ class Target:
     key_width: int
     parts: Mapping[str, str]
     chunking: Chunking | None = None
+    has_words: bool = False  # whether its vector table has a column of words
 
     @property
     def has_media(self) -> bool:
@@ -130,6 +131,7 @@ class Row:
     content_hash: bytes | None = None
     unchanged: bool = False  # its vector was made from exactly this content
     chunks: tuple[Chunk, ...] = ()
+    words: bytes | None = None  # a tsvector of its text, in PostgreSQL's binary format
 
     @property
     def was_found(self) -> bool:

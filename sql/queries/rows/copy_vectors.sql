@@ -1,1 +1,2 @@
-COPY {vectors} ({vector_columns}, chunk, chunk_text, model, embedding, content_hash) FROM STDIN (FORMAT BINARY)
+COPY {vectors} ({vector_columns}, chunk, chunk_text, model, embedding, content_hash{words_column})
+FROM STDIN (FORMAT BINARY)

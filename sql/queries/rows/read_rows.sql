@@ -1,6 +1,6 @@
 -- The claimed rows as they are now. Rows that are gone are not returned. OFFSET 0 forces a look-up by key, however
 -- little the planner knows about the tables. Runs as the reader.
-SELECT u.place, {content_hash} AS content_hash, {record_key}, {contents}
+SELECT u.place, {content_hash} AS content_hash, {words} AS words, {record_key}, {contents}
 FROM (SELECT %(characters)s::int AS characters, %(media_bytes)s::int AS media_bytes,
              %(media_characters)s::int AS media_characters) AS bound
 CROSS JOIN unnest(%(keys)b::text[]::jsonb[]) WITH ORDINALITY AS u (key, place)

@@ -5,7 +5,7 @@ SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions,
                 CASE WHEN t.scan_retry_at > now() THEN t.scan_problem END) AS problem,
        r.oid IS NOT NULL AS source_exists, t.scanning, t.scan_finished_at,
        pgmeaning._template_parts(c.template) AS template_parts, c.columns::text[] AS columns,
-       c.image, c.video, c.chunking,
+       c.image, c.video, c.chunking, c.language IS NOT NULL AS has_words,
        cardinality(c.key_columns) AS key_width,
        CASE WHEN r.oid IS NULL THEN '{}' ELSE jsonb_build_object(
            'source', pgmeaning._relation_name(c.source),
@@ -24,6 +24,8 @@ SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions,
            'source_is_record', pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types),
            'vector_is_record', pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
            'content_hash', pgmeaning._content_hash('s', c),
+           'words', pgmeaning._words_sql(c, 's'),
+           'words_column', CASE WHEN c.language IS NULL THEN '' ELSE ', words' END,
            'contents', coalesce((SELECT string_agg(format('left(%%s, bound.characters)',
                                                           pgmeaning._column_text('s', c.source, col)), ', ' ORDER BY i)
                                  FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), 'NULL')

@@ -151,7 +151,7 @@ def _row(target: Target, claim: Claim, found: SourceRow | None, known_hash: byte
         return Row(claim, None, found.key)
     unchanged = found.content_hash == known_hash
     content = document(target, found.texts, *_media(target, found.media))
-    return Row(claim, content, found.key, found.content_hash, unchanged)
+    return Row(claim, content, found.key, found.content_hash, unchanged, words=found.words)
 
 
 def _media(target: Target, values: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -22,11 +22,13 @@ BYTEA = 17  # its type's oid
 class SourceRow:
     """A row as it was read. `key`: its key columns in PostgreSQL's binary format; `content_hash`: None if it is blank.
 
+    `words`: its words, a tsvector in the same format, None where they are not wanted;
     `texts`: its columns of text; `media`: its columns of images and videos, bytes or what their jsonb holds.
     """
 
     key: tuple[bytes | None, ...]
     content_hash: bytes | None
+    words: bytes | None
     texts: tuple[str | None, ...]
     media: tuple[Any, ...]
 
@@ -93,13 +95,13 @@ def _value(cursor: Any, row: int, column: int) -> bytes | None:
 
 
 def _source_row(target: Target, fields: Sequence[bytes | None], readers: Sequence[Callable[[bytes], Any]]) -> SourceRow:
-    key, contents = tuple(fields[1 : 1 + target.key_width]), fields[1 + target.key_width :]
+    key, contents = tuple(fields[2 : 2 + target.key_width]), fields[2 + target.key_width :]
     texts = tuple(
         None if content is None else content.decode(errors="replace") for content in contents[: len(target.columns)]
     )
     values = contents[len(contents) - len(readers) :]
     media = tuple(None if value is None else read(value) for value, read in zip(values, readers, strict=True))
-    return SourceRow(key, fields[0], texts, media)
+    return SourceRow(key, fields[0], fields[1], texts, media)
 
 
 def _media_bounds(media_bytes: int) -> dict[str, int]:

@@ -125,6 +125,7 @@ def _write_rows(connection: Connection, queue: Queue, target: Target, rows: Sequ
         if connection.closed or is_passing(error):
             raise
         if len(rows) == 1:
+            log.warning("rows failed", collection=target.collection, model=target.model, rows=1, error=str(error))
             queue.fail([rows[0].claim], [f"the vector cannot be written: {error}"])
             return 0
     middle = len(rows) // 2
