@@ -130,6 +130,9 @@ def dsn(server_dsn: str, installation: Installation) -> Iterator[str]:
     _create(server_dsn, name, installation.template)
     with psycopg.connect(make_conninfo(server_dsn, dbname=name), autocommit=True) as connection:
         migrate.ensure_loopback(connection)
+        if installation.owner is not None:
+            named = (sql.Identifier(name), sql.Identifier(installation.owner))
+            connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(*named))
     yield installation.dsn(make_conninfo(server_dsn, dbname=name), installation.owner)
     _drop(server_dsn, name)
 

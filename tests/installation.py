@@ -55,6 +55,8 @@ def prepare(server_dsn: str) -> None:
         server.execute(
             sql.SQL("GRANT pgmeaning_admin, pgmeaning_sidecar TO {} WITH ADMIN OPTION").format(sql.Identifier(OWNER))
         )
+        # Which a database's owner may be given; tests write rows that no trigger sees by it.
+        server.execute(sql.SQL("GRANT SET ON PARAMETER session_replication_role TO {}").format(sql.Identifier(OWNER)))
         for role in ("pgmeaning_sidecar", "pgmeaning_reader"):
             server.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), PASSWORD))
 

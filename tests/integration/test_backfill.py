@@ -12,8 +12,11 @@ from pgmeaning.models.base import load_embedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until
+from tests.installation import BY_THE_OWNER, ONE_ROLE
 from tests.integration.embedders import Watched
 from tests.types import Connection, Drain
+
+pytestmark = pytest.mark.parametrize("installation", [ONE_ROLE, BY_THE_OWNER], indirect=True)
 
 UNSEEN = "SET session_replication_role = replica; {}; SET session_replication_role = origin"
 

@@ -11,9 +11,12 @@ import psycopg
 import pytest
 
 from pgmeaning.client.client import Client
+from tests.installation import BY_THE_OWNER, ONE_ROLE
 from tests.integration.docs import cache
 from tests.integration.test_cli import output
 from tests.types import Connection, Drain
+
+pytestmark = pytest.mark.parametrize("installation", [ONE_ROLE, BY_THE_OWNER], indirect=True)
 
 TEXTS = {
     1: "the cat sat on the mat",

@@ -14,9 +14,12 @@ from psycopg.types.json import Jsonb
 from pgmeaning import load_embedder
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
+from tests.installation import BY_THE_OWNER, ONE_ROLE
 from tests.integration.docs import Docs, cache
 from tests.integration.embedders import Clustered
 from tests.types import Connect, Connection, Drain, Rows
+
+pytestmark = pytest.mark.parametrize("installation", [ONE_ROLE, BY_THE_OWNER], indirect=True)
 
 
 def rows(db: Connection, statement: str, *arguments: object) -> Rows:
