@@ -751,6 +751,26 @@ BEGIN
     END IF;
 END
 $$;
+
+-- What must be run for the caller to be able to make the loopback, as statements; null: nothing is known to be missing.
+CREATE OR REPLACE FUNCTION pgmeaning._loopback_needs() RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT string_agg(n.statement, '; ' ORDER BY n.place)
+    FROM (SELECT 1, 'CREATE SCHEMA pgmeaning_dblink; CREATE EXTENSION dblink WITH SCHEMA pgmeaning_dblink'
+          WHERE pgmeaning._dblink() IS NULL
+          UNION ALL
+          SELECT 2, format('GRANT USAGE ON SCHEMA pgmeaning_dblink TO %I', current_user)
+          WHERE pgmeaning._dblink() IS NULL
+          UNION ALL
+          SELECT 3, format('GRANT USAGE ON FOREIGN DATA WRAPPER dblink_fdw TO %I', current_user)
+          WHERE NOT EXISTS (SELECT FROM pg_foreign_data_wrapper AS w
+                            WHERE w.fdwname = 'dblink_fdw' AND has_foreign_data_wrapper_privilege(w.oid, 'USAGE'))
+          UNION ALL
+          SELECT 4, format('ALTER ROLE %I CREATEROLE', current_user)
+          WHERE NOT (SELECT r.rolsuper OR r.rolcreaterole FROM pg_roles AS r WHERE r.rolname = current_user)
+         ) AS n (place, statement)
+$$;
 COMMENT ON PROCEDURE pgmeaning.wait_for IS 'Waits until a collection, or one of its rows, is embedded.';
 
 -- (Re)makes the loopback: a foreign server, and a role that may only ask. Returns why it cannot, or null. host: where
@@ -842,7 +862,8 @@ BEGIN
     RETURN NULL;
 EXCEPTION WHEN insufficient_privilege OR undefined_file OR feature_not_supported OR undefined_object
                OR invalid_schema_name THEN
-    RETURN SQLERRM;
+    RETURN concat(SQLERRM, '. Let a superuser run, in this database: ' || pgmeaning._loopback_needs()
+                           || '; then run "pgmeaning migrate" again');
 END
 $$;
 

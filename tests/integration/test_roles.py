@@ -324,6 +324,17 @@ def test_who_may_make_no_roles_is_told_what_to_have_run_and_who_may_is_not(bare_
         assert connection.execute(owner.encode()).fetchone() == ("pgmeaning_admin",)
 
 
+def test_the_owner_of_a_database_is_told_what_the_loopback_needs_and_gets_it_by_that(bare_server: str) -> None:
+    dsn = owned(bare_server, "looping", "NOCREATEROLE")
+    problem = migrate.upgrade(dsn).loopback_problem or ""
+    statements = problem.partition("in this database: ")[2].partition("; then run")[0]
+    assert "dblink_fdw TO looping" in statements
+    assert "ALTER ROLE looping CREATEROLE" in statements
+    with psycopg.connect(make_conninfo(bare_server, dbname="looping"), autocommit=True) as superuser:
+        superuser.execute(statements.encode())
+    assert migrate.upgrade(dsn).loopback_problem is None
+
+
 def test_a_role_of_our_name_that_may_more_than_ours_is_not_used(bare_server: str) -> None:
     with psycopg.connect(bare_server, autocommit=True) as connection:
         migrate.make_roles(bare_server)
