@@ -19,7 +19,8 @@ AS $$ SELECT greatest(least(coalesce($1, $2), interval '1 day'), interval '0') $
 
 -- Refuses what no sidecar could answer, or what would hold others up: an unknown model, texts that are too long. The
 -- text of an error never holds a query.
-CREATE OR REPLACE FUNCTION pgmeaning._check_request(model text, inputs text[], documents text[]) RETURNS void
+CREATE OR REPLACE FUNCTION pgmeaning._check_request(model text, inputs text[], documents text[], asker name)
+RETURNS void
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -29,9 +30,9 @@ DECLARE
     problem        text;
 BEGIN
     IF documents IS NULL THEN
-        PERFORM pgmeaning._embedder(coalesce(model, '')), pgmeaning._check_served(model);
+        PERFORM pgmeaning._embedder(coalesce(model, '')), pgmeaning._check_served(model, asker);
     ELSE
-        PERFORM pgmeaning._reranker(coalesce(model, ''));
+        PERFORM pgmeaning._reranker(coalesce(model, ''), asker);
     END IF;
     IF array_position(inputs, NULL) > 0 OR array_position(documents, NULL) > 0 THEN
         problem := 'a text is NULL';
@@ -87,11 +88,11 @@ DECLARE
     who oid := quote_ident(session_user)::regrole;
     ids uuid[] := ARRAY(SELECT gen_random_uuid() FROM unnest(inputs));
 BEGIN
-    PERFORM pgmeaning._check_request(model, inputs, documents);
     IF asker IS NOT NULL AND session_user = (SELECT l.login FROM pgmeaning.loopback AS l) THEN
         who := coalesce(to_regrole(quote_ident(asker)), who);
     END IF;
-    PERFORM pgmeaning._check_open_requests(who, cardinality(ids));
+    PERFORM pgmeaning._check_request(model, inputs, documents, pg_get_userbyid(who)),
+            pgmeaning._check_open_requests(who, cardinality(ids));
     PERFORM pg_notify('pgmeaning_query', '');
     INSERT INTO pgmeaning.request (id, asker, model, input, input_hash, as_query, expires_at, documents)
     SELECT i.id, who, _request.model, i.input, pgmeaning._input_hash(i.input), coalesce(_request.as_query, true),
@@ -541,7 +542,7 @@ BEGIN
         END IF;
     END IF;
     used := ARRAY[(pgmeaning._embedder(used[1])).name];
-    PERFORM pgmeaning._check_served(used[1]);
+    PERFORM pgmeaning._check_served(used[1], current_user);
     RETURN used[1];
 END
 $$;

@@ -2,7 +2,7 @@
 -- of a row, as the one text that everybody goes by.
 
 -- The reranker of that name; null: the database's default.
-CREATE OR REPLACE FUNCTION pgmeaning._reranker(wanted text) RETURNS text
+CREATE OR REPLACE FUNCTION pgmeaning._reranker(wanted text, asker name DEFAULT current_user) RETURNS text
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -18,7 +18,7 @@ BEGIN
                                                 WHERE m.kind = 'reranker' AND m.status <> 'retired'), 'none') || '.',
             HINT = 'pgmeaning.models lists all models; "pgmeaning model default NAME" sets the default.';
     END IF;
-    PERFORM pgmeaning._check_served(found_name);
+    PERFORM pgmeaning._check_served(found_name, asker);
     RETURN found_name;
 END
 $$;

@@ -16,21 +16,22 @@ END
 $$;
 
 -- Whether anybody may have a sidecar load a model, which takes up to gigabytes: it makes a collection's vectors, is a
--- default, was allowed, or a sidecar was started for it. Synthetic ones cost nothing.
-CREATE OR REPLACE FUNCTION pgmeaning._is_served(wanted text) RETURNS bool
+-- default, was allowed, or a sidecar was started for it. Synthetic ones cost nothing, and who may allow one need not.
+CREATE OR REPLACE FUNCTION pgmeaning._is_served(wanted text, asker name) RETURNS bool
 LANGUAGE sql STABLE
 AS $$
     SELECT EXISTS (SELECT FROM pgmeaning.model AS m
                    WHERE m.name = wanted AND (m.status = 'default' OR m.allowed OR m.backend = 'synthetic'))
         OR EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = wanted)
         OR EXISTS (SELECT FROM pgmeaning.sidecars AS s WHERE s.alive AND wanted = ANY (s.named))
+        OR has_table_privilege(asker, 'pgmeaning.model', 'UPDATE')
 $$;
 
-CREATE OR REPLACE FUNCTION pgmeaning._check_served(wanted text) RETURNS void
+CREATE OR REPLACE FUNCTION pgmeaning._check_served(wanted text, asker name) RETURNS void
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
-    IF NOT pgmeaning._is_served(wanted) THEN
+    IF NOT pgmeaning._is_served(wanted, asker) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('model %L is not in use in this database', wanted),
             DETAIL = 'Sidecars load what collections use, the defaults, what was allowed, and what they were started '
                      'for: models take much memory.',

@@ -37,6 +37,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(installed: Path, *arguments: str) -> str:
     """A command of the installed package, from a folder that is not the source tree's."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PGMEANING"))}
+    environment["PGMEANING_ALLOW_SUPERUSER"] = "1"  # as in all tests
     done = subprocess.run(
         [str(installed / "pgmeaning"), *arguments], cwd=installed, env=environment, capture_output=True, text=True
     )

@@ -24,6 +24,7 @@ Finished = subprocess.CompletedProcess[str]
 
 PROGRAM = [sys.executable, "-m", "pgmeaning"]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "COLUMNS"))}
+ENVIRONMENT["PGMEANING_ALLOW_SUPERUSER"] = "1"  # as in all tests
 
 
 def run(*arguments: str, **variables: str) -> Finished:

@@ -317,7 +317,7 @@ def test_a_second_statement_behind_a_semicolon_is_refused_before_it_runs(docs: N
 
 def test_a_filter_needs_no_right_to_columns_it_does_not_name(docs: None, db: Connection, connect: Any) -> None:
     role = f"some_{db.info.dbname}"
-    db.execute(f"CREATE ROLE {role}; GRANT SELECT (id, lang) ON docs TO {role}".encode())
+    db.execute(f"CREATE ROLE {role}; GRANT SELECT (id, body, lang) ON docs TO {role}".encode())
     db.execute(f'GRANT SELECT ON docs_embedding, pgmeaning_data."docs__synthetic-384" TO {role}'.encode())
     db.execute(f"SET ROLE {role}".encode())
     try:

@@ -162,12 +162,12 @@ def test_nor_is_such_a_reranker(db: Connection, role: Role, sidecar: Sidecar) ->
 
 
 @pytest.mark.usefixtures("unused")
-def test_a_sidecar_refuses_it_too(db: Connection, sidecar: Sidecar) -> None:
+def test_a_sidecar_refuses_it_too(db: Connection, role: Role, sidecar: Sidecar) -> None:
     """As where a model was taken out of use after the question was let in."""
     db.execute(
         "INSERT INTO pgmeaning.request (asker, model, as_query, input, input_hash, expires_at) "
-        "VALUES (10, %s, true, 'x', pgmeaning._input_hash('x'), now() + interval '1 minute')",
-        (OTHER,),
+        "VALUES (%s::regrole, %s, true, 'x', pgmeaning._input_hash('x'), now() + interval '1 minute')",
+        (role.name, OTHER),
     )
     wait_until(lambda: db.execute("SELECT error FROM pgmeaning.request").fetchone() not in ((None,), None))
     assert "is not in use" in str(db.execute("SELECT error FROM pgmeaning.request").fetchone())

@@ -107,7 +107,9 @@ class Requests:
         if not asked:
             return list(requests)
         known = dict(
-            self._connection.execute(sql.query("requests/served_models"), {"models": sorted(asked)}).fetchall()
+            self._connection.execute(
+                sql.query("requests/served_models"), {"ids": [r.id for r in requests if r.model in asked]}
+            ).fetchall()
         )
         for request in requests:
             if request.model in asked and not known.get(request.model):
