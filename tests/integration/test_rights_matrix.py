@@ -49,7 +49,10 @@ FUNCTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "similar": ("SELECT * FROM pgmeaning.similar('docs', '1')", SEARCH),
     "embed": ("SELECT pgmeaning.embed('a question', collection => 'docs')", ANYBODY),
     "embed, by a model in use": ("SELECT pgmeaning.embed('a question', model => 'synthetic-384')", ANYBODY),
-    "embed, by another": ("SELECT pgmeaning.embed('a question', model => 'all-MiniLM-L6-v2')", (*("PM006",) * 5, "PM007")),
+    "embed, by another": (  # whoever may allow a model may ask for it, and does not wait for it here
+        "SELECT pgmeaning.embed('a question', model => 'all-MiniLM-L6-v2', timeout => '0')",
+        (*("PM006",) * 5, "PM007"),
+    ),
     "similarity": ("SELECT pgmeaning.similarity('a', 'b')", ANYBODY),
     "rerank": ("SELECT * FROM pgmeaning.rerank('q', '{a,b}')", ANYBODY),
     "prepare": ("CALL pgmeaning.prepare('another question')", ANYBODY),
