@@ -5,8 +5,8 @@
 pgbench writes into a table without triggers and into an attached one, in turn, round by round. "Trigger alone": a
 sidecar seems to be awake, so there is no NOTIFY, and nothing else runs. "Sidecar busy": a real one is awake,
 with a model that takes time but not the processor, like one behind HTTP, and has a backlog to embed in both turns.
-"No sidecar": nobody is there to be told. "Sidecar asleep": one sleeps and never wakes, so that each commit sends a
-NOTIFY; a real one wakes at the first. "Sidecar at full speed": the model costs nothing,
+"No sidecar": nobody is there to be told. "Sidecar asleep": one lies down every second and is told once a nap, and never
+gets up; a real one wakes. "Sidecar at full speed": the model costs nothing,
 so the sidecar competes with the writers.
 """
 
@@ -19,6 +19,7 @@ import shutil
 import statistics
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -41,7 +42,7 @@ SETTINGS = (
     ("trigger alone", "awake"),
     ("sidecar busy, on the same processors", "slow"),
     ("no sidecar", "none"),
-    ("sidecar asleep for ever", "asleep"),
+    ("sidecar asleep, which never gets up", "asleep"),
     ("sidecar at full speed, on the same processors", "fast"),
 )
 
@@ -101,14 +102,27 @@ def _sidecar(dsn: str, setting: str, seconds: int) -> Iterator[None]:
             connection.execute("SELECT pgmeaning.attach('backlog', ARRAY['body'], model => 'synthetic-384')")
     if setting in ("awake", "asleep"):
         with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute(
-                "SELECT pgmeaning._show_state(%s::regclass, gen_random_uuid(), 1000000)", (f"pgmeaning.{setting}",)
-            )
+            over = threading.Event()
+            showing = threading.Thread(target=_show, args=(connection, setting, over))
+            showing.start()
             yield
+            over.set()
+            showing.join()
             connection.execute("SELECT setval(%s::regclass, 0)", (f"pgmeaning.{setting}",))
         return
     with nullcontext() if setting == "none" else bench.sidecar(dsn, slow=setting == "slow"):
         yield
+
+
+def _show(connection: psycopg.Connection[object], state: str, over: threading.Event) -> None:
+    """As a sidecar does that is awake, or that lies down again after each nap."""
+    while True:
+        connection.execute(
+            "SELECT pgmeaning._show_state(%s::regclass, '00000000-0000-4000-8000-000000000000', 3)",
+            (f"pgmeaning.{state}",),
+        )
+        if over.wait(1):
+            return
 
 
 def pgbench(dsn: str, script: str, clients: int, seconds: int) -> float:

@@ -138,10 +138,12 @@ BEGIN
         INSERT INTO pgmeaning.inbox (collection_id, note) VALUES (%8$s, 'truncate');
     END IF;
     -- A NOTIFY, with the lock that it takes at commit, pays only when no sidecar is awake and one is asleep: see
-    -- _show_state. None where transactions may be prepared, since NOTIFY makes PREPARE TRANSACTION fail.
+    -- _show_state. One is enough for a nap: should this transaction roll back, or last, the nap ends by itself. None
+    -- where transactions may be prepared, since NOTIFY makes PREPARE TRANSACTION fail.
     IF (FOUND OR recorded > 0) AND pg_catalog.current_setting('max_prepared_transactions') = '0' THEN
         IF coalesce(pg_catalog.pg_sequence_last_value('pgmeaning.awake'), 0) < %9$s
            AND pg_catalog.pg_sequence_last_value('pgmeaning.asleep') > %9$s THEN
+            PERFORM pg_catalog.setval('pgmeaning.asleep', 0);
             NOTIFY pgmeaning;
         END IF;
     END IF;

@@ -684,6 +684,7 @@ BEGIN
                 HINT = format('Drop them first, or keep the vectors: pgmeaning.detach(%L, keep_vectors => true).',
                               c.name);
     END;
+    PERFORM pgmeaning._take_back(c);
     PERFORM set_config('lock_timeout', patience, true), set_config('citus.enable_ddl_propagation', spreads, true);
 END
 $$;

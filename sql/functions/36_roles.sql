@@ -86,3 +86,35 @@ BEGIN
     END IF;
 END
 $$;
+
+-- Takes back what attach() granted on a table that no collection is of any more, as far as the caller may; rights to
+-- the schema stay, since they may be others'.
+CREATE OR REPLACE FUNCTION pgmeaning._take_back(c pgmeaning.collection) RETURNS void
+LANGUAGE plpgsql SET client_min_messages = error  -- not that a right was somebody else's to take
+AS $$
+DECLARE
+    source    text := pgmeaning._relation_name(c.source);
+    statement text;
+BEGIN
+    IF source IS NULL OR pgmeaning._owner() = pgmeaning._reader_role()
+       OR EXISTS (SELECT FROM pgmeaning.collection AS k WHERE k.source = c.source) THEN
+        RETURN;
+    END IF;
+    FOR statement IN
+        SELECT format('REVOKE SELECT ON %s FROM %I', source, pgmeaning._reader_role())  -- on the columns, too
+        UNION ALL
+        SELECT format('REVOKE TRIGGER ON %s FROM %I', pgmeaning._relation_name(w), pgmeaning._owner())
+        FROM pgmeaning._watched(c) AS w
+        UNION ALL
+        SELECT format('DROP POLICY pgmeaning ON %s', source) FROM pg_policy AS p
+        WHERE p.polrelid = c.source AND p.polname = 'pgmeaning'
+          AND p.polroles = ARRAY[pgmeaning._reader_role()::regrole::oid]
+    LOOP
+        BEGIN
+            EXECUTE statement;
+        EXCEPTION WHEN insufficient_privilege THEN
+            NULL;
+        END;
+    END LOOP;
+END
+$$;

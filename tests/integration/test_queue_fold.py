@@ -313,3 +313,16 @@ def test_a_fresh_change_passes_a_backlog(docs: Connection, dsn: str) -> None:
         docs.execute("INSERT INTO docs VALUES ('new', 'a fresh title')")
         wait_until(lambda: watched.embedded["a fresh title"] == 1)
         assert watched.embedded["title"] < 5000
+
+
+def test_a_sidecar_that_sleeps_is_told_once_a_nap(docs: Connection, connect: Connect) -> None:
+    docs.execute("SELECT pgmeaning.attach('docs', columns => '{title}')")
+    listening = connect()
+    listening.execute("LISTEN pgmeaning")
+    for nap in range(2):
+        docs.execute("SELECT pgmeaning._show_state('pgmeaning.asleep', gen_random_uuid(), 60)")
+        for number in range(3):
+            docs.execute("INSERT INTO docs VALUES (%s, 'title')", (10 * nap + number,))
+        assert len(list(listening.notifies(timeout=5, stop_after=1))) == 1
+    docs.execute("NOTIFY pgmeaning")
+    assert len(list(listening.notifies(timeout=0.2))) == 1, "the last one alone"

@@ -36,7 +36,9 @@ def installation(
 ) -> Installation:
     """With roles."""
     if request.param not in installations:
-        installations[request.param] = install(server_dsn, f"pgmeaning_test_roles_{os.getpid()}", request.param)
+        installations[request.param] = install(
+            server_dsn, f"pgmeaning_test_roles_{os.getpid()}_{len(installations)}", request.param
+        )
     return installations[request.param]
 
 
@@ -263,6 +265,26 @@ def test_somebody_elses_table_is_attached_once_its_owner_grants_what_is_said(
         owner.execute("SELECT pgmeaning.attach('theirs.notes', '{body}')")
     finally:
         db.execute(f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}".encode())
+
+
+def test_detach_takes_back_what_attach_granted_once_no_collection_needs_it(
+    roles: Roles, owner: Connection, db: Connection
+) -> None:
+    granted = "SELECT relacl::text, (SELECT count(attacl) FROM pg_attribute WHERE attrelid = c.oid), "
+    granted += "(SELECT count(*) FROM pg_policy WHERE polrelid = c.oid) FROM pg_class AS c WHERE relname = 'docs'"
+    db.execute("ALTER ROLE pgmeaning_reader NOBYPASSRLS")
+    try:
+        owner.execute("ALTER TABLE docs ENABLE ROW LEVEL SECURITY")
+        owner.execute("SELECT pgmeaning.attach('docs', '{title}')")
+        owner.execute("SELECT pgmeaning.attach('docs', '{body}', collection => 'bodies')")
+        owner.execute("SELECT pgmeaning.detach('bodies')")
+        with running(sidecar(roles)):
+            wait_until(lambda: state(db) == ("ready", 30, None))
+        owner.execute("SELECT pgmeaning.detach('docs')")
+        ((acl, columns, policies),) = owner.execute(granted.encode()).fetchall()
+        assert ("pgmeaning" in str(acl).replace(OWNER, ""), columns, policies) == (False, 0, 0)
+    finally:
+        db.execute("ALTER ROLE pgmeaning_reader BYPASSRLS")
 
 
 # Making them

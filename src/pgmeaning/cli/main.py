@@ -163,6 +163,12 @@ def migrate(
         typer.echo(f"the dblink loopback, by which embed() asks a sidecar: {before.loopback_problem}", err=True)
     if not check:
         print_gpu_advice(address(dsn))
+    if before.revision is None and not check and not roles:
+        typer.echo(
+            "one role: whoever owns an attached table can do what the sidecar can; pgmeaning migrate --roles makes "
+            "roles for each",
+            err=True,
+        )
     if before.for_others:
         typer.echo("the roles are not complete: let a role that may run these, then migrate --roles again:", err=True)
         for statement in before.for_others:
