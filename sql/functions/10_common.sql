@@ -38,11 +38,16 @@ LANGUAGE sql VOLATILE
 AS $$ SELECT ((date_part('epoch', clock_timestamp()) + $1) * 1000)::bigint * 1048576
              + (hashtextextended($2::text, 0) & 1048575) $$;
 
--- Shows a state for so long, unless another sidecar shows it; returns whether this one does.
+-- Shows a state for so long, unless another sidecar shows it; returns whether this one does. While one is awake none is
+-- shown to be asleep: so triggers, which NOTIFY a sidecar that is, read one sequence.
 CREATE OR REPLACE FUNCTION pgmeaning._show_state(state regclass, sidecar uuid, seconds float8) RETURNS bool
 LANGUAGE sql VOLATILE
 AS $$
-    SELECT CASE WHEN s.shown < s.own OR s.shown & 1048575 = s.own & 1048575
+    SELECT setval('pgmeaning.asleep', 0)
+    WHERE $1 = 'pgmeaning.awake'::regclass AND pg_sequence_last_value('pgmeaning.asleep') > 0;
+    SELECT CASE WHEN ($1 = 'pgmeaning.awake'::regclass
+                      OR coalesce(pg_sequence_last_value('pgmeaning.awake'), 0) < s.own)
+                     AND (s.shown < s.own OR s.shown & 1048575 = s.own & 1048575)
                 THEN setval($1, pgmeaning._state_value($3, $2)) > 0 ELSE false END
     FROM (SELECT coalesce(pg_sequence_last_value($1), 0) AS shown, pgmeaning._state_value(0, $2) AS own) AS s
 $$;

@@ -141,10 +141,11 @@ BEGIN
     -- _show_state. One is enough for a nap: should this transaction roll back, or last, the nap ends by itself. None
     -- where transactions may be prepared, since NOTIFY makes PREPARE TRANSACTION fail.
     IF (FOUND OR recorded > 0) AND pg_catalog.current_setting('max_prepared_transactions') = '0' THEN
-        IF coalesce(pg_catalog.pg_sequence_last_value('pgmeaning.awake'), 0) < %9$s
-           AND pg_catalog.pg_sequence_last_value('pgmeaning.asleep') > %9$s THEN
+        IF pg_catalog.pg_sequence_last_value('pgmeaning.asleep') > 0 THEN
+            IF pg_catalog.pg_sequence_last_value('pgmeaning.asleep') > %9$s THEN
+                NOTIFY pgmeaning;
+            END IF;
             PERFORM pg_catalog.setval('pgmeaning.asleep', 0);
-            NOTIFY pgmeaning;
         END IF;
     END IF;
     RETURN NULL;

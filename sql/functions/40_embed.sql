@@ -535,15 +535,14 @@ BEGIN
         END IF;
     ELSIF model IS NOT NULL THEN
         used := ARRAY[model];
+        PERFORM pgmeaning._embedder(model), pgmeaning._check_served(model, current_user);
     ELSE
         used := pgmeaning._models_in_use();
         IF cardinality(used) > 1 THEN
             PERFORM pgmeaning._ambiguous_model(call);
         END IF;
     END IF;
-    used := ARRAY[(pgmeaning._embedder(used[1])).name];
-    PERFORM pgmeaning._check_served(used[1], current_user);
-    RETURN used[1];
+    RETURN (pgmeaning._embedder(used[1])).name;  -- those in use and the default are served
 END
 $$;
 

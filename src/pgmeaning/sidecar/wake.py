@@ -47,9 +47,9 @@ class Wakefulness:
 
     def fall_asleep(self) -> None:
         """Say that we sleep. A trigger may have seen us awake just before: look once more, then sleep."""
-        self._lie_down()
         self._queue.hide_state("awake")
         self.awake = False
+        self._lie_down()
 
     def leave(self) -> None:
         """Show nothing any more, as far as the connection lives: what is shown lapses by itself."""
@@ -58,7 +58,7 @@ class Wakefulness:
             self._queue.hide_state("asleep")
 
     def _lie_down(self) -> None:
-        """Say that we sleep, unless another sidecar does."""
+        """Say that we sleep, unless another sidecar does, or is awake."""
         self._asleep = self._queue.show_state("asleep", self._poll + SHOWN_SECONDS) or self._asleep
 
     def wake_others(self) -> None:
