@@ -97,8 +97,8 @@ def test_migrate_says_which_model_to_choose_where_there_is_no_gpu_until_it_is_ch
 
 
 def _about_the_gpu(done: Finished) -> list[str]:
-    """What it says on stderr; an old pgvector is another matter."""
-    return [line for line in done.stderr.splitlines() if "pgvector" not in line]
+    """What it says on stderr; an old pgvector and roles are another matter."""
+    return [line for line in done.stderr.splitlines() if "pgvector" not in line and "one role" not in line]
 
 
 @pytest.mark.parametrize("place", ["before", "after", "PGMEANING_DSN"])
@@ -554,3 +554,15 @@ def test_an_empty_data_folder_is_not_the_current_one(command: tuple[str, ...]) -
     done = run(*command, "--data-dir", "")
     assert (done.returncode, done.stdout) == (1, "")
     assert "empty" in done.stderr
+
+
+def test_migrate_makes_roles_and_says_what_is_left_to_do(empty_dsn: str) -> None:
+    done = run("migrate", "--roles", "--dsn", empty_dsn)
+    assert (done.returncode, "pgmeaning_sidecar and pgmeaning_reader a password" in done.stdout) == (0, True)
+    plain = run("migrate", "--check", "--roles", "--dsn", empty_dsn)
+    assert plain.stdout == "up to date: revision 0001\n"
+
+
+def test_migrate_with_one_role_says_what_that_means(empty_dsn: str) -> None:
+    assert "whoever owns an attached table can do what the sidecar can" in run("migrate", "--dsn", empty_dsn).stderr
+    assert "one role" not in run("migrate", "--dsn", empty_dsn).stderr

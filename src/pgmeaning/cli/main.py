@@ -163,6 +163,10 @@ def migrate(
         typer.echo(f"the dblink loopback, by which embed() asks a sidecar: {before.loopback_problem}", err=True)
     if not check:
         print_gpu_advice(address(dsn))
+    if roles and not check and not before.for_others:
+        typer.echo(
+            "it belongs to pgmeaning_admin; give pgmeaning_sidecar and pgmeaning_reader a password each: \\password"
+        )
     if before.revision is None and not check and not roles:
         typer.echo(
             "one role: whoever owns an attached table can do what the sidecar can; pgmeaning migrate --roles makes "
