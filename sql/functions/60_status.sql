@@ -40,7 +40,12 @@ BEGIN
     estimated := rows IS NOT NULL;
     IF estimated THEN
         RETURN;
-    ELSIF is_source AND (forbidden IS NULL OR pgmeaning._has_foreign_code(relation)) THEN
+    ELSIF is_source AND (forbidden IS NULL
+            -- Hardly ever, so what it costs to know that counts.
+            OR EXISTS (SELECT FROM pg_class AS r WHERE r.oid = relation
+                       AND (r.relhassubclass OR EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = r.oid
+                                                        AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL))))
+               AND pgmeaning._has_foreign_code(relation)) THEN
         RAISE insufficient_privilege;
     ELSIF is_source THEN
         PERFORM set_config('restrict_nonsystem_relation_kind', 'view, foreign-table', true);
