@@ -23,8 +23,9 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgmeaning.database import migrate
+from pgmeaning.database.loopback import ensure_loopback
 from pgmeaning.sidecar.process import Sidecar
-from tests.installation import ONE_ROLE, Installation, install
+from tests.installation import ONE_ROLE, Installation, Installations
 from tests.types import Connect, Connection, Drain
 
 # Several processes run the tests: each one's torch with a thread a core would keep the others waiting.
@@ -104,23 +105,18 @@ def template(server_dsn: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def installations(server_dsn: str, template: str) -> Iterator[dict[str, Installation]]:
-    """Migrated databases that nobody is connected to, by how pgmeaning is installed; made when a test asks for one."""
-    made = {ONE_ROLE: Installation(template)}
+def installations(server_dsn: str, template: str) -> Iterator[Installations]:
+    """Migrated databases that nobody is connected to, by how pgmeaning is installed."""
+    made = Installations(server_dsn, template)
     yield made
-    for name in [made[kind].template for kind in made if kind != ONE_ROLE]:
+    for name in made.templates_with_roles():
         _drop(server_dsn, name)
 
 
 @pytest.fixture
-def installation(
-    request: pytest.FixtureRequest, server_dsn: str, installations: dict[str, Installation]
-) -> Installation:
+def installation(request: pytest.FixtureRequest, installations: Installations) -> Installation:
     """With one role, unless a test is parametrised with INSTALLATIONS."""
-    kind = getattr(request, "param", os.environ.get("PGMEANING_TEST_INSTALLATION", ONE_ROLE))
-    if kind not in installations:
-        installations[kind] = install(server_dsn, f"{TEMPLATE}_{os.getpid()}_{len(installations)}", kind)
-    return installations[kind]
+    return installations.of(getattr(request, "param", os.environ.get("PGMEANING_TEST_INSTALLATION", ONE_ROLE)))
 
 
 @pytest.fixture
@@ -129,7 +125,7 @@ def dsn(server_dsn: str, installation: Installation) -> Iterator[str]:
     name = f"pgmeaning_test_{os.getpid()}_{next(_numbers)}"
     _create(server_dsn, name, installation.template)
     with psycopg.connect(make_conninfo(server_dsn, dbname=name), autocommit=True) as connection:
-        migrate.ensure_loopback(connection)
+        ensure_loopback(connection)
         if installation.owner is not None:
             named = (sql.Identifier(name), sql.Identifier(installation.owner))
             connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(*named))

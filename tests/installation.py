@@ -86,3 +86,22 @@ def install(server_dsn: str, template: str, kind: str) -> Installation:
         connection.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(sql.Identifier(OWNER)))
         connection.execute("SELECT pgmeaning.set_default_model('synthetic-384')")
     return Installation(template, OWNER, with_roles=True)
+
+
+class Installations:
+    """Installations of one server, made when they are asked for. `template`: a database with one role."""
+
+    def __init__(self, server_dsn: str, template: str) -> None:
+        self._server_dsn = server_dsn
+        self._template = template
+        self._made = {ONE_ROLE: Installation(template)}
+
+    def of(self, kind: str) -> Installation:
+        """One of INSTALLATIONS."""
+        if kind not in self._made:
+            self._made[kind] = install(self._server_dsn, f"{self._template}_{len(self._made)}", kind)
+        return self._made[kind]
+
+    def templates_with_roles(self) -> list[str]:
+        """The databases that were made here."""
+        return [made.template for made in self._made.values() if made.with_roles]

@@ -185,29 +185,34 @@ AS $$
                                                  WHERE a.oid = pgmeaning._base_type(type) AND a.typcategory = 'A'))
 $$;
 
--- A value as text. For types that users make, as their output functions write it, which are the system's own or an
--- extension's: a cast may be anybody's function, and would run with the rights of whoever asks.
-CREATE OR REPLACE FUNCTION pgmeaning._text(value text, builtin bool) RETURNS text
+-- A value of a type that users make as text, as its output function writes it, which is the system's own or an
+-- extension's: a cast may be anybody's function, and would run with the rights of whoever asks. Null becomes empty.
+CREATE OR REPLACE FUNCTION pgmeaning._written(value text) RETURNS text
 LANGUAGE sql IMMUTABLE
-AS $$ SELECT format(CASE WHEN builtin THEN '%1$s::text'
-                         ELSE 'CASE WHEN %1$s IS NOT NULL THEN pg_catalog.format(''%%s'', %1$s) END' END, value) $$;
+AS $$ SELECT format('pg_catalog.format(''%%s'', %s)', value) $$;
 
 -- A column as text.
 CREATE OR REPLACE FUNCTION pgmeaning._column_text(alias text, source regclass, col name) RETURNS text
 LANGUAGE sql STABLE
 AS $$
-    SELECT pgmeaning._text(format('%I.%I', alias, col), coalesce((
-        SELECT pgmeaning._is_builtin(a.atttypid) FROM pg_attribute AS a
-        WHERE a.attrelid = source AND a.attname = col AND NOT a.attisdropped), false))
+    SELECT CASE WHEN EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = source AND a.attname = col
+                             AND NOT a.attisdropped AND pgmeaning._is_builtin(a.atttypid))
+                THEN format('%s::text', v.value)
+                ELSE format('CASE WHEN %s IS NOT NULL THEN %s END', v.value, pgmeaning._written(v.value)) END
+    FROM (SELECT format('%I.%I', alias, col) AS value) AS v
 $$;
+
+-- A key column's value, not null, to be made jsonb, or a value of another type.
+CREATE OR REPLACE FUNCTION pgmeaning._key_value(value text, type oid) RETURNS text
+LANGUAGE sql STABLE
+AS $$ SELECT CASE WHEN pgmeaning._is_builtin(type) THEN value ELSE pgmeaning._written(value) END $$;
 
 -- jsonb of the key columns of an alias, under the source's names. jsonb_build_object() would use a type's cast to json.
 CREATE OR REPLACE FUNCTION pgmeaning._key_json(alias text, columns name[], c pgmeaning.collection) RETURNS text
 LANGUAGE sql STABLE
 AS $$
     SELECT format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, %s', u.name,
-        CASE WHEN pgmeaning._is_builtin(to_regtype(u.type)) THEN format('%I.%I', alias, u.col)
-             ELSE format('pg_catalog.format(''%%s'', %I.%I)', alias, u.col) END), ', ' ORDER BY u.i))
+        pgmeaning._key_value(format('%I.%I', alias, u.col), to_regtype(u.type))), ', ' ORDER BY u.i))
     FROM unnest(columns, c.key_columns, c.key_types) WITH ORDINALITY AS u (col, name, type, i)
 $$;
 

@@ -94,9 +94,7 @@ AS $$
     SELECT format('CASE WHEN %s THEN pg_catalog.jsonb_build_object(%s) END',
         string_agg(format('pg_catalog.pg_typeof(%I) OPERATOR(pg_catalog.=) %s::oid', u.k, a.atttypid::int8), ' AND '
                    ORDER BY u.i),
-        string_agg(format('%L, %s', u.k, CASE WHEN pgmeaning._is_builtin(a.atttypid) THEN quote_ident(u.k)
-                                              ELSE format('pg_catalog.format(''%%s'', %I)', u.k) END), ', '
-                   ORDER BY u.i))
+        string_agg(format('%L, %s', u.k, pgmeaning._key_value(quote_ident(u.k), a.atttypid)), ', ' ORDER BY u.i))
     FROM unnest(c.key_columns) WITH ORDINALITY AS u (k, i)
     LEFT JOIN pg_attribute AS a ON a.attrelid = c.source AND a.attname = u.k AND NOT a.attisdropped
 $$;
@@ -398,6 +396,15 @@ AS $$
     FROM pg_class AS r CROSS JOIN pg_roles AS u WHERE r.oid = relation AND u.rolname = role
 $$;
 
+-- Whether a policy lets a role see all rows of a table, as far as no other restricts it.
+CREATE OR REPLACE FUNCTION pgmeaning._lets_all_through(relation oid, role name) RETURNS bool
+LANGUAGE sql STABLE
+AS $$
+    SELECT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = relation AND p.polpermissive
+                   AND p.polcmd IN ('r', '*') AND pgmeaning._is_for(role, p.polroles)
+                   AND pg_get_expr(p.polqual, p.polrelid) = 'true')
+$$;
+
 -- Why a sidecar cannot embed the source: rights that the role which reads it lacks, or rows that are hidden from it,
 -- which would look deleted and lose their vectors; or rights that the installation's owner lacks to keep the triggers.
 -- A policy that lets all rows through hides none.
@@ -428,9 +435,7 @@ AS $$
                        'CREATE POLICY pgmeaning ON %1$s FOR SELECT TO %2$I USING (true)',
                        pgmeaning._relation_name(c.source), reader)
          WHERE pgmeaning._row_security_binds(c.source, reader) AND NOT (
-            EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = c.source AND p.polpermissive
-                    AND p.polcmd IN ('r', '*')
-                    AND pgmeaning._is_for(reader, p.polroles) AND pg_get_expr(p.polqual, p.polrelid) = 'true')
+            pgmeaning._lets_all_through(c.source, reader)
             AND NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = c.source AND NOT p.polpermissive
                             AND p.polcmd IN ('r', '*')
                             AND pgmeaning._is_for(reader, p.polroles)))))

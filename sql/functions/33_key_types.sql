@@ -93,8 +93,7 @@ BEGIN
     END LOOP;
     EXECUTE format('ALTER TABLE %s %s', vectors, (
         SELECT string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %4$s::%3$s', k.name, k.definition, k.type,
-                                 CASE WHEN pgmeaning._is_builtin(a.atttypid) THEN quote_ident(k.name)
-                                      ELSE format('pg_catalog.format(''%%s'', %I)', k.name) END), ', ')
+                                 pgmeaning._key_value(quote_ident(k.name), a.atttypid)), ', ')
         FROM pgmeaning._vector_key_types(c) AS k JOIN pg_attribute AS a ON a.attrelid = t.vectors AND a.attname = k.name
         ));
 END

@@ -54,9 +54,7 @@ AS $$
     SELECT format('CREATE POLICY pgmeaning ON %s FOR SELECT TO %I USING (true)', pgmeaning._relation_name(c.source),
                   pgmeaning._reader_role()), false
     WHERE pgmeaning._row_security_binds(c.source, pgmeaning._reader_role())
-      AND NOT EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = c.source AND p.polpermissive
-                      AND p.polcmd IN ('r', '*') AND pgmeaning._is_for(pgmeaning._reader_role(), p.polroles)
-                      AND pg_get_expr(p.polqual, p.polrelid) = 'true')
+      AND NOT pgmeaning._lets_all_through(c.source, pgmeaning._reader_role())
 $$;
 
 -- Grants it, as far as the caller may; raises an error with the statements that another must run.

@@ -13,7 +13,7 @@ from pgvector.psycopg import register_vector
 from psycopg.conninfo import make_conninfo
 
 from pgmeaning import load_embedder
-from pgmeaning.database import migrate
+from pgmeaning.database.loopback import ensure_loopback
 from pgmeaning.errors import ModelUnavailable
 from pgmeaning.models.base import Embedder
 from pgmeaning.models.synthetic import SyntheticEmbedder
@@ -326,7 +326,7 @@ def test_a_loopback_that_cannot_log_in_says_so_and_a_migration_mends_it(
         with pytest.raises(psycopg.Error, match="no dblink loopback") as caught:
             embed(connect(), "x")
         assert "password authentication failed" in str(caught.value.diag.message_detail)
-        assert migrate.ensure_loopback(db) is None
+        assert ensure_loopback(db) is None
         assert embed(connect(), "x") is not None
     finally:
         db.execute(f'REVOKE CONNECT ON DATABASE "{db.info.dbname}" FROM "{own}"')
@@ -361,7 +361,7 @@ def test_two_sidecars_that_start_at_once_do_not_trip_over_the_loopback(connect: 
     connections = [connect() for _ in range(6)]
     connections[0].execute("DROP SERVER pgmeaning_loopback CASCADE")
     with ThreadPoolExecutor(6) as pool:
-        assert list(pool.map(migrate.ensure_loopback, connections)) == [None] * 6
+        assert list(pool.map(ensure_loopback, connections)) == [None] * 6
 
 
 def test_loading_a_model_holds_up_no_query_for_another(db: Connection, connect: Connect, dsn: str) -> None:

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgmeaning.database import migrate
+from pgmeaning.database.loopback import ensure_loopback
 from pgmeaning.database.targets import targets
 from pgmeaning.models.base import Embedder, load_embedder
 from pgmeaning.settings import Settings
@@ -77,7 +77,7 @@ class Life(RuleBasedStateMachine):
         _create(self.server_dsn, self.database, self.template)
         self.dsn = make_conninfo(self.server_dsn, dbname=self.database)
         self.db = psycopg.connect(self.dsn, autocommit=True)
-        migrate.ensure_loopback(self.db)
+        ensure_loopback(self.db)
         self.collections: dict[str, str] = {}  # their kinds
         self.paused: set[str] = set()
         self.table = "docs"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from pgmeaning.errors import DatabaseError
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import _embedded, running, wait_until
-from tests.installation import BY_A_SUPERUSER, BY_THE_OWNER, OWNER, PASSWORD, Installation, install, prepare
+from tests.installation import BY_A_SUPERUSER, BY_THE_OWNER, OWNER, PASSWORD, Installation, Installations, prepare
 from tests.types import Connection
 
 
@@ -31,15 +30,9 @@ class Roles:
 
 
 @pytest.fixture(params=[BY_A_SUPERUSER, BY_THE_OWNER])
-def installation(
-    request: pytest.FixtureRequest, server_dsn: str, installations: dict[str, Installation]
-) -> Installation:
+def installation(request: pytest.FixtureRequest, installations: Installations) -> Installation:
     """With roles."""
-    if request.param not in installations:
-        installations[request.param] = install(
-            server_dsn, f"pgmeaning_test_roles_{os.getpid()}_{len(installations)}", request.param
-        )
-    return installations[request.param]
+    return installations.of(request.param)
 
 
 @pytest.fixture
@@ -67,6 +60,12 @@ def owner(roles: Roles) -> Iterator[Connection]:
 
 def sidecar(roles: Roles, **settings: Any) -> Sidecar:
     return Sidecar(roles.sidecar, Settings(reader_dsn=roles.reader, maintenance=0.1, allow_superuser=False, **settings))
+
+
+def refused(connection: Connection, statement: str) -> None:
+    with pytest.raises(psycopg.Error) as error:
+        connection.execute(statement.encode())
+    assert error.value.sqlstate in ("42501", "PM011"), statement
 
 
 def state(connection: Connection) -> tuple[object, ...]:
@@ -115,9 +114,7 @@ def test_the_sidecar_reads_no_source_and_changes_no_definition(roles: Roles, own
             "SELECT pgmeaning._make_loopback('x')",
             "CREATE TRIGGER t AFTER INSERT ON pgmeaning.inbox FOR EACH ROW EXECUTE FUNCTION pgmeaning.on_change_1()",
         ):
-            with pytest.raises(psycopg.Error) as refused:
-                connection.execute(statement.encode())
-            assert refused.value.sqlstate in ("42501", "PM011"), statement
+            refused(connection, statement)
 
 
 def test_a_user_searches_what_it_may_read_and_changes_nothing(roles: Roles, owner: Connection, db: Connection) -> None:
@@ -140,9 +137,7 @@ def test_a_user_searches_what_it_may_read_and_changes_nothing(roles: Roles, owne
                 "SELECT * FROM pgmeaning.inbox",
                 "SELECT * FROM pgmeaning.query_cache",
             ):
-                with pytest.raises(psycopg.Error) as refused:
-                    user.execute(statement.encode())
-                assert refused.value.sqlstate in ("42501", "PM011"), statement
+                refused(user, statement)
     finally:
         db.execute(f"DROP OWNED BY {name} CASCADE".encode())
         db.execute(f"DROP ROLE {name}".encode())

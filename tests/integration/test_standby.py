@@ -20,6 +20,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pgmeaning.database import migrate
+from pgmeaning.database.loopback import ensure_loopback
 from pgmeaning.embedded_server.install import find_install
 from pgmeaning.embedded_server.server import EmbeddedServer, any_free_port
 from pgmeaning.errors import DatabaseError
@@ -53,7 +54,7 @@ class Pair:
     def set_hosts(self, hosts: str) -> str | None:
         """As a sidecar or migrate with that setting does; the standby knows when this returns."""
         with connected(self.primary.dsn) as primary:
-            problem = migrate.ensure_loopback(primary, hosts)
+            problem = ensure_loopback(primary, hosts)
             self.catch_up(primary)
         return problem
 
@@ -326,7 +327,7 @@ def test_a_clone_lets_go_of_the_list_that_leads_to_the_original(pair: Pair, dsn:
             assert clone.execute("SELECT problem FROM pgmeaning._test_loopback()").fetchone() == (
                 "it leads to another server",
             )
-            assert migrate.ensure_loopback(clone) is None
+            assert ensure_loopback(clone) is None
             assert not place(clone)[2]
         finally:
             primary.execute(f"DROP DATABASE {clone.info.dbname} WITH (FORCE)")

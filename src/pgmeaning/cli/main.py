@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from pgmeaning.client.client import Client
+    from pgmeaning.database.migrate import State
     from pgmeaning.sidecar.process import Sidecar
 
 app = typer.Typer(
@@ -145,6 +146,18 @@ def migrate(
         before = migrate.check(address(dsn))
     else:
         before = migrate.upgrade(address(dsn), settings().loopback_hosts, roles=roles, owner=owner)
+    _say_outcome(before, check=check)
+    if before.vector_advice:
+        typer.echo(before.vector_advice, err=True)
+    if before.loopback_problem:
+        typer.echo(f"the dblink loopback, by which embed() asks a sidecar: {before.loopback_problem}", err=True)
+    if not check:
+        print_gpu_advice(address(dsn))
+        _say_about_roles(before, roles=roles)
+
+
+def _say_outcome(before: State, *, check: bool) -> None:
+    """Say what was done, or with `check` what is due, which exits 1."""
     has = f"revision {before.revision}" if before.revision else "no pgmeaning schema"
     if not before.due:
         typer.echo(f"up to date: {has}")
@@ -157,27 +170,25 @@ def migrate(
         typer.echo(f"migrated to revision {before.head}; before: {has}")
         if before.missing:
             typer.echo(f"made again: {_some(before.missing)}")
-    if before.vector_advice:
-        typer.echo(before.vector_advice, err=True)
-    if before.loopback_problem:
-        typer.echo(f"the dblink loopback, by which embed() asks a sidecar: {before.loopback_problem}", err=True)
-    if not check:
-        print_gpu_advice(address(dsn))
-    if roles and not check and not before.for_others:
-        typer.echo(
-            "it belongs to pgmeaning_admin; give pgmeaning_sidecar and pgmeaning_reader a password each: \\password"
-        )
-    if before.revision is None and not check and not roles:
-        typer.echo(
-            "one role: whoever owns an attached table can do what the sidecar can; pgmeaning migrate --roles makes "
-            "roles for each",
-            err=True,
-        )
+
+
+def _say_about_roles(before: State, *, roles: bool) -> None:
+    """Say what they take; exits 1 if somebody else must make them."""
     if before.for_others:
         typer.echo("the roles are not complete: let a role that may run these, then migrate --roles again:", err=True)
         for statement in before.for_others:
             typer.echo(f"    {statement};", err=True)
         raise typer.Exit(1)
+    if roles:
+        typer.echo(
+            "it belongs to pgmeaning_admin; give pgmeaning_sidecar and pgmeaning_reader a password each: \\password"
+        )
+    elif before.revision is None:
+        typer.echo(
+            "one role: whoever owns an attached table can do what the sidecar can; pgmeaning migrate --roles makes "
+            "roles for each",
+            err=True,
+        )
 
 
 def _some(names: Sequence[str]) -> str:

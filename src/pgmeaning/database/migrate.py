@@ -6,9 +6,7 @@ All in one transaction that locks Alembic's table, so two at once are safe and a
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -20,10 +18,10 @@ from psycopg.rows import dict_row
 
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.dsn import checked
+from pgmeaning.database.loopback import ensure_loopback
 from pgmeaning.database.vector_version import vector_advice
 from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.models.registry import builtin_models, fingerprint, releases
-from pgmeaning.settings import LOCAL, host_list
 from pgmeaning.version import __version__
 
 if TYPE_CHECKING:
@@ -33,11 +31,6 @@ if TYPE_CHECKING:
 # What a migration meets when another one makes the same objects: it waits, and the server's unique indexes refuse it.
 MADE_MEANWHILE = ("23505", "42P06", "42P07", "42710")
 MIGRATION_TRIES = 4
-# A standby replays what its primary did within moments.
-REPLAY_TRIES = 2
-REPLAY_SECONDS = 0.5
-
-
 # The role that an installation with roles of its own belongs to.
 ADMIN = "pgmeaning_admin"
 
@@ -164,67 +157,6 @@ def downgrade(dsn: str) -> None:
         known_state(connection)
         _run_alembic(alchemy, "downgrade", "base")
         connection.execute(sql.query("migrate/drop_schema"))
-
-
-def ensure_loopback(connection: psycopg.Connection[Any], hosts: str = "") -> str | None:
-    """Make the loopback that embed() uses to ask a sidecar fit this database; returns why it cannot, or None.
-
-    `hosts` is PGMEANING_LOOPBACK_HOSTS: a list that does not lead to this server is not used. Empty: the list that is
-    there is kept, unless it leads to another server. Whoever does not own the installation only looks whether it works.
-    """
-    if connection.execute(sql.query("owns_installation")).fetchone() != (True,):
-        problem, _ = connection.execute(sql.query("test_loopback")).fetchone() or (None, False)
-        return problem and f"{problem} (pgmeaning migrate, as the owner of the schema pgmeaning, makes it)"
-    problem = _settle(connection, keep=hosts != LOCAL)
-    wanted = host_list(hosts)
-    if not wanted:
-        return problem
-    refused = _refused(connection, wanted)
-    for _ in range(REPLAY_TRIES):  # a standby of the list may not have the role yet
-        if refused is None:
-            break
-        time.sleep(REPLAY_SECONDS)
-        refused = _refused(connection, wanted)
-    return refused and f"PGMEANING_LOOPBACK_HOSTS={hosts} is not used: {refused}"
-
-
-def _settle(connection: psycopg.Connection[Any], *, keep: bool) -> str | None:
-    kept = connection.execute(sql.query("migrate/kept_hosts")).fetchone() if keep else None
-    if kept:
-        problem, elsewhere = _first_that_works(connection, [kept])
-        if not elsewhere:
-            return problem
-    return _first_that_works(connection, connection.execute(sql.query("migrate/loopback_hosts")).fetchall())[0]
-
-
-def _first_that_works(
-    connection: psycopg.Connection[Any], places: Sequence[tuple[str, str | None]]
-) -> tuple[str | None, bool]:
-    """Settle on one of these places; returns why none will do, and whether the last is another server."""
-    problem: str | None = None
-    elsewhere = False
-    # A new role only if the present one cannot log in: databases made from one template may share it.
-    for new_role, (host, ports) in itertools.product((False, True), places):
-        # Committed before the test: another connection must see the new role.
-        with connection.transaction():
-            (problem,) = connection.execute(sql.query("make_loopback"), (host, ports, new_role)).fetchone() or (None,)
-        if problem is None:
-            with connection.transaction():
-                problem, elsewhere = connection.execute(sql.query("test_loopback")).fetchone() or (None, False)
-        if problem is None or (elsewhere and ports):
-            break
-    return problem, elsewhere
-
-
-def _refused(connection: psycopg.Connection[Any], place: tuple[str, str]) -> str | None:
-    """Make this list the loopback's, if it leads to this server; returns why not, or None."""
-    with connection.transaction() as attempt:
-        (problem,) = connection.execute(sql.query("make_loopback"), (*place, False)).fetchone() or (None,)
-        if problem is None:
-            problem, _ = connection.execute(sql.query("test_loopback")).fetchone() or (None, False)
-        if problem is not None:
-            raise psycopg.Rollback(attempt)
-    return problem
 
 
 def _connect(dsn: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:

@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 from pgmeaning.database import migrate
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection, check_direct, connect
+from pgmeaning.database.loopback import ensure_loopback
 from pgmeaning.database.vector_version import vector_advice
 from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.indexes.build import Indexer
@@ -80,7 +81,7 @@ class Maintenance:
             if problem is not None:
                 raise SchemaOutdated(problem)
             try:
-                problem = migrate.ensure_loopback(connection, self._settings.loopback_hosts)
+                problem = ensure_loopback(connection, self._settings.loopback_hosts)
                 if problem:
                     log.warning("the loopback does not work as it should", problem=problem)
                 if old := vector_advice(connection):

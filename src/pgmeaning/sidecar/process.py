@@ -140,8 +140,7 @@ class Sidecar:
     # The steps, in the order of the data
 
     def _claim_and_read(self, connection: Connection) -> None:
-        settings = self._run.settings
-        with closing(reading(settings.reader_dsn or self._run.dsn, f"reader {self.id}", **PATIENCE)) as source:
+        with closing(reading(self._run.reader_dsn, f"reader {self.id}", **PATIENCE)) as source:
             self._claim_and_read_from(source, connection)
 
     def _claim_and_read_from(self, source: Source, connection: Connection) -> None:

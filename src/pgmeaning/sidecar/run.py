@@ -57,12 +57,15 @@ class Run:
 
         return self.watch.call(what, self.settings.model_timeout * max(1, tokens / TOKENS), give_up)
 
-    def reader(self, connection: Connection) -> str:
-        """The role that reads the source tables: of its own connection, or else of this one."""
-        if not self.settings.reader_dsn:
+    @property
+    def reader_dsn(self) -> str:
+        """By which the source tables are read."""
+        return self.settings.reader_dsn or self.dsn
+
+    def reader(self) -> str:
+        """The role that reads the source tables."""
+        with connect(self.reader_dsn, "reader") as connection:
             return current_role(connection)
-        with connect(self.settings.reader_dsn, "reader") as reader:
-            return current_role(reader)
 
     def serves(self, target: Target) -> bool:
         """Whether the target's model is one of those that this sidecar runs."""

@@ -103,14 +103,11 @@ class Scans:
         place = target.collection_id, target.model
         rows = self._rows.get(place, limit)
         try:
-            page = scan_page(
-                self._session.connection, self._session.source, target, rows=rows, claims=limit,
-                sidecar=self._run.id, lease=self._run.settings.lease,
-            )  # fmt: skip
+            page = self._scan(target, rows=rows, claims=limit)
         except psycopg.Error as error:
             if self._session.errors.is_of_collection(target, error):
                 return None
-            return self._narrow_down(target, rows, error)
+            return self._narrow_down(target, rows)
         if page is not None:
             grown = min(rows * 2, PAGE_MAX)
             self._rows[place] = min(grown, limit) if page.queued * 4 > page.seen else grown
@@ -119,22 +116,24 @@ class Scans:
                 log.info("scan ended", collection=target.collection, model=target.model)
         return page
 
-    def _narrow_down(self, target: Target, rows: int, error: psycopg.Error) -> Page | None:
+    def _scan(self, target: Target, *, rows: int, claims: int, unseen: bool = False) -> Page | None:
+        return scan_page(
+            self._session.connection, self._session.source, target, rows=rows, claims=claims, sidecar=self._run.id,
+            lease=self._run.settings.lease, unseen=unseen,
+        )  # fmt: skip
+
+    def _narrow_down(self, target: Target, rows: int) -> Page | None:
         """Halve a page that cannot be read until the row that is to blame stands alone; then pass over that row."""
         place = target.collection_id, target.model
         self._rows[place] = max(1, rows // 2)
         if rows > 1:
             return Page()
         try:
-            page = scan_page(
-                self._session.connection, self._session.source, target, rows=1, claims=0, unseen=True,
-                sidecar=self._run.id, lease=self._run.settings.lease,
-            )  # fmt: skip
-        except psycopg.Error as another:
-            if not self._session.errors.is_of_collection(target, another):
-                self._cannot_scan(target, another)
+            return self._scan(target, rows=1, claims=0, unseen=True)
+        except psycopg.Error as error:
+            if not self._session.errors.is_of_collection(target, error):
+                self._cannot_scan(target, error)
             return None
-        return page
 
     def _cannot_scan(self, target: Target, error: psycopg.Error) -> None:
         """Not even a key can be read: status says so, and the scan is tried again after a while."""

@@ -48,7 +48,7 @@ class Sources:
 
     def look(self, connection: Connection) -> None:
         """One look, and what follows from it."""
-        self._reader = self._reader or self._run.reader(connection)
+        self._reader = self._reader or self._run.reader()
         due = time.monotonic() >= self._look_due
         self._changed, self._barred = False, self._barred and not due
         self._look_after_orphans(connection)
