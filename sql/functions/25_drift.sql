@@ -113,10 +113,13 @@ LANGUAGE sql STABLE
 SET enable_seqscan = on SET enable_hashjoin = on SET enable_mergejoin = on
 AS $$
     SELECT t.collection_id, t.model,
-           hashtextextended(concat_ws(':', c.xmin, t.vectors::oid, t.state, t.dimensions, t.scanning, t.scan_problem,
-                                      t.scan_retry_at > now(), r.relname, n.nspname, made.relname), 0) AS mark
+           hashtextextended(concat_ws(':', c.xmin, t.vectors::oid, t.dimensions, t.fingerprint, m.fingerprint,
+                                      t.scanning, t.scan_problem, t.scan_retry_at > now(), t.scan_share,
+                                      t.scan_tokens, s.id, s.state, r.relname, n.nspname, made.relname), 0) AS mark
     FROM pgmeaning.target AS t
     JOIN pgmeaning.collection AS c ON c.id = t.collection_id
+    JOIN pgmeaning.model AS m ON m.name = t.model
+    LEFT JOIN pgmeaning.swap AS s ON c.id IN (s.old_id, s.new_id) AND s.state IN ('filling', 'activated')
     LEFT JOIN pg_class AS r ON r.oid = c.source
     LEFT JOIN pg_namespace AS n ON n.oid = r.relnamespace
     LEFT JOIN pg_class AS made ON made.oid = t.vectors
@@ -161,7 +164,7 @@ DECLARE
     view text := format('%I.%I', c.view_schema, c.name || '_embedding');
 BEGIN
     IF EXISTS (SELECT FROM pgmeaning.target AS t CROSS JOIN LATERAL pgmeaning._views_on(t.vectors, c.name)
-               WHERE t.collection_id = c.id AND t.state = 'active') THEN
+               WHERE t.collection_id = c.id) OR c.role <> 'active' THEN
         RETURN NULL;
     ELSIF to_regclass(view) IS NOT NULL THEN
         RETURN format('its view cannot be made: %s is something else', view);

@@ -153,6 +153,10 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('%L cannot be a collection''s name', wanted),
             DETAIL = 'It must have 1 to 53 bytes, since a view is named after it, with "_embedding" at the end.',
             HINT = 'Choose another one: attach(..., collection => ''...'').';
+    ELSIF wanted ~ '@[0-9]+$' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM002', MESSAGE = format('%L cannot be a collection''s name', wanted),
+            DETAIL = 'A number behind an @ tells the generations of a collection that is being swapped apart.',
+            HINT = 'Choose another one: attach(..., collection => ''...'').';
     END IF;
     IF EXISTS (SELECT FROM pgmeaning.collection AS c WHERE c.name = wanted AND pgmeaning._is_dropped(c.source)) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002',
@@ -229,7 +233,7 @@ END
 $$;
 
 -- Makes the vector table of a (collection, model) and registers it.
-CREATE OR REPLACE FUNCTION pgmeaning._make_target(c pgmeaning.collection, model text, dimensions int, state text,
+CREATE OR REPLACE FUNCTION pgmeaning._make_target(c pgmeaning.collection, model text, dimensions int,
                                                   vector_type text DEFAULT 'vector') RETURNS regclass
 LANGUAGE plpgsql
 AS $$
@@ -258,8 +262,8 @@ BEGIN
     FOREACH role IN ARRAY c.grant_to LOOP
         EXECUTE format('GRANT SELECT ON %s TO %s', relation, pgmeaning._grantee(role));
     END LOOP;
-    INSERT INTO pgmeaning.target (collection_id, model, dimensions, vector_type, vectors, state)
-    VALUES (c.id, model, dimensions, vector_type, relation::regclass, state);
+    INSERT INTO pgmeaning.target (collection_id, model, dimensions, vector_type, vectors, fingerprint)
+    SELECT c.id, m.name, $3, $4, relation::regclass, m.fingerprint FROM pgmeaning.model AS m WHERE m.name = $2;
     RETURN relation::regclass;
 END
 $$;
@@ -337,7 +341,7 @@ AS $$
 DECLARE
     view    text := format('%I.%I', c.view_schema, c.name || '_embedding');
     vectors regclass := (SELECT t.vectors FROM pgmeaning.target AS t
-                         WHERE t.collection_id = c.id AND t.state = 'active');
+                         WHERE t.collection_id = c.id);
     role    name;
 BEGIN
     EXECUTE format('CREATE OR REPLACE VIEW %s WITH (security_invoker = true) AS '
@@ -480,10 +484,11 @@ AS $$
 BEGIN
     BEGIN
         INSERT INTO pgmeaning.collection (name, source, source_name, view_schema, key_columns, key_types,
-            vector_key_columns, columns, template, image, video, chunking, grant_to, always, model, language)
+            vector_key_columns, columns, template, image, video, chunking, grant_to, always, model, language, role,
+            generation, state)
         VALUES (c.name, c.source, c.source_name, c.view_schema, c.key_columns, c.key_types,
             c.vector_key_columns, c.columns, c.template, c.image, c.video, c.chunking, c.grant_to, c.always, c.model,
-            c.language)
+            c.language, coalesce(c.role, 'active'), coalesce(c.generation, 1), coalesce(c.state, 'active'))
         RETURNING * INTO c;
     EXCEPTION WHEN unique_violation OR lock_not_available THEN
         RAISE EXCEPTION USING ERRCODE = 'PM002',
@@ -497,10 +502,10 @@ BEGIN
     END IF;
     PERFORM pgmeaning._make_policy_functions(c);
     IF NOT pgmeaning._take_kept(c, dimensions, vector_type) THEN
-        PERFORM pgmeaning._make_target(c, c.model, dimensions, 'active', vector_type);
+        PERFORM pgmeaning._make_target(c, c.model, dimensions, vector_type);
     END IF;
-    PERFORM pgmeaning._make_view(c),
-            pgmeaning._make_trigger_function(c),
+    PERFORM pgmeaning._make_view(c) WHERE c.role = 'active';
+    PERFORM pgmeaning._make_trigger_function(c),
             pgmeaning._watch(c);
     PERFORM pgmeaning._hand_over(c);
     -- What changes from now on is noticed, even before a sidecar has looked.
@@ -606,6 +611,8 @@ BEGIN
     END LOOP;
     PERFORM pgmeaning._drop_policy_functions(c);
     EXECUTE format('DROP FUNCTION IF EXISTS pgmeaning_data.%I()', 'words_' || c.id);
+    UPDATE pgmeaning.swap AS s SET state = 'cancelled', ended_at = now()
+    WHERE c.id IN (s.old_id, s.new_id) AND s.state IN ('filling', 'activated');
     DELETE FROM pgmeaning.collection WHERE id = c.id;
 END
 $$;
@@ -653,6 +660,20 @@ BEGIN
 END
 $$;
 
+-- Refuses a generation that does not serve, which swap_...() manages.
+CREATE OR REPLACE FUNCTION pgmeaning._check_serves(c pgmeaning.collection, call text) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    IF c.role <> 'active' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM022',
+            MESSAGE = format('%L is a generation of a collection that is being swapped', c.name),
+            DETAIL = format('%s() takes the collection, %L.', call, regexp_replace(c.name, '@[0-9]+$', '')),
+            HINT = 'To give the swap up: pgmeaning.swap_cancel(); to end it: pgmeaning.swap_finish().';
+    END IF;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION pgmeaning.detach(collection text, keep_vectors bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql
 AS $$
@@ -666,9 +687,12 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM pgmeaning._collection(detach.collection);
     END IF;
-    PERFORM pgmeaning._check_manager(c);
+    PERFORM pgmeaning._check_manager(c), pgmeaning._check_serves(c, 'detach');
     patience := pgmeaning._bound_patience();
     BEGIN
+        -- Its other generation goes along, without its vectors.
+        PERFORM pgmeaning._forget(other, false)
+        FROM (SELECT (pgmeaning._other_generation(c.id)).*) AS other WHERE other.id IS NOT NULL;
         PERFORM pgmeaning._forget(c, coalesce(detach.keep_vectors, false));
     EXCEPTION
         WHEN lock_not_available THEN
@@ -697,7 +721,8 @@ AS $$
 DECLARE
     c pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection($1));
 BEGIN
-    UPDATE pgmeaning.collection SET state = wanted WHERE id = c.id;
+    UPDATE pgmeaning.collection SET state = wanted
+    WHERE id IN (c.id, (pgmeaning._other_generation(c.id)).id);  -- while it is swapped, both generations
 END
 $$;
 

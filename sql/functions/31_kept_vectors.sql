@@ -53,8 +53,8 @@ BEGIN
     IF c.language IS NOT NULL THEN
         PERFORM pgmeaning._make_words_function(c), pgmeaning._fill_words(c, relation);
     END IF;
-    INSERT INTO pgmeaning.target (collection_id, model, dimensions, vector_type, vectors, state)
-    VALUES (c.id, c.model, $2, $3, kept.vectors, 'active');
+    INSERT INTO pgmeaning.target (collection_id, model, dimensions, vector_type, vectors, fingerprint)
+    SELECT c.id, m.name, $2, $3, kept.vectors, m.fingerprint FROM pgmeaning.model AS m WHERE m.name = c.model;
     PERFORM pgmeaning._change_grants(c, kept.vectors, kept.grant_to);
     RETURN true;
 END

@@ -137,7 +137,7 @@ DECLARE
     had    name[];
 BEGIN
     SELECT k.* INTO known FROM pgmeaning.collection AS k JOIN pgmeaning.target AS t ON t.collection_id = k.id
-    WHERE k.name = c.name AND t.state = 'active'
+    WHERE k.name = c.name
       AND (pgmeaning._is_dropped(k.source) OR k.source = c.source AND k.adopted_at IS NOT NULL)
       AND pgmeaning._definition(k, t.dimensions, pgmeaning._vector_type(t.vectors)) = wanted;
     IF NOT FOUND THEN

@@ -44,6 +44,7 @@ DECLARE
     patience text := pgmeaning._bound_patience();
     spreads  text := pgmeaning._stay_on_node();
 BEGIN
+    PERFORM pgmeaning._check_swappable(c);  -- its generations are named after it
     BEGIN
         PERFORM pgmeaning._rename(c, new_name);
     EXCEPTION WHEN lock_not_available THEN
@@ -63,6 +64,7 @@ AS $$
 DECLARE
     c pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection($1));
 BEGIN
+    PERFORM pgmeaning._check_serves(c, 'set_default_collection');
     UPDATE pgmeaning.collection AS k SET preferred = k.id = c.id
     WHERE k.source = c.source AND k.preferred <> (k.id = c.id);
 END

@@ -493,7 +493,7 @@ LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     used text[] := ARRAY(SELECT DISTINCT c.model FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source
-                         ORDER BY c.model);
+                         WHERE c.role = 'active' ORDER BY c.model);
 BEGIN
     RETURN CASE WHEN used = '{}' THEN ARRAY[(pgmeaning._embedder(NULL)).name] ELSE used END;
 END
@@ -509,8 +509,10 @@ DECLARE
 BEGIN
     SELECT string_agg(format('%s (%s)', m.model, m.collections), ', ' ORDER BY m.model) INTO used
     FROM (SELECT c.model, string_agg(c.name, ', ' ORDER BY c.name) AS collections
-          FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source GROUP BY c.model) AS m;
-    SELECT c.* INTO first FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source ORDER BY c.name LIMIT 1;
+          FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source
+          WHERE c.role = 'active' GROUP BY c.model) AS m;
+    SELECT c.* INTO first FROM pgmeaning.collection AS c JOIN pg_class AS r ON r.oid = c.source
+    WHERE c.role = 'active' ORDER BY c.name LIMIT 1;
     RAISE EXCEPTION USING ERRCODE = 'PM016', MESSAGE = 'the collections of this database use several embedding models',
         DETAIL = format('Models in use: %s.', used),
         HINT = format('Say which one: %s%s).', call, CASE WHEN call LIKE 'pgmeaning.similarity%'

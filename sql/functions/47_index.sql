@@ -223,7 +223,7 @@ DECLARE
 BEGIN
     RETURN QUERY SELECT p.* FROM pgmeaning.target AS t
     CROSS JOIN LATERAL pgmeaning._index_plan(t, plan_index.kind, plan_index.dimensions, min_rows) AS p
-    WHERE t.collection_id = c.id ORDER BY t.state, t.model;
+    WHERE t.collection_id = c.id ORDER BY t.model;
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.plan_index

@@ -508,7 +508,7 @@ AS $$ SELECT max((v <=> query_vector::vector) + 0::float8) FROM unnest(vectors) 
 
 CREATE OR REPLACE FUNCTION pgmeaning._active_target(c pgmeaning.collection) RETURNS pgmeaning.target
 LANGUAGE sql STABLE
-AS $$ SELECT t FROM pgmeaning.target AS t WHERE t.collection_id = c.id AND t.state = 'active' $$;
+AS $$ SELECT t FROM pgmeaning.target AS t WHERE t.collection_id = c.id $$;
 
 CREATE OR REPLACE FUNCTION pgmeaning.nearest(collection text, query_vector vector, k bigint DEFAULT 10,
     filter text DEFAULT NULL, filter_params anycompatiblearray DEFAULT NULL::text[], mode text DEFAULT NULL,
@@ -682,7 +682,8 @@ LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     chosen text := (SELECT c.name FROM pgmeaning.collection AS c JOIN pg_type AS t ON t.typrelid = c.source
-                    WHERE t.oid = row_type AND c.source <> 0 ORDER BY c.preferred DESC, c.id LIMIT 1);
+                    WHERE t.oid = row_type AND c.source <> 0 AND c.role = 'active'
+                    ORDER BY c.preferred DESC, c.id LIMIT 1);
     c      pgmeaning.collection;
 BEGIN
     IF chosen IS NULL THEN

@@ -110,7 +110,7 @@ SELECT c.name AS collection,
             WHEN c.state = 'paused' THEN 'paused'
             WHEN trouble.unseen THEN 'checking'
             WHEN t.scanning THEN 'scanning' WHEN work.owed > 0 THEN 'embedding' ELSE 'ready' END AS state,
-       t.model, t.dimensions, t.state AS role,
+       t.model, t.dimensions, c.role,
        counts.source_rows, counts.vectors,
        -- What the first scan has yet to see is owed, too; but a row that was changed meanwhile is not owed twice.
        CASE WHEN t.scanning AND t.scan_finished_at IS NULL
@@ -126,6 +126,7 @@ SELECT c.name AS collection,
        counts.estimated OR work.many OR t.scanning AND t.scan_finished_at IS NULL AS estimated
 FROM pgmeaning.collection AS c
 JOIN pgmeaning.target AS t ON t.collection_id = c.id
+JOIN pgmeaning.model AS of_model ON of_model.name = t.model
 LEFT JOIN pg_catalog.pg_class AS r ON r.oid = c.source
 LEFT JOIN pgmeaning._marks() AS m ON m.collection_id = c.id
 LEFT JOIN pgmeaning._spread_tables() AS spread ON spread.relation = c.source
@@ -133,7 +134,10 @@ CROSS JOIN LATERAL (  -- where the catalog is as it was, maintenance has found w
     SELECT r.oid IS NOT NULL AND m.marks IS DISTINCT FROM c.marks AS unseen,
            CASE WHEN r.oid IS NULL THEN pgmeaning._orphan_problem(c)
                 ELSE coalesce(c.problem, CASE WHEN m.marks IS DISTINCT FROM c.marks OR spread.relation IS NOT NULL
-                                              THEN pgmeaning._source_problem(c) END, t.scan_problem) END AS problem
+                                              THEN pgmeaning._source_problem(c) END,
+                              CASE WHEN of_model.fingerprint <> t.fingerprint
+                                   THEN format('model %s was changed after vectors were made: their fingerprints '
+                                               'differ', t.model) END, t.scan_problem) END AS problem
     ) AS trouble
 CROSS JOIN LATERAL (
     SELECT s.rows AS source_rows, v.rows AS vectors, coalesce(s.estimated OR v.estimated, false) AS estimated

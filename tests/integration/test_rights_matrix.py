@@ -30,6 +30,7 @@ DENIED = "42501"  # PostgreSQL's own
 # What each kind gets, in the order of KINDS.
 ANYBODY = (OK,) * 6
 MANAGE = (REFUSED,) * 5 + (OK,)
+NO_SWAP = (*(REFUSED,) * 5, "PM022")  # whoever may manage one is told that there is none
 # Vectors are granted apart from the source: who owns the table is granted them here, too.
 SEARCH = (REFUSED,) * 3 + (OK,) * 3
 # A row of the table's type comes with all its columns, which PostgreSQL checks; embedded ones we check before.
@@ -72,6 +73,13 @@ FUNCTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "set_default_model": ("SELECT pgmeaning.set_default_model('synthetic-4096')", MANAGE),
     "deprecate_model": ("SELECT pgmeaning.deprecate_model('synthetic-4096')", MANAGE),
     "allow_model": ("SELECT pgmeaning.allow_model('synthetic-4096')", MANAGE),
+    "explain_swap": ("SELECT * FROM pgmeaning.explain_swap('docs', dimensions => 64)", ANYBODY),
+    "swap_start": ("SELECT pgmeaning.swap_start('docs', dimensions => 64)", MANAGE),
+    "swap_adjust": ("SELECT pgmeaning.swap_adjust('docs')", NO_SWAP),
+    "swap_activate": ("SELECT pgmeaning.swap_activate('docs')", NO_SWAP),
+    "swap_rollback": ("SELECT pgmeaning.swap_rollback('docs')", NO_SWAP),
+    "swap_finish": ("SELECT pgmeaning.swap_finish('docs')", NO_SWAP),
+    "swap_cancel": ("SELECT pgmeaning.swap_cancel('docs')", NO_SWAP),
 }  # fmt: skip
 
 # Relations, ours and the collection's.
@@ -84,6 +92,9 @@ RELATIONS: dict[str, tuple[str, ...]] = {
     "pgmeaning.sidecars": ANYBODY,
     "pgmeaning.models": ANYBODY,
     "pgmeaning.releases": ANYBODY,
+    "pgmeaning.swaps": ANYBODY,
+    "pgmeaning.swap": ANYBODY,
+    "pgmeaning.usage": ANYBODY,
     "pgmeaning.failures": OURS,
     "pgmeaning.model": OURS,
     "pgmeaning.queue": OURS,
@@ -99,7 +110,8 @@ RELATIONS: dict[str, tuple[str, ...]] = {
 # What nobody but the installation's owner writes to.
 WRITTEN = [
     "collection", "target", "model", "release", "installation", "vector_index", "queue", "inbox", "bulk_inbox",
-    "request", "query_cache", "kept_vectors", "sidecar", "lock",
+    "request", "query_cache", "kept_vectors", "sidecar", "lock", "swap",
+    "usage",
 ]  # fmt: skip
 
 

@@ -317,8 +317,7 @@ def test_a_source_without_its_key_or_gone_is_a_clear_error(docs: None, db: Conne
 def test_only_the_active_models_vectors_are_found(docs: None, db: Connection) -> None:
     # Nothing public makes a second table of vectors yet.
     db.execute(
-        "SELECT pgmeaning._make_target(c, 'synthetic-4096', 4096, 'filling') "
-        "FROM pgmeaning.collection AS c WHERE c.name = 'docs'"
+        "SELECT pgmeaning._make_target(c, 'synthetic-4096', 4096) FROM pgmeaning.collection AS c WHERE c.name = 'docs'"
     )
     assert {model for (model,) in rows(db, "SELECT model FROM pgmeaning.search('docs', 'q7')")} == {"synthetic-384"}
     assert {model for (model,) in rows(db, "SELECT model FROM docs_embedding")} == {"synthetic-384"}

@@ -26,5 +26,4 @@ CROSS JOIN LATERAL (
           FROM pgmeaning._indexes(t.vectors) AS i) AS i
 ) AS known
 WHERE (%(collection)s::text IS NULL OR c.name = %(collection)s)
-  AND (t.state IN ('active', 'filling') OR %(collection)s::text IS NOT NULL)
-ORDER BY c.id, t.state, t.model
+ORDER BY c.id, t.model

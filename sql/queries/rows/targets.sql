@@ -2,6 +2,7 @@
 SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions,
        coalesce(pgmeaning._vector_type(t.vectors), 'vector') AS vector_type, c.state = 'paused' AS paused,
        coalesce(c.problem, CASE WHEN made.oid IS NULL THEN 'its vector table was dropped' END,
+                CASE WHEN m.fingerprint <> t.fingerprint THEN 'its model was changed: the fingerprint differs' END,
                 CASE WHEN t.scan_retry_at > now() THEN t.scan_problem END) AS problem,
        r.oid IS NOT NULL AS source_exists, t.scanning, t.scan_finished_at,
        pgmeaning._template_parts(c.template) AS template_parts, c.columns::text[] AS columns,
@@ -37,11 +38,13 @@ SELECT c.id AS collection_id, c.name AS collection, t.model, t.dimensions,
                                       FROM unnest(c.columns) WITH ORDINALITY AS u (col, i)), '0'),
            'vector_columns', (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
                               FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i))
-       ) END AS parts
+       ) || coalesce(pgmeaning._sibling(c, t), '{}') END AS parts, t.fingerprint, t.scan_share,
+       coalesce(t.scan_tokens, t.scan_share) IS NOT NULL AS is_limited
 FROM pgmeaning.target AS t
 JOIN pgmeaning.collection AS c ON c.id = t.collection_id
+JOIN pgmeaning.model AS m ON m.name = t.model
 LEFT JOIN pg_class AS r ON r.oid = c.source
 LEFT JOIN pg_class AS made ON made.oid = t.vectors
-WHERE t.state IN ('active', 'filling', 'previous') AND (%(collection)s::text IS NULL OR c.name = %(collection)s)
+WHERE (%(collection)s::text IS NULL OR c.name = %(collection)s)
   AND (%(collections)s::int[] IS NULL OR c.id = ANY (%(collections)s))
 ORDER BY c.id, t.model

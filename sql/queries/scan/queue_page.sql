@@ -58,7 +58,8 @@ WITH page AS MATERIALIZED (
     SELECT (SELECT count(*) FROM page) AS rows, (SELECT count(*) FROM orphan) AS orphans
 ), advanced AS (
     UPDATE pgmeaning.target AS t
-    SET scan_cursor = p.key, scanned = t.scanned + f.rows, scan_problem = NULL
+    SET scan_cursor = p.key, scanned = t.scanned + f.rows, scan_problem = NULL,
+        scan_allowed_at = greatest(t.scan_allowed_at, now()) + f.rows / t.scan_rate * interval '1 second'
     FROM found AS f CROSS JOIN (SELECT p.key FROM page AS p ORDER BY p.place DESC LIMIT 1) AS p
     WHERE t.collection_id = %(collection_id)s AND t.model = %(model)s AND f.orphans < %(orphans)s
 )

@@ -37,6 +37,7 @@ from pgmeaning.cli.output import (
     settings,
 )
 from pgmeaning.cli.search import search
+from pgmeaning.cli.swap import swap_app
 from pgmeaning.errors import ModelError, ModelNotFound
 from pgmeaning.tables import as_json_text, table
 
@@ -54,6 +55,7 @@ app = typer.Typer(
 app.add_typer(server_app, name="server")
 app.add_typer(model_app, name="model")
 app.add_typer(release_app, name="release")
+app.add_typer(swap_app, name="swap")
 
 STATUS_COLUMNS = (
     "collection",

@@ -34,6 +34,7 @@ from pgmeaning.client.query_vectors import check_modalities, embed_here, query_d
 from pgmeaning.client.rerank import loaded_reranker, rerank
 from pgmeaning.client.rows import document_of, without
 from pgmeaning.client.statements import Statements
+from pgmeaning.client.swaps import Swaps
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database import targets
 from pgmeaning.database.dsn import checked
@@ -77,12 +78,12 @@ def _check_schema(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-class Client:
+class Client(Swaps):
     """A connection to a database with pgmeaning. Not for use by several threads at once."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        super().__init__(Statements(connection))
         self.connection = connection
-        self._statements = Statements(connection)
         self._asking = Asking(self._statements)
 
     def __enter__(self) -> Self:

@@ -67,6 +67,7 @@ class Claimer:
         self._plenty: dict[Lane, bool] = {}  # whether a lane's last claim was as large as it may be
         self._suspect: Claimed | None = None  # waits until the pipeline is empty
         self._suspects_from = time.monotonic() + SUSPECTS_WAIT
+        self._limited_since: dict[tuple[int, str], float] = {}
 
     def claims(self) -> Iterator[Claimed]:
         """Claim until the sidecar stops or is drained. Claims that are yielded are held until they are dropped."""
@@ -220,6 +221,8 @@ class Claimer:
         """The next page of each scan; returns whether there was one."""
         busy = False
         for target in targets:
+            if not self._may_scan(target):
+                continue
             page = self._scans.next_page(target, limit)
             if page is None:
                 continue
@@ -229,6 +232,17 @@ class Claimer:
             if page.ended:
                 self._session.registry.end_scan(target)
         return busy
+
+    def _may_scan(self, target: Target) -> bool:
+        """Whether a scan that is to spend no more than so much may go on: only once it is known what it has spent."""
+        if not target.is_limited:
+            return True
+        if self._in_flight.holds(target):
+            return False
+        self._run.usage.flush(self._session.connection)
+        began = self._limited_since.setdefault((target.collection_id, target.model), time.monotonic())
+        share = 1.0 if target.scan_share is None else target.scan_share
+        return self._run.usage.seconds(target) <= share * (time.monotonic() - began)
 
     def _rest(self, last_work: float) -> None:
         """Wait for room in the pipeline; stay awake for a moment, or while it works; then sleep until woken."""

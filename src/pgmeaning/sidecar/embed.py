@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import structlog
 
 from pgmeaning.errors import EndpointDown, describe
@@ -19,6 +20,7 @@ from pgmeaning.sidecar.bounded_queue import BoundedQueue
 from pgmeaning.sidecar.pace import Paces
 from pgmeaning.sidecar.row_vectors import RowVectors
 from pgmeaning.sidecar.run import Run
+from pgmeaning.sidecar.usage import Used
 from pgmeaning.sidecar.work import Output, Work, embedded, without_vectors
 from pgmeaning.types import Document
 
@@ -82,7 +84,8 @@ class EmbedStep:
         others = [row for row in work.rows if not row.vector_count]
         if others:
             self._outputs.put(without_vectors(work.target, others))
-        vectors = RowVectors([row for row in work.rows if row.vector_count], work.target.dimensions)
+        self._hand_on_given(work)
+        vectors = RowVectors([row for row in work.rows if row.documents], work.target.dimensions)
         for batch, ahead in self._batches(work, vectors):
             self._let_urgent_go_first(work)
             if self._run.stopping.is_set():
@@ -92,6 +95,13 @@ class EmbedStep:
             if self._embedders.is_suspended(work.target.model) or not self._embed_batch(work, vectors, batch):
                 self._outputs.put(without_vectors(work.target, handed_back=vectors.waiting))
                 return
+
+    def _hand_on_given(self, work: Work) -> None:
+        """Rows whose vectors another generation has need no model."""
+        given = [row for row in work.rows if row.given is not None]
+        if given:
+            self._outputs.put(embedded(work.target, given, np.concatenate([row.given for row in given]), ()))
+            self._run.usage.add(work.target, Used(reused=len(given)))
 
     def _let_urgent_go_first(self, work: Work) -> None:
         """Between two batches: a fresh row does not wait for the rest of a bulk."""
@@ -167,6 +177,9 @@ class EmbedStep:
         now = time.monotonic()
         seconds, self._finished_at = now - max(batch.started, self._finished_at), now
         self._paces[target.model, target.has_media].record(len(batch.places) * vectors.rows_each, seconds)
+        lengths, most = batch.work.lengths, getattr(batch.work.embedder, "max_tokens", None)
+        cut = sum(1 for place in batch.places if most is not None and lengths[place] >= most)
+        self._run.usage.add(target, Used(len(batch.places), batch.tokens, seconds, cut))
         done = vectors.take(batch.places, found)
         if done.rows or done.errors:
             self._outputs.put(

@@ -49,6 +49,11 @@ class InFlight:
         with self._lock:
             return list(self._claims.values())
 
+    def holds(self, target: Target) -> bool:
+        """Whether rows of a target are held."""
+        with self._lock:
+            return any(place[:2] == (target.collection_id, target.model) for place in self._claims)
+
     def lost(self, claims: Iterable[Claim]) -> list[Claim]:
         """The claims among these that are not held: they were lost with a connection."""
         with self._lock:

@@ -118,6 +118,7 @@ class Maintenance:
             if changed is not None:
                 return self._outdated(changed)
             self._heartbeat(connection)
+            self._run.usage.flush(connection)
             self._extend(queue)
             self._end_lost(connection)
             self._indexer.give_way(connection)
@@ -126,7 +127,7 @@ class Maintenance:
             self._fail_crashed(queue)
             pause = min(self._settings.maintenance, self._settings.lease / 4)
             if self._run.stopping.wait(FIRST_PAUSE if self._sources.hurries else pause):
-                return None
+                return self._run.usage.flush(connection)
 
     def schema_problem(self, connection: Connection) -> str | None:
         """Why the schema is not the one that this package makes, in one line, or None."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
 import psycopg
 import structlog
 
@@ -13,13 +15,14 @@ from pgmeaning.database.connection import Connection, is_passing
 from pgmeaning.documents.chunking import Cutter, Cutters, with_known
 from pgmeaning.documents.template import document, several
 from pgmeaning.models.base import Embedder
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.sidecar.broken import check_visible
 from pgmeaning.sidecar.in_flight import InFlight
 from pgmeaning.sidecar.run import Run
 from pgmeaning.sidecar.session import Session
 from pgmeaning.sidecar.source import Source, SourceRow
 from pgmeaning.sidecar.work import Claimed, Work
-from pgmeaning.types import Claim, Row, Target
+from pgmeaning.types import Claim, Document, Row, Target
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -56,11 +59,15 @@ class Reader:
         """(claims, their rows): all at once, or in portions if texts are cut into chunks."""
         target, embedder = claimed.target, claimed.embedder
         if target.chunking is None:
-            yield claimed.claims, self._read(target, claimed.claims, characters_for(embedder))
+            yield claimed.claims, self._given(target, self._read(target, claimed.claims, characters_for(embedder)))
             return
         cutter = self._cutters.cutter(target.model, target.chunking, embedder)
         for claims in together(claimed.claims, self._sizes(target, claimed.claims), BYTES_TOGETHER):
-            yield claims, self._cut(target, self._read(target, claims, self._settings.document_characters + 1), cutter)
+            rows = self._read(target, claims, self._settings.document_characters + 1)
+            yield claims, self._given(target, self._cut(target, rows, cutter))
+
+    def _given(self, target: Target, rows: list[Row]) -> list[Row]:
+        return with_given(self._session.connection, target, rows) if "sibling" in target.parts else rows
 
     def _sizes(self, target: Target, claims: Sequence[Claim]) -> list[int]:
         """The bytes of each row; if one cannot be measured, each is read alone."""
@@ -174,3 +181,39 @@ def known_chunks(
     for place, number, content in connection.execute(statement, {"keys": keys}).fetchall():
         found.setdefault(places[place - 1], {}).setdefault(content, []).append(number)
     return found
+
+
+def with_given(connection: Connection, target: Target, rows: list[Row]) -> list[Row]:
+    """The rows, those with their vectors of which another generation of the collection has them all."""
+    wanted = [(place, *each) for place, row in enumerate(rows) for each in _wanted(target, row)]
+    if not wanted:
+        return rows
+    arguments = {
+        "keys": [rows[place].claim.key for place, *_ in wanted], "hashes": [hash for _, hash, _ in wanted],
+        "whole": [whole for *_, whole in wanted], "dimensions": target.dimensions,
+    }  # fmt: skip
+    with connection.cursor(binary=True) as cursor:
+        found = cursor.execute(sql.composed("rows/sibling_vectors", target.parts), arguments).fetchall()
+    vectors: dict[int, list[bytes]] = {}
+    for number, sent in found:
+        vectors.setdefault(wanted[number - 1][0], []).append(sent)
+    return [
+        replace(row, given=_numbers(vectors[place]), document=Document())
+        if len(vectors.get(place, ())) == row.vector_count > 0
+        else row
+        for place, row in enumerate(rows)
+    ]
+
+
+def _wanted(target: Target, row: Row) -> list[tuple[bytes, bool]]:
+    """(hash, whether it is of the whole row) of each vector that must be made for a row."""
+    if not row.vector_count or row.content_hash is None:
+        return []
+    if not row.chunks:
+        return [(row.content_hash, True)] if target.parts["alike"] == "true" else []
+    return [] if target.has_media else [(chunk.content_hash, False) for _, chunk in row.new_chunks]
+
+
+def _numbers(sent: Sequence[bytes]) -> Vectors:
+    """float32 [n, d], of vectors in pgvector's binary format: the number of dimensions, a zero, the elements."""
+    return np.stack([np.frombuffer(each, ">f4", offset=4).astype(np.float32) for each in sent])

@@ -12,6 +12,7 @@ from pgmeaning.database.connection import Connection, connect, current_role
 from pgmeaning.models.pipeline import Budget, budget_of
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.queue import Queue
+from pgmeaning.sidecar.usage import Usage
 from pgmeaning.sidecar.watch import Watch
 from pgmeaning.types import Claim, Target
 
@@ -33,6 +34,7 @@ class Run:
     id: UUID = field(default_factory=uuid4)
     stopping: threading.Event = field(default_factory=threading.Event)
     watch: Watch = field(default_factory=Watch)
+    usage: Usage = field(default_factory=Usage)
 
     def budget(self, embedder: object) -> Budget:
         """What one call of a model holds: what the settings say, else what fits its device."""

@@ -65,6 +65,7 @@ def _scan_page(
         if taken is None:
             return None
         cursor: str | None = taken[0]
+        rows = rows if taken[1] is None else max(1, min(rows, taken[1]))
         keys, hashes = source.page(target, cursor, rows, hashed=not arguments["unseen"])
         parts = {**target.parts, "vector_in_page": _in_page(target, cursor, keys)}
         arguments = {**arguments, "cursor": cursor, "keys": keys, "hashes": hashes}

@@ -36,6 +36,10 @@ class Vanished(Exception):
         self.row = row
 
 
+class ModelChanged(Exception):
+    """A target's vectors are of another model than the registry has by now."""
+
+
 class Writer:
     """One of the threads that write. It keeps what it took from the queue until that is written or given up."""
 
@@ -71,6 +75,10 @@ class Writer:
             self._end(connection, queue, outputs)
         except psycopg.errors.LockNotAvailable:
             # Another transaction locks the vectors or the queue rows: others go on.
+            self._in_flight.postpone(outputs[0].target)
+            self._hand_back(queue, [claim for output in outputs for claim in output.claims])
+        except ModelChanged:
+            log.error("the model was changed: nothing is written", collection=outputs[0].target.collection)
             self._in_flight.postpone(outputs[0].target)
             self._hand_back(queue, [claim for output in outputs for claim in output.claims])
         except Exception as error:
@@ -169,12 +177,19 @@ def _write(connection: Connection, queue: Queue, target: Target, rows: Sequence[
                 _keep_chunks(connection, target, row)
         new = [row for row in standing if row.vector_count]
         if new:
+            _check_fingerprint(connection, target)
             if len(standing) < len(rows):
                 vectors = vectors[[index for place in places for index in range(starts[place], starts[place + 1])]]
             payload = copy_payload(target, new, vectors)
             with connection.cursor().copy(sql.composed("rows/copy_vectors", target.parts, parameters=False)) as copy:
                 copy.write(payload)
     return len(standing)
+
+
+def _check_fingerprint(connection: Connection, target: Target) -> None:
+    arguments = {"collection_id": target.collection_id, "model": target.model, "fingerprint": target.fingerprint}
+    if connection.execute(sql.query("rows/check_fingerprint"), arguments, prepare=True).fetchone() != (True,):
+        raise ModelChanged(target.model)
 
 
 def _starts(rows: Sequence[Row]) -> list[int]:

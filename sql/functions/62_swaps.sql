@@ -1,0 +1,82 @@
+-- How far swaps have come, and what is to be done next.
+
+-- What a swap waits for and what to do: 'broken', 'paused', 'waiting' for a sidecar, 'held' by its pace, 'filling',
+-- 'closed' by a gate, 'ready'.
+CREATE OR REPLACE FUNCTION pgmeaning._swap_state(s pgmeaning.swap, OUT state text, OUT problem text, OUT next text)
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    st    record;
+    t     pgmeaning.target;
+    shut  record;
+BEGIN
+    SELECT k.* INTO st FROM pgmeaning.status AS k JOIN pgmeaning.collection AS c ON c.name = k.collection
+    WHERE c.id = s.new_id;
+    SELECT k.* INTO t FROM pgmeaning.target AS k WHERE k.collection_id = s.new_id;
+    SELECT g.* INTO shut FROM pgmeaning._swap_gates(s.id, s.new_id) AS g
+    WHERE NOT g.passes ORDER BY g.judgement LIMIT 1;
+    problem := coalesce(st.problem, (SELECT format('%s: %s', t.model, k.problems ->> t.model)
+                                     FROM pgmeaning.sidecars AS k WHERE k.alive AND k.problems ? t.model LIMIT 1));
+    IF s.state = 'activated' THEN
+        state := s.state;
+        next := pgmeaning._next_step('finish', s.collection) || '; to go back: '
+                || pgmeaning._next_step('rollback', s.collection);
+    ELSIF st.state IN ('broken', 'orphaned') THEN
+        state := 'broken';
+        next := 'mend what problem says, or: ' || pgmeaning._next_step('cancel', s.collection);
+    ELSIF st.state = 'paused' THEN
+        state := 'paused';
+        next := format('SELECT pgmeaning.resume(%L), or: pgmeaning resume %1$s', s.collection);
+    ELSIF (st.owed > 0 OR st.scanned < 1) AND NOT EXISTS (SELECT FROM pgmeaning.sidecars AS k WHERE k.alive) THEN
+        state := 'waiting';
+        problem := coalesce(problem, 'no sidecar runs');
+        next := 'pgmeaning sidecar';
+    ELSIF problem IS NOT NULL THEN
+        state := 'waiting';
+        next := 'mend what problem says: a sidecar goes on by itself';
+    ELSIF pgmeaning._is_held(t) THEN
+        state := 'held';
+        next := format('evaluate it: pgmeaning evaluate %1$s --queries FILE; to go on: '
+                       'SELECT pgmeaning.swap_adjust(%1$L), or: pgmeaning swap adjust %1$s', s.collection);
+    ELSIF t.scan_finished_at IS NULL THEN
+        state := 'filling';
+        next := format('wait, as with: CALL pgmeaning.wait_for(%L)',
+                       (SELECT c.name FROM pgmeaning.collection AS c WHERE c.id = s.new_id));
+    ELSIF shut.gate = 'failures' THEN
+        state := 'closed';
+        next := format('see pgmeaning failures, then: SELECT pgmeaning.retry(%L)', st.collection);
+    ELSIF shut.gate IS NOT NULL THEN
+        state := 'closed';
+        next := format('see gates; to give it up: %s', pgmeaning._next_step('cancel', s.collection));
+    ELSE
+        state := 'ready';
+        next := pgmeaning._next_step('activate', s.collection);
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE VIEW pgmeaning.swaps AS
+SELECT s.collection, s.id AS swap, coalesce(now.state, s.state) AS state, coalesce(s.ended_at IS NULL, false) AS open,
+       o.name AS old, n.name AS new, o.model AS old_model, coalesce(n.model, s.changes ->> 'model') AS new_model,
+       s.changes, st.source_rows AS rows, st.scanned AS filled, st.vectors, st.owed, st.failed,
+       u.reused, u.documents, u.tokens, u.tokens / 1e6 * s.price AS cost, u.cut,
+       t.scanned / nullif(date_part('epoch', coalesce(t.scan_finished_at, clock_timestamp()) - s.started_at), 0)
+           AS rows_per_second,
+       CASE WHEN t.scan_finished_at IS NULL AND t.scanned > 0
+            THEN (clock_timestamp() - s.started_at) * (greatest(st.source_rows - t.scanned, 0) / t.scanned::float8) END
+           AS time_left,
+       old_st.owed AS old_owed, old_st.failed AS old_failed,
+       (SELECT jsonb_agg(jsonb_build_object('gate', g.gate, 'passes', g.passes, 'finding', g.finding))
+        FROM pgmeaning._swap_gates(s.id, CASE s.state WHEN 'filling' THEN s.new_id ELSE s.old_id END) AS g
+        WHERE s.state IN ('filling', 'activated')) AS gates,
+       now.problem, s.overruled, now.next, s.started_at, s.started_by, s.activated_at, s.ended_at
+FROM pgmeaning.swap AS s
+LEFT JOIN pgmeaning.collection AS o ON o.id = s.old_id
+LEFT JOIN pgmeaning.collection AS n ON n.id = s.new_id
+LEFT JOIN pgmeaning.target AS t ON t.collection_id = n.id
+LEFT JOIN pgmeaning.usage AS u ON u.collection_id = n.id
+LEFT JOIN pgmeaning.status AS st ON st.collection = n.name
+LEFT JOIN pgmeaning.status AS old_st ON old_st.collection = o.name
+LEFT JOIN LATERAL (SELECT (pgmeaning._swap_state(s)).*) AS now ON s.state IN ('filling', 'activated');
+COMMENT ON VIEW pgmeaning.swaps
+    IS 'Every swap: both generations, how far the new one is, what must hold before it serves, and the next command.';
