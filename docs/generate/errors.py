@@ -29,6 +29,8 @@ MEANINGS = {
     "PM018": "Objects of yours depend on the vectors.",
     "PM020": "Replication writes to the table where no trigger sees it, so there is no telling what is owed.",
     "PM021": "The role has too many questions to sidecars open.",
+    "PM022": "A swap is under way, or none is, or it is not at that point.",
+    "PM023": "A generation cannot serve: it lacks vectors, or a gate is closed.",
 }
 
 HEAD = """# Errors
