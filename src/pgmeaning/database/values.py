@@ -19,7 +19,7 @@ from pgmeaning.database import sql_files as sql
 from pgmeaning.errors import ArgumentError, CollectionError, DatabaseError, ModelNotFound, PgmeaningError, TimedOut
 
 # SQLSTATEs of class PM that have an exception of their own; all others raise DatabaseError.
-COLLECTION_STATES = ("PM001", "PM002", "PM003", "PM004", "PM010", "PM016")
+COLLECTION_STATES = ("PM001", "PM002", "PM003", "PM004", "PM010", "PM016", "PM022", "PM023")
 REGISTER = {
     "vector": register_vector_info,
     "bit": register_bit_info,
