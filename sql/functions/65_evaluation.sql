@@ -97,10 +97,12 @@ COMMENT ON VIEW pgmeaning.evaluations
 
 -- ---------------------------------------------------------------- Measuring
 
--- Judged keys as searches return them, whether the caller sees such a row, and whether it has a vector.
+-- Judged keys as searches return them, whether the caller sees such a row, and whether it has a vector. The row's own
+-- key, where there is one: 1.1 may be written 1.10 there.
 CREATE OR REPLACE FUNCTION pgmeaning._judged_keys(collection text, keys jsonb[])
 RETURNS TABLE (place bigint, key text, is_there bool, has_vector bool)
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET bytea_output = 'hex' SET extra_float_digits = '1'
 AS $$
 DECLARE
     c       pgmeaning.collection := pgmeaning._collection(collection);
@@ -109,13 +111,14 @@ DECLARE
                              ORDER BY u.i);
 BEGIN
     PERFORM pgmeaning._check_search(c, t, 1, NULL);
-    RETURN QUERY EXECUTE format('SELECT u.place, u.key::text, EXISTS (SELECT FROM %s AS s WHERE %s), '
+    RETURN QUERY EXECUTE format('SELECT u.place, coalesce(own.key, u.key)::text, own.key IS NOT NULL, '
         'EXISTS (SELECT FROM %s AS v WHERE %s) '
-        'FROM unnest($1) WITH ORDINALITY AS u (key, place) CROSS JOIN LATERAL jsonb_to_record(u.key) AS k (%s)',
-        pgmeaning._relation_name(c.source), pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types),
+        'FROM unnest($1) WITH ORDINALITY AS u (key, place) CROSS JOIN LATERAL jsonb_to_record(u.key) AS k (%s) '
+        'LEFT JOIN LATERAL (SELECT %s AS key FROM %s AS s WHERE %s LIMIT 1) AS own ON true',
         pgmeaning._relation_name(t.vectors),
         pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
-        pgmeaning._key_record(c.key_columns, c.key_types))
+        pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._key_json('s', c.key_columns, c),
+        pgmeaning._relation_name(c.source), pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types))
     USING wanted;
 END
 $$;
