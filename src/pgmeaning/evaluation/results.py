@@ -188,13 +188,18 @@ class Evaluation:
     settings: Mapping[str, Any] = field(default_factory=dict)
     recorded: int = 0
 
+    @property
+    def names(self) -> list[str]:
+        """The collections, in order."""
+        return list(dict.fromkeys(one.way.collection for one in self.measured))
+
     def as_document(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 
     def falls_below(self, goals: Mapping[str, float]) -> list[str]:
         """What the last collection's ways do not reach; raises ArgumentError for what was not measured."""
-        last = [one for one in self.measured if one.way.collection == self.measured[-1].way.collection]
+        last = [one for one in self.measured if one.way.collection == self.names[-1]]
         known = list(last[0].measures)
         for name in goals:
             if name not in known:
