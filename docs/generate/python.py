@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pgmeaning
+from pgmeaning.evaluation import Evaluation, read_queries
+from pgmeaning.evaluation.report import html
 from pgmeaning.models.base import LoadedEmbedder, LoadedReranker
 
 WIDTH = 100
@@ -27,6 +29,9 @@ def page() -> str:
         _class("pgmeaning.Hit", pgmeaning.Hit),
         _function("pgmeaning.rerank", pgmeaning.rerank),
         _class("pgmeaning.Ranked", pgmeaning.Ranked),
+        _function("pgmeaning.evaluation.read_queries", read_queries),
+        _class("pgmeaning.evaluation.Evaluation", Evaluation, "evaluation"),
+        _function("pgmeaning.evaluation.report.html", html),
         _function("pgmeaning.load_embedder", pgmeaning.load_embedder),
         _class("The embedder", LoadedEmbedder, "embedder"),
         _function("pgmeaning.load_reranker", pgmeaning.load_reranker),

@@ -1,7 +1,7 @@
 -- Takes everything of pgmeaning out of the database, the vectors too. Source tables are untouched.
 DROP SCHEMA pgmeaning_data CASCADE;
 DROP VIEW IF EXISTS pgmeaning.status, pgmeaning.failures, pgmeaning.sidecars, pgmeaning.models, pgmeaning.releases,
-    pgmeaning.index_report, pgmeaning.swaps, pgmeaning._unfolded CASCADE;
+    pgmeaning.index_report, pgmeaning.evaluations, pgmeaning.swaps, pgmeaning._unfolded CASCADE;
 DO $$
 DECLARE
     item record;
@@ -15,10 +15,10 @@ BEGIN
     END LOOP;
 END
 $$;
-DROP TABLE pgmeaning.installation, pgmeaning.sidecar, pgmeaning.lock, pgmeaning.request, pgmeaning.query_cache,
-    pgmeaning.queue, pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.vector_index, pgmeaning.kept_vectors,
-    pgmeaning.usage, pgmeaning.swap,
-    pgmeaning.target, pgmeaning.collection, pgmeaning.release, pgmeaning.model;
+DROP TABLE pgmeaning.evaluation, pgmeaning.installation, pgmeaning.sidecar, pgmeaning.lock, pgmeaning.request,
+    pgmeaning.query_cache, pgmeaning.queue, pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.vector_index,
+    pgmeaning.kept_vectors, pgmeaning.usage, pgmeaning.swap, pgmeaning.target, pgmeaning.collection, pgmeaning.release,
+    pgmeaning.model;
 DROP MATERIALIZED VIEW pgmeaning.loopback;
 DROP SEQUENCE pgmeaning.generation, pgmeaning.awake, pgmeaning.asleep;
 DROP TYPE pgmeaning.search_hit, pgmeaning.ranked_hit, pgmeaning.search_options, pgmeaning.search_cursor,

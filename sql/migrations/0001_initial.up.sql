@@ -275,6 +275,25 @@ CREATE TABLE pgmeaning.sidecar (
     heartbeat_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- What was measured of searches, a row for each measure; see record_evaluation(). By name and without a reference: a
+-- record outlives the generations that it compares.
+CREATE TABLE pgmeaning.evaluation (
+    id                    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    collection            text NOT NULL,  -- without a generation's number
+    generation_name       text NOT NULL,
+    other_generation_name text,           -- which it is compared with; null: with none
+    queries               int NOT NULL,
+    measure               text NOT NULL,
+    value                 float8 NOT NULL,
+    other_value           float8,
+    difference_low        float8,         -- of value - other_value, with difference_high the 95 % interval
+    difference_high       float8,
+    definition            jsonb NOT NULL, -- how it was measured, and the marks of both generations
+    evaluated_at          timestamptz NOT NULL DEFAULT now(),
+    evaluated_by          name NOT NULL DEFAULT current_user
+);
+CREATE INDEX evaluation_generation ON pgmeaning.evaluation (generation_name, evaluated_at);
+
 -- What is installed: one row. The tables' version is Alembic's; a hash of the migrations that made them tells a schema
 -- of a version that was never released, whose number may be the same.
 CREATE TABLE pgmeaning.installation (

@@ -89,7 +89,7 @@ SELECT * FROM pgmeaning.swaps WHERE %(collection)s::text IS NULL OR collection =
 SELECT h.*, 1 AS query_index
 FROM pgmeaning.search(%(collection)s::text, %(query)s::text, k => %(k)s, filter => %(filter)s,
     filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s,
-    rerank => %(rerank)s, reranker => %(reranker)s, timeout => %(timeout)s,
+    rerank => %(rerank)s, reranker => %(reranker)s, timeout => %(timeout)s, weights => %(weights)s::float8[],
     after => (%(after_distance)s, %(after_key)s)) WITH ORDINALITY AS h
 
 -- name: search_many

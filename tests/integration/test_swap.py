@@ -342,6 +342,40 @@ def test_short_recall_keeps_a_generation_from_serving(docs: None, db: Connection
     db.execute("SELECT pgmeaning.swap_activate('docs', overrule => 'measured by hand')")
 
 
+def record(db: Connection, value: float, low: float, high: float) -> None:
+    db.execute(
+        "SELECT pgmeaning.record_evaluation('docs@2', 'docs', 20, 'nDCG@10', %s, 0.8, %s, %s)", (value, low, high)
+    )
+
+
+def test_a_worse_generation_serves_only_for_a_reason_that_is_recorded(docs: None, db: Connection, drain: Drain) -> None:
+    start(db)
+    drain()
+    record(db, 0.6, -0.3, -0.1)
+    error = refused(db, "SELECT pgmeaning.swap_activate('docs')", "PM023")
+    assert "nDCG@10 0.6000, not 0.8000" in str(error.diag.message_detail)
+    db.execute("SELECT pgmeaning.swap_activate('docs', overrule => 'the licence of the old one ended')")
+    assert [(each["gate"], each["reason"]) for each in swap(db)["overruled"]] == [
+        ("quality", "the licence of the old one ended")
+    ]
+
+
+def test_a_difference_that_may_be_chance_closes_no_gate(docs: None, db: Connection, drain: Drain) -> None:
+    start(db)
+    drain()
+    record(db, 0.6, -0.3, -0.1)
+    record(db, 0.79, -0.03, 0.01)  # the last one counts
+    activate(db)
+
+
+def test_an_evaluation_can_be_required(docs: None, db: Connection, drain: Drain) -> None:
+    start(db, "model => 'synthetic-4096', require_evaluation => true")
+    drain()
+    refused(db, "SELECT pgmeaning.swap_activate('docs')", "PM023")
+    record(db, 0.9, 0.05, 0.15)
+    activate(db)
+
+
 def test_a_model_that_was_changed_behind_our_back_writes_nothing(docs: None, db: Connection, drain: Drain) -> None:
     start(db, "model => 'synthetic-4096', until => 0.5")
     drain()

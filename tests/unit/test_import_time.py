@@ -47,7 +47,8 @@ def test_importing_the_package_does_not_load_the_command_lines_libraries() -> No
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("attach",), ("demo",), ("server",), ("server", "start"), ("sidecar",), ("search",)]
+    "arguments",
+    [(), ("attach",), ("demo",), ("evaluate",), ("server",), ("server", "start"), ("sidecar",), ("search",)],
 )
 def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert loaded_after(HELP.format(arguments=list(arguments))) == set()

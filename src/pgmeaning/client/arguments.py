@@ -58,6 +58,17 @@ def texts_or_none(name: str, values: Iterable[str] | None) -> list[str] | None:
     return None if values is None else texts(name, values)
 
 
+def pair_or_none(name: str, values: Sequence[float] | None) -> list[float] | None:
+    """Two numbers, such as weights; None says nothing."""
+    if values is None:
+        return None
+    try:
+        first, second = values
+        return [float(first), float(second)]
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{name} is {values!r}", hint="give two numbers") from None
+
+
 def filtered(filter: Filter, params: Sequence[object] | None) -> dict[str, Any]:
     """The arguments for a filter, with its parameters as text in PostgreSQL's output format."""
     if not isinstance(filter, str | Mapping | None):

@@ -51,10 +51,15 @@ class Asking:
 
     def judged(self, arguments: Mapping[str, Any], found: Sequence[Hit]) -> list[Hit]:
         """Hits in the order of a sidecar's reranker, which is asked without a loopback."""
+        timeout = arguments["timeout"].total_seconds()
+        scores = self.scores(arguments["query"], found, arguments["reranker"], timeout)
+        judged = [replace(hit, score=score) for hit, score in zip(found, scores, strict=True)]
+        return sorted(judged, key=lambda hit: -hit.score)
+
+    def scores(self, query: str, found: Sequence[Hit], reranker: str | None, timeout: float) -> list[float]:
+        """What a sidecar's reranker gives each of the hits; None: the database's default."""
         documents = [(hit.text or "")[:100_000] for hit in found]
         if not documents:
             return []
-        wanted = {"query": arguments["query"], "reranker": arguments["reranker"], "documents": documents}
-        [reply] = self._ask("ask_scores", arguments["timeout"].total_seconds(), wanted)
-        judged = [replace(hit, score=float(s)) for hit, s in zip(found, reply[1:-1].split(","), strict=True)]
-        return sorted(judged, key=lambda hit: -hit.score)
+        [reply] = self._ask("ask_scores", timeout, {"query": query, "reranker": reranker, "documents": documents})
+        return [float(score) for score in reply[1:-1].split(",")]

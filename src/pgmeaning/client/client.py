@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from pgmeaning.client.arguments import (
     cursor,
     filtered,
     jsonb,
+    pair_or_none,
     texts,
     texts_or_none,
     whole,
@@ -30,6 +32,7 @@ from pgmeaning.client.arguments import (
 )
 from pgmeaning.client.arguments import vector as vector_of
 from pgmeaning.client.asking import Asking
+from pgmeaning.client.evaluating import AnyQueries, Searching, given_queries, options_of, recorded
 from pgmeaning.client.query_vectors import check_modalities, embed_here, query_document
 from pgmeaning.client.rerank import loaded_reranker, rerank
 from pgmeaning.client.rows import document_of, without
@@ -40,6 +43,9 @@ from pgmeaning.database import targets
 from pgmeaning.database.dsn import checked
 from pgmeaning.database.values import register_times, register_vectors, translated_errors
 from pgmeaning.errors import DatabaseError, InputError, ModelNotFound, SchemaOutdated
+from pgmeaning.evaluation import Evaluation
+from pgmeaning.evaluation.answers import Progress
+from pgmeaning.evaluation.run import evaluate
 from pgmeaning.models.base import Reranker
 from pgmeaning.models.registry import fingerprint
 from pgmeaning.types import Document, Hit, Model
@@ -275,6 +281,7 @@ class Client(Swaps):
         rerank: int | None = None, reranker: str | Reranker | None = None, filter: Filter = None,
         filter_params: Sequence[object] | None = None, mode: str | None = None, candidates: int | None = None,
         grouped: bool = True, timeout: float = 10, after: After = None, columns: Sequence[str] | None = None,
+        weights: Sequence[float] | None = None,
     ) -> list[Hit]:  # fmt: skip
         """The k rows nearest in meaning to a text, the best first; or to an image or video, with or without a text.
 
@@ -285,7 +292,7 @@ class Client(Swaps):
         is loaded (load_reranker) judges in this process, images too; so does any for a query with an image or video.
         `columns` are those of `row`; None: all. `filter` is an SQL condition on the
         source's columns, with $1, $2, ... for `filter_params`; or a mapping of columns to the values that they must
-        equal. `mode` "hybrid" searches for the words too.
+        equal. `mode` "hybrid" searches for the words too; `weights` are the vectors' and the words', 1 and 1.
 
         A document that was cut into chunks is found once, by its best chunk; with `grouped=False`, every chunk counts.
 
@@ -301,7 +308,7 @@ class Client(Swaps):
             "collection": collection, "query": query, "k": k, **filtered(filter, filter_params),
             "mode": mode, "candidates": whole_or_none("candidates", candidates), "grouped": grouped,
             "timeout": timedelta(seconds=timeout), "rerank": None, "reranker": None, **cursor(after),
-            "columns": texts_or_none("columns", columns),
+            "columns": texts_or_none("columns", columns), "weights": pair_or_none("weights", weights),
         }  # fmt: skip
         if has_media:
             arguments["vector"] = Vector(self._vector(collection, wanted))
@@ -370,6 +377,40 @@ class Client(Swaps):
             "columns": texts_or_none("columns", columns),
         }  # fmt: skip
         return self._hits("similar", arguments)
+
+    def evaluate(
+        self, collection: str, queries: AnyQueries, *, qrels: str | Path | None = None,
+        generations: Sequence[str] = (), ways: Sequence[str] = ("vectors",), recall: Sequence[int] = (10,),
+        rerank: int = 50, reranker: str | None = None,
+        weights: Sequence[float] | None = None, candidates: int | None = None, filter: Filter = None,
+        tune: bool = False, changed: int = 10, seed: int = 0, record: bool | None = None, local: bool = False,
+        timeout: float = 60, progress: Progress | None = None,
+    ) -> Evaluation:  # fmt: skip
+        """How good the results of searches are: nDCG@10, recall and MRR with 95 % intervals, and milliseconds.
+
+        `queries` is a file (JSON lines, CSV, topics with `qrels`), a BEIR folder, or mappings such as {"query": "...",
+        "relevant": [keys]}. `ways` are of vectors, words, hybrid, reranked and hybrid-reranked; `generations` are
+        further collections of the same table. Each is compared with the first, query by query; so are lists of queries
+        that nobody judged. `tune` chooses weights, candidates and rerank depth on half of the queries.
+
+        `record` keeps what was found in pgmeaning.evaluations; None: if there are several generations. With `local`
+        this process loads the models, else a sidecar has them. `timeout` is in seconds, for each question to it.
+        Raises ArgumentError for queries that make no sense, CollectionError, TimedOut.
+        """
+        options = options_of(
+            ways=ways, recall=recall, rerank=rerank, weights=weights, candidates=candidates, changed=changed, tune=tune,
+            seed=seed,
+        )  # fmt: skip
+        searching = Searching(
+            self._statements, self._asking, filter=filter, reranker=reranker, local=local, timeout=timeout
+        )
+        collections = [collection, *texts("generations", generations)]
+        found = evaluate(searching, collections, given_queries(queries, qrels), options, progress)
+        return recorded(self._statements, found, record=record)
+
+    def evaluations(self, collection: str | None = None) -> list[dict[str, Any]]:
+        """The rows of pgmeaning.evaluations, the newest first, of all collections or of one."""
+        return self._statements.dicts("evaluation/evaluations", {"collection": collection})
 
     def _vector(self, collection: str, query: Document) -> NDArray[np.float32]:
         """The vector of a query with media, made with the collection's model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +42,12 @@ def embed_here(
     whole = dimensions is None or dimensions == vectors.shape[1]
     vector: NDArray[np.float32] = (vectors if whole else prefix(vectors, dimensions or 0))[0]
     return vector
+
+
+def embed_texts_here(model: Model, queries: Sequence[str]) -> NDArray[np.float32]:
+    """The vectors of queries, float32 [n, d], in the model's own length. The model is kept for the process."""
+    with _shared(model).use() as embedder:
+        return embedder.embed_queries([Document(text) for text in queries])
 
 
 def check_modalities(model: Model, document: Document) -> None:
