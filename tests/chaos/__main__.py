@@ -25,7 +25,7 @@ from pgmeaning.database import migrate
 from pgmeaning.embedded_server.server import EmbeddedServer, any_free_port
 from tests.chaos import invariants
 from tests.chaos.faults import Faults, Sidecars
-from tests.chaos.workload import TABLES, Findings, Searcher, Worker, Writer
+from tests.chaos.workload import TABLES, Findings, Searcher, Swapper, Worker, Writer
 
 WRITERS, SEARCHERS, SIDECARS = 4, 2, 3
 
@@ -49,7 +49,7 @@ def chaos(seconds: float, seed: int, pause: float = 1.0) -> Findings:
                 thread.join(60)
             findings.wrong += [f"{thread.name} does not end" for thread in workers if thread.is_alive()]
             sidecars.stop()
-        findings.wrong += invariants.catch_up(dsn) + invariants.broken(dsn)
+        findings.wrong += invariants.catch_up(dsn) + invariants.broken(dsn) + invariants.swapped(dsn)
     return findings
 
 
@@ -83,7 +83,7 @@ def _mount(folder: Path) -> bool:
 def _workers(dsn: str, seed: int, findings: Findings, stopping: threading.Event) -> list[Worker]:
     writers = [Writer(f"writer {n}", dsn, seed * 100 + n, findings, stopping) for n in range(WRITERS)]
     searchers = [Searcher(f"searcher {n}", dsn, seed * 100 + 50 + n, findings, stopping) for n in range(SEARCHERS)]
-    return [*writers, *searchers]
+    return [*writers, *searchers, Swapper("swapper", dsn, seed * 100 + 90, findings, stopping)]
 
 
 def main() -> int:

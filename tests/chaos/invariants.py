@@ -6,10 +6,11 @@ import numpy as np
 import psycopg
 
 from pgmeaning import load_embedder
+from pgmeaning.models.vectors import prefix
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document
-from tests.chaos.workload import MODEL, Connection
+from tests.chaos.workload import Connection, served_by
 
 SOURCES = {"plain": ("plain", ["id"]), "parts": ("parts", ["id"]), "odd": ('"odd Names"', ['"the key"', "at"])}
 
@@ -19,6 +20,7 @@ def catch_up(dsn: str) -> list[str]:
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("SELECT pgmeaning.retry(collection) FROM pgmeaning.status")
         db.execute("DELETE FROM pgmeaning.sidecar")  # those that were killed
+        db.execute("SELECT pgmeaning.swap_adjust(collection) FROM pgmeaning.swap WHERE state = 'filling'")
     status = Sidecar(dsn, Settings(lease=2, maintenance=0.2)).run(drain=True)
     return [] if status == 0 else [f"the last drain ended with {status}"]
 
@@ -26,7 +28,7 @@ def catch_up(dsn: str) -> list[str]:
 def broken(dsn: str) -> list[str]:
     """What is not as it must be."""
     with psycopg.connect(dsn, autocommit=True) as db:
-        found = [problem for collection in SOURCES for problem in _vectors(db, collection)]
+        found = [problem for collection in _collections(db) for problem in _vectors(db, collection)]
         found += _chunks(db)
         for table in ("queue", "inbox", "bulk_inbox"):
             left = db.execute(f"SELECT count(*) FROM pgmeaning.{table}".encode()).fetchone()
@@ -44,9 +46,33 @@ def broken(dsn: str) -> list[str]:
     return found
 
 
+def _collections(db: Connection) -> list[str]:
+    """Their names, those of generations that do not serve, too."""
+    names = [name for (name,) in db.execute("SELECT name FROM pgmeaning.collection ORDER BY id").fetchall()]
+    return [name for name in names if name.split("@")[0] in SOURCES]
+
+
+def swapped(dsn: str) -> list[str]:
+    """Whatever a swap went through, it ends: the other generation can serve, and back, and forward again."""
+    with psycopg.connect(dsn, autocommit=True) as db:
+        row = db.execute(
+            "SELECT collection, state FROM pgmeaning.swap WHERE state IN ('filling', 'activated')"
+        ).fetchone()
+        if row is None:
+            return []
+        calls = ["swap_activate", "swap_rollback", "swap_activate", "swap_finish"]
+        for call in calls if row[1] == "filling" else ["swap_rollback", *calls]:
+            try:
+                db.execute(f"SELECT pgmeaning.{call}(%s)".encode(), (row[0],))
+            except psycopg.Error as error:
+                return [f"{call} after a {row[1]} swap: {error} {error.diag.message_detail}"]
+    return []
+
+
 def _vectors(db: Connection, collection: str) -> list[str]:
     """Each row with content has exactly the vector of its content, and nothing else is there."""
-    source, key = SOURCES[collection]
+    source, key = SOURCES[collection.split("@")[0]]
+    model, length = served_by(db, collection)
     columns = ", ".join(key)
     # The view may be dropped and not yet be back: read the table itself.
     vectors = db.execute("SELECT vectors::text FROM pgmeaning.target WHERE collection_id = "
@@ -60,7 +86,7 @@ def _vectors(db: Connection, collection: str) -> list[str]:
     problems += [f"{collection} {key}: a vector without a row" for key in found.keys() - wanted.keys()]
     both = sorted(wanted.keys() & found.keys(), key=str)
     if both:
-        right = load_embedder(MODEL).embed_documents([Document(text=wanted[key]) for key in both])
+        right = prefix(load_embedder(model).embed_documents([Document(text=wanted[key]) for key in both]), length)
         near = (right * np.stack([found[key] for key in both])).sum(axis=1)
         problems += [f"{collection} {key}: the vector of another text" for key, dot in zip(both, near, strict=True)
                      if dot < 0.9999]  # fmt: skip
