@@ -196,6 +196,7 @@ BEGIN
                CASE WHEN side.of_it THEN e.difference_high ELSE -e.difference_low END AS at_most
         FROM pgmeaning.swap AS s
         JOIN pgmeaning.evaluation AS e ON e.collection = s.collection AND e.definition ->> 'tag' IS NULL
+             AND e.other_value IS NOT NULL  -- how alike two lists are says nothing of which is better
         CROSS JOIN LATERAL (SELECT e.definition #>> '{generation,collection_id}' = $2::text AS of_it) AS side
         WHERE s.id = $1
           AND (e.definition #>> '{generation,collection_id}', e.definition #>> '{other_generation,collection_id}')

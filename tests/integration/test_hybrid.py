@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from pgmeaning.client.client import Client
+from pgmeaning.errors import ArgumentError
 from tests.installation import BY_THE_OWNER, ONE_ROLE
 from tests.integration.docs import cache
 from tests.integration.test_cli import output
@@ -217,6 +218,18 @@ def test_a_python_client_attaches_with_a_language_and_sees_the_ranks(db: Connect
         cache(db, "dog")
         ranks = {hit.row["id"]: hit.text_rank for hit in client.search("docs", "dog", mode="hybrid")}
         assert ranks == {1: None, 2: 1}
+
+
+def test_a_python_client_passes_the_weights_and_refuses_what_are_none(db: Connection, dsn: str, drain: Drain) -> None:
+    attach(db, drain)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        client = Client(connection)
+        first = [client.search("docs", "bicycle", mode="hybrid", weights=pair)[0] for pair in ((1, 0), [0, 1])]
+        assert first[0].key["id"] == 5
+        assert first[1].key["id"] in (3, 6)
+        for wrong in (5, (1,), ("a", "b")):
+            with pytest.raises(ArgumentError, match="weights is"):
+                client.search("docs", "bicycle", mode="hybrid", weights=wrong)  # type: ignore[arg-type]
 
 
 def test_several_queries_may_be_hybrid_at_once(db: Connection, drain: Drain) -> None:

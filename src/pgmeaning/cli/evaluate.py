@@ -35,7 +35,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--generation", metavar="NAME",
-            help="Compare COLLECTION with this one, of the same table, such as docs@2; may be repeated.",
+            help="Compare with this one of the same table; may be repeated; default: what a swap of COLLECTION fills.",
         ),
     ] = None,
     way: Annotated[
@@ -112,7 +112,7 @@ def evaluate(
     _check_folder(report)
     with connected(dsn) as client:
         found = client.evaluate(
-            collection, queries, qrels=qrels, generations=generation or [], ways=ways, recall=depths, rerank=rerank,
+            collection, queries, qrels=qrels, generations=generation or None, ways=ways, recall=depths, rerank=rerank,
             reranker=reranker, weights=_weights(weights), candidates=candidates, filter=filter, tune=tune,
             changed=changed, seed=seed, record=record, local=local, timeout=timeout, progress=_progress(),
         )  # fmt: skip

@@ -380,7 +380,7 @@ class Client(Swaps):
 
     def evaluate(
         self, collection: str, queries: AnyQueries, *, qrels: str | Path | None = None,
-        generations: Sequence[str] = (), ways: Sequence[str] = ("vectors",), recall: Sequence[int] = (10,),
+        generations: Sequence[str] | None = None, ways: Sequence[str] = ("vectors",), recall: Sequence[int] = (10,),
         rerank: int = 50, reranker: str | None = None,
         weights: Sequence[float] | None = None, candidates: int | None = None, filter: Filter = None,
         tune: bool = False, changed: int = 10, seed: int = 0, record: bool | None = None, local: bool = False,
@@ -390,8 +390,9 @@ class Client(Swaps):
 
         `queries` is a file (JSON lines, CSV, topics with `qrels`), a BEIR folder, or mappings such as {"query": "...",
         "relevant": [keys]}. `ways` are of vectors, words, hybrid, reranked and hybrid-reranked; `generations` are
-        further collections of the same table. Each is compared with the first, query by query; so are lists of queries
-        that nobody judged. `tune` chooses weights, candidates and rerank depth on half of the queries.
+        further collections of the same table; None: the one that a swap fills, if any. Each is compared with the
+        first, query by query; so are lists of queries that nobody judged. `tune` chooses weights, candidates and
+        rerank depth on half of the queries.
 
         `record` keeps what was found in pgmeaning.evaluations; None: if there are several generations. With `local`
         this process loads the models, else a sidecar has them. `timeout` is in seconds, for each question to it.
@@ -404,8 +405,8 @@ class Client(Swaps):
         searching = Searching(
             self._statements, self._asking, filter=filter, reranker=reranker, local=local, timeout=timeout
         )
-        collections = [collection, *texts("generations", generations)]
-        found = evaluate(searching, collections, given_queries(queries, qrels), options, progress)
+        others = searching.others(collection) if generations is None else texts("generations", generations)
+        found = evaluate(searching, [collection, *others], given_queries(queries, qrels), options, progress)
         return recorded(self._statements, found, record=record)
 
     def evaluations(self, collection: str | None = None) -> list[dict[str, Any]]:

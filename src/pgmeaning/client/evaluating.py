@@ -63,6 +63,11 @@ class Searching:
         self._local = local
         self._timeout = timeout
 
+    def others(self, collection: str) -> list[str]:
+        """The other generation of a collection that is being swapped, if it is."""
+        name = self._statements.value("evaluation/other_generation", {"collection": collection})
+        return [] if name is None else [name]
+
     def generations(self, collections: Sequence[str]) -> list[Generation]:
         """The collections, in order."""
         rows = self._statements.execute("evaluation/generations", {"collections": list(collections)}).fetchall()
