@@ -124,7 +124,7 @@ BEGIN
     -- Not its options, which callers may not read: see 90_access.sql.
     SELECT m.name, m.kind, m.backend, m.status, m.location, m.revision, m.dimensions, m.min_dimensions, m.max_tokens,
            m.template, m.pooling, m.normalize, m.query_prompt, m.document_prompt, m.modalities, NULL, m.reranker,
-           m.fingerprint, m.added_at, m.allowed
+           m.fingerprint, m.added_at, m.allowed, m.replacement
     INTO found_row FROM pgmeaning.model AS m
     WHERE m.kind = 'embedder' AND CASE WHEN wanted IS NULL THEN m.status = 'default' ELSE m.name = wanted END;
     IF NOT FOUND THEN
@@ -137,9 +137,7 @@ BEGIN
             HINT = 'pgmeaning.models lists them all; "pgmeaning model default NAME" sets the default.';
     END IF;
     IF found_row.status = 'retired' THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM006',
-            MESSAGE = format('model %L is retired and no longer served', found_row.name),
-            HINT = 'Move the collection to a model that is served: pgmeaning.models lists them.';
+        PERFORM pgmeaning._refuse_retired(found_row.name);
     END IF;
     RETURN found_row;
 END

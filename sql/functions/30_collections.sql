@@ -553,6 +553,7 @@ DECLARE
     kept     text := pgmeaning._check_vector_type(attach.vector_type);
     embedder pgmeaning.model;
     c        pgmeaning.collection;
+    length   int;
     patience text;
     spreads  text;
 BEGIN
@@ -567,15 +568,16 @@ BEGIN
     c.grant_to := pgmeaning._check_roles(attach.grant_to);
     c.always := coalesce(attach.always, false);
     embedder := pgmeaning._model_for_attach(attach.model, attach.dimensions, coalesce(allow_deprecated, false));
+    length := coalesce(attach.dimensions, pgmeaning._release_dimensions(embedder.name), embedder.dimensions);
 
     c := pgmeaning._check_attach(c, attach.columns, embedder);
     c := pgmeaning._describe_collection(c);
     PERFORM pgmeaning._check_types(c);
     patience := pgmeaning._bound_patience();
     spreads := pgmeaning._stay_on_node();
-    IF NOT pgmeaning._takes_up(c, coalesce(attach.dimensions, embedder.dimensions), kept) THEN
+    IF NOT pgmeaning._takes_up(c, length, kept) THEN
         PERFORM pgmeaning._check_name(c.name, c.view_schema), pgmeaning._grant_access(c),
-                pgmeaning._install_collection(c, coalesce(attach.dimensions, embedder.dimensions), kept);
+                pgmeaning._install_collection(c, length, kept);
     END IF;
     PERFORM set_config('lock_timeout', patience, true), set_config('citus.enable_ddl_propagation', spreads, true),
             pgmeaning._wake();

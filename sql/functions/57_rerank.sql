@@ -6,10 +6,12 @@ CREATE OR REPLACE FUNCTION pgmeaning._reranker(wanted text, asker name DEFAULT c
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    found_name text := (SELECT m.name FROM pgmeaning.model AS m WHERE m.kind = 'reranker' AND m.status <> 'retired'
+    found_name text := (SELECT m.name FROM pgmeaning.model AS m WHERE m.kind = 'reranker'
                         AND CASE WHEN wanted IS NULL THEN m.status = 'default' ELSE m.name = wanted END);
 BEGIN
-    IF found_name IS NULL THEN
+    IF (SELECT m.status FROM pgmeaning.model AS m WHERE m.name = found_name) = 'retired' THEN
+        PERFORM pgmeaning._refuse_retired(found_name);
+    ELSIF found_name IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'PM005',
             MESSAGE = CASE WHEN wanted IS NULL THEN 'this database has no default reranker'
                            ELSE format('there is no reranker %L', wanted) END,

@@ -121,8 +121,9 @@ SELECT c.name AS collection,
        work.oldest_owed,
        trouble.problem,
        built.state AS index, built.progress AS index_progress, c.chunking,
-       coalesce(c.warning, CASE WHEN trouble.unseen THEN pgmeaning._watch_problem(c) END,
-                CASE WHEN r.oid IS NOT NULL THEN pgmeaning._unseen_writes(c) END) AS warning,
+       nullif(concat_ws('; ', coalesce(c.warning, CASE WHEN trouble.unseen THEN pgmeaning._watch_problem(c) END,
+                                       CASE WHEN r.oid IS NOT NULL THEN pgmeaning._unseen_writes(c) END),
+                        pgmeaning._model_warning(c.name, t.model), refused.warning), '') AS warning,
        counts.estimated OR work.many OR t.scanning AND t.scan_finished_at IS NULL AS estimated
 FROM pgmeaning.collection AS c
 JOIN pgmeaning.target AS t ON t.collection_id = c.id
@@ -142,6 +143,10 @@ CROSS JOIN LATERAL (  -- where the catalog is as it was, maintenance has found w
 CROSS JOIN LATERAL (
     SELECT s.rows AS source_rows, v.rows AS vectors, coalesce(s.estimated OR v.estimated, false) AS estimated
     FROM pgmeaning._rows_of(c.source) AS s CROSS JOIN pgmeaning._rows_of(t.vectors) AS v) AS counts
+LEFT JOIN LATERAL (
+    SELECT 'a sidecar cannot run its model: ' || (s.problems ->> t.model) AS warning FROM pgmeaning.sidecar AS s
+    WHERE s.heartbeat_at > clock_timestamp() - interval '15 seconds' AND s.problems ? t.model LIMIT 1) AS refused
+    ON true
 CROSS JOIN LATERAL pgmeaning._index_state(t.vectors) AS built
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE q.failed_at IS NULL) AS owed, count(q.failed_at) AS failed,
@@ -208,7 +213,7 @@ SELECT m.name, m.kind, m.status, m.dimensions, m.min_dimensions, m.max_tokens, m
        m.revision, m.template, m.pooling, m.normalize, m.query_prompt, m.document_prompt,
        CASE WHEN has_table_privilege('pgmeaning.model', 'UPDATE') THEN pgmeaning._redacted(m.options) END AS options,
        m.fingerprint, (SELECT count(*) FROM pgmeaning.target AS t WHERE t.model = m.name) AS collections, m.reranker,
-       m.allowed
+       m.allowed, m.replacement
 FROM pgmeaning.model AS m;
 COMMENT ON VIEW pgmeaning.models
     IS 'The registry: everything that changes a model''s vectors, and how many collections have them. '
@@ -222,6 +227,10 @@ SELECT m.name, CASE WHEN has_column_privilege('pgmeaning.model', 'options', 'SEL
 FROM pgmeaning.model AS m;
 
 CREATE OR REPLACE VIEW pgmeaning.releases AS
-SELECT r.name, r.embedder, r.reranker, r.dimensions, r.current, m.fingerprint AS embedder_fingerprint
+SELECT r.name, r.embedder, r.reranker, r.dimensions, r.current, m.fingerprint AS embedder_fingerprint,
+       m.status = 'default' AND (r.reranker IS NULL OR EXISTS (SELECT FROM pgmeaning.model AS j
+                                                               WHERE j.name = r.reranker AND j.status = 'default'))
+       AS defaults, r.signed_off_by, r.signed_off_at
 FROM pgmeaning.release AS r JOIN pgmeaning.model AS m ON m.name = r.embedder;
-COMMENT ON VIEW pgmeaning.releases IS 'The releases, and which one this database follows.';
+COMMENT ON VIEW pgmeaning.releases
+    IS 'The releases, which one this database follows, and whether its models are the defaults.';

@@ -1,19 +1,27 @@
 -- The registry of models and releases.
 
--- Refuses whoever may not change the models, with an error that says more than one from their table.
-CREATE OR REPLACE FUNCTION pgmeaning._check_model_manager(model text) RETURNS void
+-- Refuses whoever may not change the registry, with an error that says more than one from its tables.
+CREATE OR REPLACE FUNCTION pgmeaning._check_registry_manager(what text) RETURNS void
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
     IF NOT has_table_privilege('pgmeaning.model', 'UPDATE') THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM011',
-            MESSAGE = format('role %I may not manage model %L', current_user, model),
-            DETAIL = 'Models belong to the role that owns the schema pgmeaning.',
+        RAISE EXCEPTION USING ERRCODE = 'PM011', MESSAGE = format('role %I may not %s', current_user, what),
+            DETAIL = 'Models and releases belong to the role that owns the schema pgmeaning.',
             HINT = (SELECT format('Call this as %I.', pg_get_userbyid(n.nspowner)) FROM pg_namespace AS n
                     WHERE n.nspname = 'pgmeaning');
     END IF;
 END
 $$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._check_model_manager(model text) RETURNS void
+LANGUAGE sql STABLE
+AS $$ SELECT pgmeaning._check_registry_manager(format('manage model %L', model)) $$;
+
+-- Who decided what, and when. Who may not manage models cannot write here either.
+CREATE OR REPLACE FUNCTION pgmeaning._log_decision(decision text, subject text, details jsonb) RETURNS void
+LANGUAGE sql
+AS $$ INSERT INTO pgmeaning.registry_log (decision, subject, details) VALUES ($1, $2, $3) $$;
 
 -- Whether anybody may have a sidecar load a model, which takes up to gigabytes: it makes a collection's vectors, is a
 -- default, was allowed, or a sidecar was started for it. Synthetic ones cost nothing, and who may allow one need not.
@@ -41,24 +49,39 @@ BEGIN
 END
 $$;
 
--- A model is immutable once a vector bears its name: a changed one would mix vectors that cannot be compared.
+-- What would be wrong if a model changed: vectors of it, kept ones too, or a release that names it. Null: nothing.
+CREATE OR REPLACE FUNCTION pgmeaning._used_by(model text) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT nullif(concat_ws(' ',
+        (SELECT 'Collections: ' || string_agg(DISTINCT c.name, ', ') || '.' FROM pgmeaning.target AS t
+         JOIN pgmeaning.collection AS c ON c.id = t.collection_id WHERE t.model = $1),
+        (SELECT 'Vectors that detach() kept: ' || string_agg(k.vectors::text, ', ') || '.'
+         FROM pgmeaning.kept_vectors AS k JOIN pg_class AS r ON r.oid = k.vectors WHERE k.definition ->> 'model' = $1),
+        (SELECT 'Releases: ' || string_agg(r.name, ', ') || '.' FROM pgmeaning.release AS r
+         WHERE $1 IN (r.embedder, r.reranker) AND pgmeaning._is_used(r))), '')
+$$;
+
+-- A model is immutable once a vector bears its name: a changed one would mix vectors that cannot be compared. So is one
+-- of a release that is followed: everybody on it has agreed on that one.
 CREATE OR REPLACE FUNCTION pgmeaning._guard_model() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    free constant text[] := '{status,min_dimensions,reranker,added_at,allowed}';  -- what changes no vector
+    -- What changes no vector.
+    free constant text[] := '{status,min_dimensions,reranker,replacement,added_at,allowed}';
+    used text;
 BEGIN
-    IF EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = OLD.name)
-       AND (TG_OP = 'DELETE' OR to_jsonb(NEW) - free <> to_jsonb(OLD) - free) THEN
+    IF TG_OP = 'UPDATE' AND to_jsonb(NEW) - free = to_jsonb(OLD) - free THEN
+        RETURN NEW;
+    END IF;
+    used := pgmeaning._used_by(OLD.name);
+    IF used IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'PM006',
-            MESSAGE = format('model %L cannot be changed: there are vectors of it', OLD.name),
-            DETAIL = (SELECT 'Collections: ' || string_agg(DISTINCT c.name, ', ') || '.' FROM pgmeaning.target AS t
-                      JOIN pgmeaning.collection AS c ON c.id = t.collection_id WHERE t.model = OLD.name),
+            MESSAGE = format('model %L cannot be changed: it is in use', OLD.name), DETAIL = used,
             HINT = 'Add it under another name, and move the collections to it.';
     END IF;
-    IF TG_OP = 'UPDATE' AND NEW.fingerprint <> OLD.fingerprint THEN
-        DELETE FROM pgmeaning.query_cache WHERE model = OLD.name;
-    END IF;
+    DELETE FROM pgmeaning.query_cache WHERE model = OLD.name;
     RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
 END
 $$;
@@ -85,8 +108,7 @@ AS $$
         normalize = excluded.normalize, query_prompt = excluded.query_prompt,
         document_prompt = excluded.document_prompt, modalities = excluded.modalities,
         options = excluded.options, reranker = excluded.reranker, fingerprint = excluded.fingerprint
-    WHERE m.fingerprint <> excluded.fingerprint
-      AND NOT EXISTS (SELECT FROM pgmeaning.target AS t WHERE t.model = m.name);
+    WHERE m.fingerprint <> excluded.fingerprint AND pgmeaning._used_by(m.name) IS NULL;
     -- Changes no vector, so also where there are vectors of the model.
     UPDATE pgmeaning.model AS m SET reranker = r.reranker
     FROM jsonb_populate_recordset(NULL::pgmeaning.model, models) AS r
@@ -115,16 +137,6 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION pgmeaning._register_releases(releases jsonb) RETURNS void
-LANGUAGE sql
-AS $$
-    INSERT INTO pgmeaning.release (name, embedder, reranker, dimensions, current)
-    SELECT r.name, r.embedder, r.reranker, r.dimensions,
-           r.current AND NOT EXISTS (SELECT FROM pgmeaning.release WHERE current)
-    FROM jsonb_populate_recordset(NULL::pgmeaning.release, releases) AS r
-    ON CONFLICT (name) DO NOTHING
-$$;
-
 CREATE OR REPLACE FUNCTION pgmeaning._make_default(name text, kind text) RETURNS void
 LANGUAGE plpgsql
 AS $$
@@ -140,7 +152,8 @@ BEGIN
     ELSIF m.status IN ('deprecated', 'retired') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM006',
             MESSAGE = format('model %L is %s and cannot be the default', m.name, m.status),
-            HINT = 'pgmeaning.models shows which are supported.';
+            HINT = format('pgmeaning.models shows which are supported. This one is again after '
+                          'pgmeaning.support_model(%L).', m.name);
     END IF;
     UPDATE pgmeaning.model SET status = 'supported'
     WHERE model.kind = m.kind AND status = 'default' AND model.name <> m.name;
@@ -180,23 +193,78 @@ $$;
 COMMENT ON FUNCTION pgmeaning.set_default_model IS
     'Sets the default model of attach(), and the reranker that goes with it; or a default reranker alone.';
 
-CREATE OR REPLACE FUNCTION pgmeaning.deprecate_model(name text) RETURNS void
-LANGUAGE plpgsql
+-- What takes the place of a model must do its work, for new collections too.
+CREATE OR REPLACE FUNCTION pgmeaning._check_replacement(model text, replacement text) RETURNS void
+LANGUAGE plpgsql STABLE
 AS $$
+DECLARE
+    problem text := (
+        SELECT CASE WHEN n.name IS NULL THEN format('there is no model %L', $2)
+                    WHEN n.name = m.name THEN 'a model cannot replace itself'
+                    WHEN n.kind <> m.kind THEN format('%L is of kind %s, not %s', n.name, n.kind, m.kind)
+                    WHEN n.status IN ('deprecated', 'retired') THEN format('%L is %s, too', n.name, n.status) END
+        FROM pgmeaning.model AS m LEFT JOIN pgmeaning.model AS n ON n.name = $2 WHERE m.name = $1);
 BEGIN
-    PERFORM pgmeaning._check_model_manager(deprecate_model.name);
-    IF EXISTS (SELECT FROM pgmeaning.model AS m WHERE m.name = deprecate_model.name AND m.status = 'default') THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM006',
-            MESSAGE = format('model %L is the default and cannot be deprecated', deprecate_model.name),
-            HINT = 'Make another the default first: pgmeaning.set_default_model(...).';
-    END IF;
-    UPDATE pgmeaning.model AS m SET status = 'deprecated' WHERE m.name = deprecate_model.name;
-    IF NOT FOUND THEN
-        PERFORM pgmeaning._embedder(coalesce(deprecate_model.name, ''));
+    IF replacement IS NOT NULL AND problem IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM006', MESSAGE = format('%L cannot replace %L', replacement, model),
+            DETAIL = upper(left(problem, 1)) || substr(problem, 2) || '.',
+            HINT = 'Leave it out, and the default model of that kind is the replacement. pgmeaning.models lists all.';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION pgmeaning.deprecate_model IS 'Serves a model as before, but refuses it for new collections.';
+
+CREATE OR REPLACE FUNCTION pgmeaning._withdraw(name text, status text, replacement text) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    known pgmeaning.model;
+BEGIN
+    PERFORM pgmeaning._check_model_manager(_withdraw.name);
+    SELECT * INTO known FROM pgmeaning.model AS m WHERE m.name = _withdraw.name FOR UPDATE;
+    IF NOT FOUND THEN
+        PERFORM pgmeaning._embedder(coalesce(_withdraw.name, ''));
+    ELSIF known.status = 'default' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM006',
+            MESSAGE = format('model %L is the default and cannot be %s', known.name, _withdraw.status),
+            HINT = 'Make another the default first: pgmeaning.set_default_model(...).';
+    END IF;
+    PERFORM pgmeaning._check_replacement(known.name, _withdraw.replacement);
+    UPDATE pgmeaning.model AS m
+    SET status = _withdraw.status, replacement = coalesce(_withdraw.replacement, m.replacement)
+    WHERE m.name = known.name;
+    PERFORM pgmeaning._log_decision(_withdraw.status, known.name,
+                                    jsonb_build_object('was', known.status, 'replacement', _withdraw.replacement));
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning.deprecate_model(name text, replacement text DEFAULT NULL) RETURNS void
+LANGUAGE sql
+AS $$ SELECT pgmeaning._withdraw(name, 'deprecated', replacement) $$;
+COMMENT ON FUNCTION pgmeaning.deprecate_model
+    IS 'Serves a model as before, but refuses it for new collections. pgmeaning.status says what replaces it: the '
+       'replacement, else the default.';
+
+CREATE OR REPLACE FUNCTION pgmeaning.retire_model(name text, replacement text DEFAULT NULL) RETURNS void
+LANGUAGE sql
+AS $$ SELECT pgmeaning._withdraw(name, 'retired', replacement) $$;
+COMMENT ON FUNCTION pgmeaning.retire_model
+    IS 'Serves a model no more: its rows stay owed, and queries get an error that says what replaces it. Vectors that '
+       'are there stay.';
+
+CREATE OR REPLACE FUNCTION pgmeaning.support_model(name text) RETURNS void
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM pgmeaning._check_model_manager(support_model.name);
+    UPDATE pgmeaning.model AS m SET status = 'supported' WHERE m.name = support_model.name AND m.status <> 'default';
+    IF FOUND THEN
+        PERFORM pgmeaning._log_decision('supported', support_model.name, NULL);
+    ELSIF NOT EXISTS (SELECT FROM pgmeaning.model AS m WHERE m.name = support_model.name) THEN
+        PERFORM pgmeaning._embedder(coalesce(support_model.name, ''));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION pgmeaning.support_model IS 'Takes back that a model was deprecated or retired.';
 
 CREATE OR REPLACE FUNCTION pgmeaning.allow_model(name text, allowed bool DEFAULT true) RETURNS void
 LANGUAGE plpgsql

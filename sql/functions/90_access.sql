@@ -54,7 +54,7 @@ BEGIN
     EXECUTE format('REVOKE SELECT ON pgmeaning.model FROM %1$s; '
                    'GRANT SELECT (name, kind, backend, status, location, revision, dimensions, min_dimensions, '
                    'max_tokens, template, pooling, normalize, query_prompt, document_prompt, modalities, reranker, '
-                   'fingerprint, added_at, allowed) ON pgmeaning.model TO %1$s; '
+                   'fingerprint, added_at, allowed, replacement) ON pgmeaning.model TO %1$s; '
                    'GRANT SELECT ON pgmeaning._model_options TO %1$s', users);
     EXECUTE format('GRANT SELECT ON pgmeaning.release, pgmeaning.collection, pgmeaning.target, '
                    'pgmeaning.vector_index, pgmeaning.usage, pgmeaning.swap, pgmeaning.swaps, pgmeaning.status, '

@@ -24,7 +24,8 @@ CREATE TABLE pgmeaning.model (
     reranker        text REFERENCES pgmeaning.model,  -- of an embedder: the one that becomes the default along with it
     fingerprint     text NOT NULL,
     added_at        timestamptz NOT NULL DEFAULT now(),
-    allowed         bool NOT NULL DEFAULT false  -- whether anybody may ask for it, also where no collection has it
+    allowed         bool NOT NULL DEFAULT false,  -- whether anybody may ask for it, also where no collection has it
+    replacement     text REFERENCES pgmeaning.model  -- of one that is deprecated or retired; null: the default
 );
 CREATE UNIQUE INDEX model_one_default ON pgmeaning.model (kind) WHERE status = 'default';
 
@@ -33,9 +34,20 @@ CREATE TABLE pgmeaning.release (
     embedder   text NOT NULL REFERENCES pgmeaning.model,
     reranker   text REFERENCES pgmeaning.model,
     dimensions int  NOT NULL,
-    current    bool NOT NULL DEFAULT false
+    current    bool NOT NULL DEFAULT false,
+    signed_off_by text,
+    signed_off_at timestamptz
 );
 CREATE UNIQUE INDEX release_one_current ON pgmeaning.release (current) WHERE current;
+
+-- What was decided about models and releases, by whom: to look up later; nothing depends on it.
+CREATE TABLE pgmeaning.registry_log (
+    decided_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    decided_by name NOT NULL DEFAULT current_user,
+    decision   text NOT NULL,  -- the function that was called
+    subject    text NOT NULL,  -- the name of a model or release
+    details    jsonb
+);
 
 -- A source table, the columns of it that are embedded, and where the vectors go. While a swap is under way, there are
 -- two generations of a collection: each is a row here, with triggers and a vector table of its own, and only the one

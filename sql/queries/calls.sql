@@ -142,7 +142,25 @@ SELECT pgmeaning._add_model(%(model)s::jsonb)
 SELECT pgmeaning.set_default_model(%(name)s, %(reranker)s, %(keep_reranker)s)
 
 -- name: deprecate_model
-SELECT pgmeaning.deprecate_model(%(name)s)
+SELECT pgmeaning.deprecate_model(%(name)s, %(replacement)s)
+
+-- name: retire_model
+SELECT pgmeaning.retire_model(%(name)s, %(replacement)s)
+
+-- name: support_model
+SELECT pgmeaning.support_model(%(name)s)
+
+-- name: use_release
+SELECT pgmeaning.use_release(%(name)s)
+
+-- name: create_release
+SELECT pgmeaning.create_release(%(name)s, %(embedder)s, %(reranker)s, %(dimensions)s)
+
+-- name: sign_release
+SELECT pgmeaning.sign_release(%(name)s, %(signed_off_by)s)
+
+-- name: refuse_retired
+SELECT pgmeaning._refuse_retired(%(name)s)
 
 -- name: allow_model
 SELECT pgmeaning.allow_model(%(name)s, %(allowed)s)

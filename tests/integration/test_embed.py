@@ -409,28 +409,3 @@ def test_a_query_that_waits_for_a_model_to_load_says_so(db: Connection, dsn: str
         finally:
             loaded.set()
         assert db.execute("SELECT pgmeaning.embed('q', timeout => '30 s') IS NOT NULL").fetchone() == (True,)
-
-
-def test_a_query_that_waits_for_a_model_to_load_says_so(db: Connection, dsn: str) -> None:
-    loading, loaded = threading.Event(), threading.Event()
-
-    def load(_: Model) -> Embedder:
-        loading.set()
-        assert loaded.wait(60)
-        return SyntheticEmbedder(384)
-
-    def refused(statement: str) -> psycopg.Error:
-        with pytest.raises(psycopg.Error, match="is still loading, [0-9]+ s so far") as caught:
-            db.execute(statement.encode())
-        return caught.value
-
-    with running(Sidecar(dsn, Settings(), load=load, load_reranker=load)):
-        try:
-            error = refused("SELECT pgmeaning.embed('q', timeout => '2 s')")
-            assert (error.sqlstate, loading.is_set()) == ("PM007", True)
-            assert "timeout =>" in str(error.diag.message_hint)
-            refused("CALL pgmeaning.prepare('p', timeout => '2 s')")
-            refused("SELECT * FROM pgmeaning.rerank('q', '{a}', timeout => '2 s')")
-        finally:
-            loaded.set()
-        assert db.execute("SELECT pgmeaning.embed('q', timeout => '30 s') IS NOT NULL").fetchone() == (True,)

@@ -46,6 +46,7 @@ def array(items: Values) -> Values:
 
 collections = some("docs", "cut", "nope", "")
 models = some("synthetic-384", "synthetic-4096", "all-MiniLM-L6-v2", "Qwen3-VL-Reranker-8B", "nope", "")
+releases = some("26.02", "nope", "")
 small = st.sampled_from([None, -(2**31), -1, 0, 1, 2, 10, 384, 2**31 - 1])
 numbers = st.sampled_from([0.0, 1.0, -1.0, 0.5, float("nan"), float("inf"), float("-inf"), 1e308])
 # No time-out that a hang could hide behind.
@@ -79,7 +80,7 @@ BY_TYPE: dict[str, Values] = {
 BY_NAME: dict[str, Values] = {
     "collection": collections,
     "new_name": some("docs", "cut", "new", "x" * 60, "pg_class"),
-    "model": models, "reranker": models,
+    "model": models, "reranker": models, "embedder": models, "replacement": models,
     "mode": some("exact", "signature", "index", "hybrid"),
     "filter": some(
         "id = $1", "id = 1", "true", "false", "lang = $1 AND id > $2", '{"id": 1}', '{"id": [1, null]}',
@@ -103,6 +104,8 @@ BY_NAME: dict[str, Values] = {
 OF_FUNCTION: dict[tuple[str, str], Values] = {
     ("wait_for", "timeout"): st.sampled_from(["0", "-1 day", "10 milliseconds", "1 second"]),
     ("set_default_model", "name"): models, ("deprecate_model", "name"): models, ("allow_model", "name"): models,
+    ("retire_model", "name"): models, ("support_model", "name"): models, ("use_release", "name"): releases,
+    ("create_release", "name"): releases, ("sign_release", "name"): releases,
 }  # fmt: skip
 
 

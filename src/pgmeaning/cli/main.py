@@ -17,7 +17,7 @@ import typer
 
 from pgmeaning.cli.evaluate import evaluate
 from pgmeaning.cli.gpu import print_gpu_advice
-from pgmeaning.cli.groups import DataDir, Port, model_app, release_app, server_app
+from pgmeaning.cli.groups import DataDir, Port, model_app, server_app
 from pgmeaning.cli.index import index
 from pgmeaning.cli.output import (
     AsJson,
@@ -37,6 +37,7 @@ from pgmeaning.cli.output import (
     print_rows,
     settings,
 )
+from pgmeaning.cli.releases import release_app
 from pgmeaning.cli.search import search
 from pgmeaning.cli.swap import swap_app
 from pgmeaning.errors import ModelError, ModelNotFound

@@ -231,9 +231,35 @@ class Client(Swaps):
             "set_default_model", {"name": name, "reranker": reranker, "keep_reranker": keep_reranker}
         )
 
-    def deprecate_model(self, name: str) -> None:
-        """Keep serving a model, but refuse it for new collections."""
-        self._statements.value("deprecate_model", {"name": name})
+    def deprecate_model(self, name: str, *, replacement: str | None = None) -> None:
+        """Keep serving a model, but refuse it for new collections. Its replacement: the given model, or the default."""
+        self._statements.value("deprecate_model", {"name": name, "replacement": replacement})
+
+    def retire_model(self, name: str, *, replacement: str | None = None) -> None:
+        """Serve a model no more: its rows stay owed, and queries get an error that names its replacement."""
+        self._statements.value("retire_model", {"name": name, "replacement": replacement})
+
+    def support_model(self, name: str) -> None:
+        """Take back that a model was deprecated or retired."""
+        self._statements.value("support_model", {"name": name})
+
+    def use_release(self, name: str) -> None:
+        """Follow a release: its models become the defaults, its dimensions those of new collections.
+
+        Raises ModelNotFound if there is none of that name, DatabaseError if its models are not served any more.
+        """
+        self._statements.value("use_release", {"name": name})
+
+    def create_release(
+        self, name: str, *, embedder: str, reranker: str | None = None, dimensions: int | None = None
+    ) -> None:
+        """Name models and a length of vectors that belong together; without `dimensions`, the embedder's own."""
+        arguments = {"name": name, "embedder": embedder, "reranker": reranker, "dimensions": dimensions}
+        self._statements.value("create_release", arguments)
+
+    def sign_release(self, name: str, signed_off_by: str) -> None:
+        """Record who has signed a release off, once and for all."""
+        self._statements.value("sign_release", {"name": name, "signed_off_by": signed_off_by})
 
     def allow_model(self, name: str, *, allowed: bool = True) -> None:
         """Let everybody ask sidecars for a model that no collection uses and that is no default; or no longer."""
@@ -450,6 +476,8 @@ class Client(Swaps):
             found = targets.model(self.connection, name)
         if found is None or found.kind != "reranker":
             raise ModelNotFound(f"this database has no reranker {name!r}", hint="pgmeaning model list")
+        if found.status == "retired":
+            self._statements.execute("refuse_retired", {"name": name})
         return found
 
     def _hits(self, name: str, arguments: Mapping[str, Any]) -> list[Hit]:

@@ -61,10 +61,18 @@ class LoadedModels(Generic[M]):
 
     def _known(self, name: str) -> M:
         with self._changing:
-            if self._rests(name) or name not in self._loaded:
+            if name in self._failed and (self._rests(name) or name not in self._loaded):
                 raise self._failed[name][1]
             self._failed.pop(name, None)
-            return self._loaded[name]
+            if name in self._loaded:
+                return self._loaded[name]
+        return self.get(name)  # it was dropped a moment ago
+
+    def forget(self, name: str) -> None:
+        """Drop a model, and that it could not be loaded: the next `get` loads it."""
+        with self._changing:
+            self._loaded.pop(name, None)
+            self._failed.pop(name, None)
 
     def suspend(self, name: str, error: ModelError) -> None:
         """Suspend a loaded model for a while: its endpoint is down."""

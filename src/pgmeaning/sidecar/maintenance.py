@@ -20,13 +20,12 @@ from pgmeaning.database.loopback import ensure_loopback
 from pgmeaning.database.vector_version import vector_advice
 from pgmeaning.errors import DatabaseError, SchemaOutdated
 from pgmeaning.indexes.build import Indexer
-from pgmeaning.models.base import Embedder, Reranker
-from pgmeaning.models.loaded import LoadedModels
 from pgmeaning.sidecar.in_flight import InFlight
 from pgmeaning.sidecar.queue import Queue
 from pgmeaning.sidecar.requests import trim_cache
 from pgmeaning.sidecar.run import Run
 from pgmeaning.sidecar.schema import Schema
+from pgmeaning.sidecar.serving import Serving
 from pgmeaning.sidecar.sources import Sources
 from pgmeaning.version import __version__
 
@@ -41,15 +40,16 @@ class Maintenance:
     """Runs every settings.maintenance seconds."""
 
     def __init__(
-        self, run: Run, in_flight: InFlight, embedders: LoadedModels[Embedder], rerankers: LoadedModels[Reranker],
-        indexer: Indexer, outdated: Callable[[str], None],
+        self, run: Run, in_flight: InFlight, serving: Serving, indexer: Indexer,
+        outdated: Callable[[str], None],
     ) -> None:  # fmt: skip
         """`outdated` is told, in one line, why the sidecar must stop: the schema is not this package's any more."""
         self._run = run
         self._settings = run.settings
         self._in_flight = in_flight
-        self._embedders = embedders
-        self._rerankers = rerankers
+        self._serving = serving
+        self._embedders = serving.embedders
+        self._rerankers = serving.rerankers
         self._indexer = indexer
         self._outdated = outdated
         self._schema = Schema()
@@ -117,6 +117,7 @@ class Maintenance:
             changed = self._schema.changed(connection)
             if changed is not None:
                 return self._outdated(changed)
+            self._serving.look(connection)
             self._heartbeat(connection)
             self._run.usage.flush(connection)
             self._extend(queue)

@@ -19,15 +19,10 @@ import psycopg
 import structlog
 
 from pgmeaning.database import sql_files as sql
-from pgmeaning.database import targets
 from pgmeaning.database.connection import Connection, connect
 from pgmeaning.documents.chunking import Cutters, Limits
-from pgmeaning.errors import ModelNotFound
 from pgmeaning.indexes.build import AS_ANYBODY, Indexer
 from pgmeaning.models.base import Embedder, Reranker, load_embedder, load_reranker
-from pgmeaning.models.loaded import LoadedModels
-from pgmeaning.models.pipeline import let_in
-from pgmeaning.models.registry import located
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.bounded_queue import BoundedQueue
 from pgmeaning.sidecar.claim import Claimer
@@ -42,6 +37,7 @@ from pgmeaning.sidecar.read import Reader
 from pgmeaning.sidecar.requests import QueryRequests, RerankRequests
 from pgmeaning.sidecar.row_vectors import measured
 from pgmeaning.sidecar.run import Run
+from pgmeaning.sidecar.serving import Serving
 from pgmeaning.sidecar.session import session
 from pgmeaning.sidecar.source import Source, reading
 from pgmeaning.sidecar.watch import Call
@@ -61,8 +57,6 @@ PINNED = {"write": WRITER_PATIENCE, "index": AS_ANYBODY}
 DRAIN_ERRORS = 5
 # After the grace period, vectors that are ready may still be written for this long.
 FLUSH_SECONDS = 1.0
-# A model's look-up that the server refuses just now says nothing about the model.
-PASSING = (psycopg.OperationalError, psycopg.InterfaceError)
 # How often calls that do not return are looked for. Besides, a wait without end may sleep through a signal that came
 # while the process was stopped.
 WATCH_SECONDS = 1.0
@@ -82,18 +76,14 @@ class Sidecar:
         self.id = self._run.id
         self.in_flight = InFlight()
         self.exit_status = 0
-        self.embedders = LoadedModels(partial(self._loaded, load), passing=PASSING)
-        self.rerankers = LoadedModels(
-            lambda name: load_reranker(self._model(name)), self.embedders.priority_lock, PASSING
-        )
+        serving = Serving(self._run, partial(self._connect, "models"), load, load_reranker)
+        self.embedders, self.rerankers = serving.embedders, serving.rerankers
         self._drain = False  # set by run()
         self._beat = beat
         self._paces = Paces()
         self._cutters = Cutters(Limits(self._run.settings.document_characters, self._run.settings.document_chunks))
         self._indexer = Indexer(self._run.settings, self._run.stopping)
-        self._maintenance = Maintenance(
-            self._run, self.in_flight, self.embedders, self.rerankers, self._indexer, self._outdated
-        )
+        self._maintenance = Maintenance(self._run, self.in_flight, serving, self._indexer, self._outdated)
         self._is_outdated = threading.Event()
         self._work: BoundedQueue[Work] = BoundedQueue(2)
         self._media: BoundedQueue[Work] = BoundedQueue(1)
@@ -177,18 +167,6 @@ class Sidecar:
     def _drained(self) -> Drain | None:
         looked = self._maintenance.looked_at_sources
         return Drain(self._run, lambda: self.embedders.problems, looked, self.stop) if self._drain else None
-
-    def _loaded(self, load: Callable[[Model], Embedder], name: str) -> Embedder:
-        embedder = load(self._model(name))
-        let_in(embedder, self.embedders.priority_lock.give_way)
-        return embedder
-
-    def _model(self, name: str) -> Model:
-        with self._connect("models") as connection:
-            found = targets.model(connection, name)
-        if found is None:
-            raise ModelNotFound(f"there is no model {name!r} in this database", hint="pgmeaning model list")
-        return located(found, self._run.settings.location)
 
     # Threads
 
