@@ -29,6 +29,7 @@ MEANINGS = {
     "PM018": "Objects of yours depend on the vectors.",
     "PM020": "Replication writes to the table where no trigger sees it, so there is no telling what is owed.",
     "PM021": "The role has too many questions to sidecars open.",
+    "PM030": "Vectors of two models, or of two lengths, were to be compared.",
 }
 
 HEAD = """# Errors
