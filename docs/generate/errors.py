@@ -31,6 +31,7 @@ MEANINGS = {
     "PM021": "The role has too many questions to sidecars open.",
     "PM022": "A swap is under way, or none is, or it is not at that point.",
     "PM023": "A generation cannot serve: it lacks vectors, or a gate is closed.",
+    "PM030": "Vectors of two models, or of two lengths, were to be compared.",
 }
 
 HEAD = """# Errors

@@ -27,6 +27,10 @@ def page() -> str:
         _function("pgmeaning.connect", pgmeaning.connect),
         _class("pgmeaning.Client", pgmeaning.Client, "client"),
         _class("pgmeaning.Hit", pgmeaning.Hit),
+        _class("pgmeaning.Match", pgmeaning.Match),
+        _class("pgmeaning.Label", pgmeaning.Label),
+        _class("pgmeaning.Cluster", pgmeaning.Cluster),
+        _class("pgmeaning.Embedding", pgmeaning.Embedding),
         _function("pgmeaning.rerank", pgmeaning.rerank),
         _class("pgmeaning.Ranked", pgmeaning.Ranked),
         _function("pgmeaning.evaluation.read_queries", read_queries),
@@ -55,10 +59,14 @@ def _class(title: str, cls: type, variable: str = "") -> str:
     return text
 
 
+def _parts(cls: type) -> list[type]:
+    """The class, and those of ours that it consists of."""
+    return [part for part in cls.__mro__ if part is cls or part.__module__.startswith("pgmeaning.client")]
+
+
 def _methods(cls: type) -> Iterator[tuple[str, Callable[..., Any]]]:
-    return (
-        (name, value) for name, value in vars(cls).items() if inspect.isfunction(value) and not name.startswith("_")
-    )
+    members = [member for part in _parts(cls) for member in vars(part).items()]
+    return ((name, value) for name, value in members if inspect.isfunction(value) and not name.startswith("_"))
 
 
 def _described(name: str, function: Callable[..., Any]) -> str:

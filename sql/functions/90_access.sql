@@ -93,7 +93,7 @@ DECLARE
 BEGIN
     FOR routine IN
         SELECT p.oid::regprocedure AS signature, NOT p.prosecdef AND (
-            p.prosrc ~ '\m(vector(_dims)?|halfvec|_vector_type)\M|<=>|<~>|quantize'
+            p.prosrc ~ '\m(vector(_dims)?|halfvec|_vector_type)\M|<=>|<~>|<#>|quantize'
             OR vector_type = ANY (p.proargtypes)) AS of_vectors
         FROM pg_proc AS p
         WHERE p.pronamespace = 'pgmeaning'::regnamespace AND p.prokind = 'f'

@@ -31,7 +31,8 @@ CALL pgmeaning.wait_for(%(collection)s, %(key)s, %(timeout)s)
 
 -- name: embed
 SELECT pgmeaning.embed(%(input)s, collection => %(collection)s, model => %(model)s, as_query => %(as_query)s,
-    timeout => %(timeout)s)
+    timeout => %(timeout)s), m.name, m.fingerprint
+FROM pgmeaning.model AS m WHERE m.name = pgmeaning._query_model(%(collection)s, %(model)s, 'embed(')
 
 -- name: prepare
 CALL pgmeaning.prepare(%(query)s, collection => %(collection)s, model => %(model)s, timeout => %(timeout)s)
@@ -100,15 +101,41 @@ FROM pgmeaning.search_many(%(collection)s, %(queries)s::text[], k => %(k)s, filt
 
 -- name: nearest
 SELECT h.*, NULL::int AS vector_rank, NULL::int AS text_rank, 1 AS query_index
-FROM pgmeaning.nearest(%(collection)s, %(vector)s, k => %(k)s, filter => %(filter)s,
-    filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s,
-    after => (%(after_distance)s, %(after_key)s)) WITH ORDINALITY AS h
+FROM pgmeaning.nearest(%(collection)s,
+    pgmeaning._of_model(%(vector)s, %(collection)s, %(vector_model)s, %(fingerprint)s), k => %(k)s,
+    filter => %(filter)s, filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s,
+    grouped => %(grouped)s, after => (%(after_distance)s, %(after_key)s)) WITH ORDINALITY AS h
 
 -- name: similar
 SELECT h.*, NULL::int AS vector_rank, NULL::int AS text_rank, 1 AS query_index
 FROM pgmeaning.similar(%(collection)s, %(key)s, k => %(k)s, filter => %(filter)s,
     filter_params => %(filter_params)s::text[], mode => %(mode)s, candidates => %(candidates)s, grouped => %(grouped)s,
     after => (%(after_distance)s, %(after_key)s)) WITH ORDINALITY AS h
+
+-- ---------------------------------------------------------------- Relationships
+
+-- name: matches_page
+SELECT * FROM pgmeaning._matches_page(%(collection)s, %(other)s, %(k)s, %(threshold)s, %(mode)s, %(candidates)s,
+    %(after)s, %(page)s)
+
+-- name: duplicates
+SELECT d.group_number, d.key::text, d.other_key::text, d.distance
+FROM pgmeaning.duplicates(%(collection)s, %(threshold)s, %(grouped)s, %(mode)s, %(candidates)s) AS d
+
+-- name: classify
+SELECT c.key::text, c.label, c.score
+FROM pgmeaning.classify(%(collection)s, %(labels)s::text[], timeout => %(timeout)s, after => %(after)s,
+    rows => %(page)s) AS c
+
+-- name: vectors_page
+SELECT v.made_of, v.key, v.embedding FROM pgmeaning._vectors_page(%(collection)s, %(after)s, %(page)s) AS v
+
+-- name: cluster_sample
+SELECT * FROM pgmeaning._cluster_sample(%(collection)s, %(seed)s)
+
+-- name: cluster_words
+SELECT w.place, w.words FROM pgmeaning._cluster_words(pgmeaning._collection(%(collection)s), %(keys)s::text[]::jsonb[],
+    %(places)s::int[], %(word_count)s) AS w
 
 -- ---------------------------------------------------------------- Views
 

@@ -19,20 +19,28 @@ if TYPE_CHECKING:
     from pgmeaning import errors
     from pgmeaning.client.client import Client, connect
     from pgmeaning.client.rerank import Ranked, rerank
+    from pgmeaning.client.vectors import Embedding
     from pgmeaning.models.base import load_embedder, load_reranker
-    from pgmeaning.types import Hit
+    from pgmeaning.types import Cluster, Hit, Label, Match
 
 _HOMES = {
     "Client": "pgmeaning.client.client",
     "connect": "pgmeaning.client.client",
+    "Cluster": "pgmeaning.types",
+    "Embedding": "pgmeaning.client.vectors",
     "Hit": "pgmeaning.types",
+    "Label": "pgmeaning.types",
+    "Match": "pgmeaning.types",
     "Ranked": "pgmeaning.client.rerank",
     "load_embedder": "pgmeaning.models.base",
     "load_reranker": "pgmeaning.models.base",
     "rerank": "pgmeaning.client.rerank",
 }
 
-__all__ = ["Client", "Hit", "Ranked", "__version__", "connect", "errors", "load_embedder", "load_reranker", "rerank"]
+__all__ = [
+    "Client", "Cluster", "Embedding", "Hit", "Label", "Match", "Ranked", "__version__", "connect", "errors",
+    "load_embedder", "load_reranker", "rerank",
+]  # fmt: skip
 
 
 if not TYPE_CHECKING:  # with it, a type checker would accept every misspelt name

@@ -197,3 +197,38 @@ class Hit:
     vector_rank: int | None = None
     text_rank: int | None = None
     text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Two rows that are near: `key` of one collection, `other_key` of the other. `distance` is cosine (0..2)."""
+
+    key: dict[str, Any]
+    other_key: dict[str, Any]
+    distance: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The label nearest to a row; `score` is their cosine similarity."""
+
+    key: dict[str, Any]
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Rows that belong together. `key` is the row nearest to the centroid, a unit vector; `keys` are all of them.
+
+    `spread` is their mean cosine distance to it, `words` those that tell it from the other clusters, the best first.
+    """
+
+    number: int  # from 1, the largest cluster first
+    size: int
+    key: dict[str, Any]
+    spread: float
+    words: tuple[str, ...]
+    centroid: Any
+    keys: tuple[dict[str, Any], ...]

@@ -78,7 +78,7 @@ BY_TYPE: dict[str, Values] = {
     "anyelement": st.sampled_from(["NULL::docs", "NULL::pictures", "1", "'x'::text", "NULL::docs_embedding"]),
 }  # fmt: skip
 BY_NAME: dict[str, Values] = {
-    "collection": collections,
+    "collection": collections, "other": collections,
     "new_name": some("docs", "cut", "new", "x" * 60, "pg_class"),
     "model": models, "reranker": models, "embedder": models, "replacement": models,
     "mode": some("exact", "signature", "index", "hybrid"),
@@ -102,6 +102,8 @@ BY_NAME: dict[str, Values] = {
 }  # fmt: skip
 # wait_for may wait as long as it is told to: for a collection that owes nothing it need not.
 OF_FUNCTION: dict[tuple[str, str], Values] = {
+    ("matches", "threshold"): st.sampled_from([None, 0.0, 0.1, 1.0, 2.0, -1.0, float("nan"), float("inf")]),
+    ("duplicates", "threshold"): st.sampled_from([None, 0.0, 0.1, 1.0, 2.0, -1.0, float("nan"), float("inf")]),
     ("wait_for", "timeout"): st.sampled_from(["0", "-1 day", "10 milliseconds", "1 second"]),
     ("set_default_model", "name"): models, ("deprecate_model", "name"): models, ("allow_model", "name"): models,
     ("retire_model", "name"): models, ("support_model", "name"): models, ("use_release", "name"): releases,

@@ -48,6 +48,10 @@ FUNCTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "search_many": ("SELECT * FROM pgmeaning.search_many('docs', '{q,r}')", SEARCH),
     "nearest": ("SELECT * FROM pgmeaning.nearest('docs', pgmeaning.embed('q'))", SEARCH),
     "similar": ("SELECT * FROM pgmeaning.similar('docs', '1')", SEARCH),
+    "matches": ("SELECT * FROM pgmeaning.matches('docs', 'docs')", SEARCH),
+    "duplicates": ("SELECT * FROM pgmeaning.duplicates('docs')", SEARCH),
+    "clusters": ("SELECT * FROM pgmeaning.clusters('docs', 2)", SEARCH),
+    "classify": ("SELECT * FROM pgmeaning.classify('docs', '{q,r}')", SEARCH),
     "embed": ("SELECT pgmeaning.embed('a question', collection => 'docs')", ANYBODY),
     "embed, by a model in use": ("SELECT pgmeaning.embed('a question', model => 'synthetic-384')", ANYBODY),
     "embed, by another": (  # whoever may allow a model may ask for it, and does not wait for it here

@@ -13,6 +13,7 @@ from pgvector import HalfVector, Vector
 from psycopg.types.json import Jsonb
 
 from pgmeaning import json_values
+from pgmeaning.client.vectors import Embedding
 from pgmeaning.errors import ArgumentError
 from pgmeaning.types import Hit
 
@@ -118,3 +119,12 @@ def vector(given: AnyVector) -> Vector:
     if row.ndim != 1:
         raise ArgumentError(f"vector is a {type(given).__name__}, but not of numbers", hint="give a list of numbers")
     return Vector(row)
+
+
+def of_model(given: AnyVector) -> dict[str, Any]:
+    """The arguments for a vector, with the model that made it, where it says so."""
+    known = given if isinstance(given, Embedding) else None
+    return {
+        "vector": vector(given), "vector_model": getattr(known, "model", None),
+        "fingerprint": getattr(known, "fingerprint", None),
+    }  # fmt: skip

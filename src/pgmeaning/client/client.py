@@ -11,9 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from pgvector import Vector
 from psycopg.types.json import Jsonb
 
@@ -24,20 +22,22 @@ from pgmeaning.client.arguments import (
     cursor,
     filtered,
     jsonb,
+    of_model,
     pair_or_none,
     texts,
     texts_or_none,
     whole,
     whole_or_none,
 )
-from pgmeaning.client.arguments import vector as vector_of
 from pgmeaning.client.asking import Asking
 from pgmeaning.client.evaluating import AnyQueries, Searching, given_queries, options_of, recorded
 from pgmeaning.client.query_vectors import check_modalities, embed_here, query_document
+from pgmeaning.client.relations import Relations
 from pgmeaning.client.rerank import loaded_reranker, rerank
 from pgmeaning.client.rows import document_of, without
 from pgmeaning.client.statements import Statements
 from pgmeaning.client.swaps import Swaps
+from pgmeaning.client.vectors import Embedding
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database import targets
 from pgmeaning.database.dsn import checked
@@ -84,12 +84,12 @@ def _check_schema(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-class Client(Swaps):
+class Client(Relations, Swaps):
     """A connection to a database with pgmeaning. Not for use by several threads at once."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        super().__init__(Statements(connection))
         self.connection = connection
+        self._statements = Statements(connection)
         self._asking = Asking(self._statements)
 
     def __enter__(self) -> Self:
@@ -268,8 +268,10 @@ class Client(Swaps):
     def embed(
         self, text: str | None = None, *, image: Any = None, video: Any = None, collection: str | None = None,
         model: str | None = None, as_query: bool = True, timeout: float = 10,
-    ) -> NDArray[np.float32]:  # fmt: skip
+    ) -> Embedding:  # fmt: skip
         """The vector of a text, float32 [d], made by a sidecar with the collection's model, or with `model`.
+
+        It is a NumPy array with the attributes `model` and `fingerprint`, and `nearest` refuses another model's.
 
         With neither, the one model that the database's collections use. For an image or a video (or several), alone
         or with a text, this process loads the model and makes the vector itself.
@@ -278,7 +280,7 @@ class Client(Swaps):
         wanted = query_document(text, image, video)
         if wanted.images or wanted.videos:
             name, dimensions = self._embedder(collection, model)
-            return embed_here(self.model(name), wanted, as_query=as_query, dimensions=dimensions)
+            return self._embed_here(name, wanted, as_query, dimensions)
         arguments = {
             "input": text, "collection": collection, "model": model, "as_query": as_query,
             "timeout": timedelta(seconds=timeout),
@@ -286,8 +288,8 @@ class Client(Swaps):
         ask = partial(
             self._asking.once_asked, [text or ""], timeout, collection=collection, model=model, as_query=as_query
         )
-        vector: Vector | NDArray[np.float32] = ask(lambda: self._statements.value("embed", arguments))
-        return np.asarray(vector.to_numpy() if isinstance(vector, Vector) else vector, np.float32)
+        vector, *known = ask(lambda: self._statements.execute("embed", arguments).fetchone()) or ((),)
+        return Embedding(vector.to_numpy() if isinstance(vector, Vector) else vector, *known)
 
     def similarity(self, a: str, b: str, model: str | None = None, *, timeout: float = 10) -> float:
         """How close two texts are in meaning: the cosine similarity of their vectors, both embedded as documents."""
@@ -337,7 +339,7 @@ class Client(Swaps):
             "columns": texts_or_none("columns", columns), "weights": pair_or_none("weights", weights),
         }  # fmt: skip
         if has_media:
-            arguments["vector"] = Vector(self._vector(collection, wanted))
+            arguments |= of_model(self._vector(collection, wanted))
         if rerank is not None and (has_media or not isinstance(reranker, str | None)):
             return self._rerank_here(arguments, wanted, rerank, reranker)
         arguments |= {"rerank": rerank, "reranker": reranker}
@@ -379,9 +381,9 @@ class Client(Swaps):
     ) -> list[Hit]:  # fmt: skip
         """The k rows nearest to a vector of the collection's model: numbers, or a value that a connection returned.
 
-        `after` and `columns` as in `search`."""
+        Raises DatabaseError for what `embed` made with another model. `after` and `columns` as in `search`."""
         arguments = {
-            "collection": collection, "vector": vector_of(vector), "k": whole("k", k),
+            "collection": collection, **of_model(vector), "k": whole("k", k),
             **filtered(filter, filter_params), "mode": mode,
             "candidates": whole_or_none("candidates", candidates), "grouped": grouped, **cursor(after),
             "columns": texts_or_none("columns", columns),
@@ -439,10 +441,15 @@ class Client(Swaps):
         """The rows of pgmeaning.evaluations, the newest first, of all collections or of one."""
         return self._statements.dicts("evaluation/evaluations", {"collection": collection})
 
-    def _vector(self, collection: str, query: Document) -> NDArray[np.float32]:
+    def _vector(self, collection: str, query: Document) -> Embedding:
         """The vector of a query with media, made with the collection's model."""
         name, dimensions = self._embedder(collection, None)
-        return embed_here(self.model(name), query, as_query=True, dimensions=dimensions)
+        return self._embed_here(name, query, True, dimensions)
+
+    def _embed_here(self, name: str, query: Document, as_query: bool, dimensions: int | None) -> Embedding:
+        model = self.model(name)
+        vector = embed_here(model, query, as_query=as_query, dimensions=dimensions)
+        return Embedding(vector, name, fingerprint(model))
 
     def _embedder(self, collection: str | None, model: str | None) -> tuple[str, int | None]:
         """The model that embed() would use, and the length of the collection's vectors."""

@@ -15,8 +15,7 @@ from pgmeaning.client.statements import Statements
 class Swaps:
     """What a client calls for a swap. Every method raises CollectionError and DatabaseError, as its function does."""
 
-    def __init__(self, statements: Statements) -> None:
-        self._statements = statements
+    _statements: Statements
 
     def explain_swap(
         self, collection: str, *, model: str | None = None, dimensions: int | None = None,
