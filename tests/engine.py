@@ -17,6 +17,7 @@ from typing import Any
 
 from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Document
+from tests.probes import TEXTS
 
 
 @dataclass
@@ -49,6 +50,8 @@ class Engine:
     def __init__(self, embed: Embed | None = None, judge: Judge | None = None) -> None:
         self.url = ""
         self.requests: list[Request] = []
+        self.knows_probes = True
+        self.probes: list[Request] = []  # what only asks whether the model is still the same; no part of the script
         self.script: deque[Answer | Callable[[Request], Answer]] = deque()
         self.refused: set[str] = set()  # inputs that it answers with 400
         self.stalled = threading.Event()
@@ -63,6 +66,10 @@ class Engine:
 
     def answer(self, request: Request) -> Answer:
         """What the test's script says next, or what the model does."""
+        if self.knows_probes and _is_probe(request.body):
+            with self._lock:
+                self.probes.append(request)
+                return self._computed(request)
         with self._lock:
             self.requests.append(request)
             planned = self.script.popleft() if self.script else None
@@ -101,6 +108,12 @@ class Engine:
             ({"index": place, named: score} for place, score in enumerate(scores)), key=lambda item: -float(item[named])
         )
         return ranked if "texts" in body else {"data" if "text_2" in body else "results": ranked}
+
+
+def _is_probe(body: Mapping[str, Any]) -> bool:
+    if "messages" in body:
+        return body["messages"][1]["content"][-1].get("text") in TEXTS
+    return "input" in body and TEXTS.issuperset(body["input"])
 
 
 def said(messages: Sequence[Mapping[str, Any]]) -> str:

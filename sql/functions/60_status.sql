@@ -213,11 +213,14 @@ SELECT m.name, m.kind, m.status, m.dimensions, m.min_dimensions, m.max_tokens, m
        m.revision, m.template, m.pooling, m.normalize, m.query_prompt, m.document_prompt,
        CASE WHEN has_table_privilege('pgmeaning.model', 'UPDATE') THEN pgmeaning._redacted(m.options) END AS options,
        m.fingerprint, (SELECT count(*) FROM pgmeaning.target AS t WHERE t.model = m.name) AS collections, m.reranker,
-       m.allowed, m.replacement
+       m.allowed, m.replacement,
+       (SELECT coalesce('release ' || p.origin, 'first use here') FROM pgmeaning.model_probe AS p
+        WHERE p.model = m.name ORDER BY p.number LIMIT 1) AS probed
 FROM pgmeaning.model AS m;
 COMMENT ON VIEW pgmeaning.models
     IS 'The registry: everything that changes a model''s vectors, and how many collections have them. '
-       'Options are shown to whoever may change them, without passwords and keys.';
+       'Options are shown to whoever may change them, without passwords and keys. probed: where the vectors come from '
+       'that tell whether a process runs this very model; null: it has not run yet.';
 
 -- What it takes to run a model: all of its options for who may read them, as sidecars; for others, who may load it in a
 -- process of their own, what changes vectors, but not what is sent to an endpoint besides.

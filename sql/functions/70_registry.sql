@@ -75,13 +75,16 @@ BEGIN
     IF TG_OP = 'UPDATE' AND to_jsonb(NEW) - free = to_jsonb(OLD) - free THEN
         RETURN NEW;
     END IF;
-    used := pgmeaning._used_by(OLD.name);
+    used := coalesce(pgmeaning._used_by(OLD.name),
+                     (SELECT format('Sidecars that have loaded it: %s.', count(*)) FROM pgmeaning.sidecars AS s
+                      WHERE s.alive AND OLD.name = ANY (s.models) HAVING count(*) > 0));
     IF used IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'PM006',
             MESSAGE = format('model %L cannot be changed: it is in use', OLD.name), DETAIL = used,
-            HINT = 'Add it under another name, and move the collections to it.';
+            HINT = 'Add it under another name, and move the collections to it. Nobody but sidecars: stop them first.';
     END IF;
     DELETE FROM pgmeaning.query_cache WHERE model = OLD.name;
+    DELETE FROM pgmeaning.model_probe WHERE model = OLD.name;
     RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
 END
 $$;

@@ -58,12 +58,13 @@ BEGIN
                    'GRANT SELECT ON pgmeaning._model_options TO %1$s', users);
     EXECUTE format('GRANT SELECT ON pgmeaning.release, pgmeaning.collection, pgmeaning.target, '
                    'pgmeaning.vector_index, pgmeaning.usage, pgmeaning.swap, pgmeaning.swaps, pgmeaning.status, '
-                   'pgmeaning.index_report, pgmeaning.sidecars, pgmeaning.models, pgmeaning.releases, '
-                   'pgmeaning.evaluations, pgmeaning.alembic_version, pgmeaning.installation TO %s', users);
+                   'pgmeaning.index_report, pgmeaning.sidecars, pgmeaning.models, pgmeaning.model_probe, '
+                   'pgmeaning.releases, pgmeaning.evaluations, pgmeaning.alembic_version, pgmeaning.installation '
+                   'TO %s', users);
     FOR routine IN
         SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'pgmeaning'::regnamespace
           AND (p.proname IN ('_look_after', '_look_after_orphan', '_follow_key', '_follow_rename', '_test_loopback',
-                             '_make_loopback')
+                             '_make_loopback', '_begin_serving')
                OR p.proname ~ '^on_change_[0-9]+$')
     LOOP
         EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC%s', routine,

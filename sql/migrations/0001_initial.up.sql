@@ -40,6 +40,23 @@ CREATE TABLE pgmeaning.release (
 );
 CREATE UNIQUE INDEX release_one_current ON pgmeaning.release (current) WHERE current;
 
+-- What inputs gave a model's vectors, and what made them: a process that gives others must not serve it.
+CREATE TABLE pgmeaning.model_probe (
+    model     text NOT NULL REFERENCES pgmeaning.model ON DELETE CASCADE,
+    number    int NOT NULL,
+    input     jsonb NOT NULL,  -- {"text": ...}, or {"image": {"width": ..., "height": ...}}, which is made from numbers
+    as_query  bool NOT NULL,
+    embedding vector NOT NULL,  -- of all the model's dimensions
+    backend   text NOT NULL,
+    dtype     text,  -- null: unknown, as of an endpoint
+    device    text,
+    libraries jsonb NOT NULL DEFAULT '{}',
+    origin    text,  -- the release that brought it; null: the first process here that ran the model
+    made_at   timestamptz NOT NULL DEFAULT now(),
+    made_by   name NOT NULL DEFAULT session_user,
+    PRIMARY KEY (model, number)
+);
+
 -- What was decided about models and releases, by whom: to look up later; nothing depends on it.
 CREATE TABLE pgmeaning.registry_log (
     decided_at timestamptz NOT NULL DEFAULT clock_timestamp(),

@@ -5,7 +5,8 @@ PgmeaningError
 ├── ModelError             a model is unknown, cannot be loaded here, or cannot do what was asked
 │   ├── ModelNotFound      no model of that name
 │   ├── ModelUnavailable   known, but it cannot run here (an extra, a checkpoint or a backend is missing)
-│   │   └── EndpointDown   its endpoint does not answer, or rejects our key, whatever the input
+│   │   ├── EndpointDown   its endpoint does not answer, or rejects our key, whatever the input
+│   │   └── ModelDrifted   what runs under its name gives other vectors than its probes had
 │   └── BadVector          the model returned NaN, infinity, zeros or a wrong length
 ├── InputError             this one input cannot be embedded; others can
 ├── ArgumentError          an argument has a wrong type or makes no sense; also a ValueError
@@ -63,6 +64,10 @@ class ModelUnavailable(ModelError):
 
 class EndpointDown(ModelUnavailable):
     """The model's endpoint does not answer, or rejects our key, whatever the input: no row is to blame."""
+
+
+class ModelDrifted(ModelUnavailable):
+    """What runs under the model's name gives other vectors than its probes had: no row is to blame."""
 
 
 class BadVector(ModelError):

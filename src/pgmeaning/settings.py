@@ -78,6 +78,14 @@ class Settings(BaseSettings):
         description="how long a call of a model may take for each 1,024 tokens; past that its rows are handed back, "
         "and the process ends",
     )  # fmt: skip
+    probe_tolerance: float | None = Field(
+        default=None, gt=0, le=1,
+        description="the lowest cosine between a model's probes as stored and as embedded now, below which it is not "
+        "served; default: 0.99999 where both are float32 of one backend, else 0.999",
+    )  # fmt: skip
+    probe_interval: float = Field(
+        default=300, gt=0, description="how often the probes of a model behind an endpoint are embedded again"
+    )
     writers: int = Field(default=2, ge=1, le=16, description="connections that write vectors")
     grace: float = Field(default=5, ge=0, description="how long a running batch may take to finish after SIGTERM")
     cache_rows: int = Field(default=10_000, ge=0, description="query vectors kept; at times a tenth more")

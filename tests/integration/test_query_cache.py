@@ -15,6 +15,7 @@ from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until
 from tests.integration.test_embed import count, embed
+from tests.probes import are_probes
 from tests.types import Connect, Connection
 
 
@@ -29,6 +30,8 @@ class Counting(SyntheticEmbedder):
         self.error: Exception | None = None
 
     def embed_queries(self, queries: Any) -> Any:
+        if are_probes(queries):
+            return super().embed_queries(queries)
         texts = [query.text for query in queries]
         self.calls.append(texts)
         if any("hold" in text for text in texts):

@@ -189,10 +189,20 @@ def test_the_query_vectors_of_a_changed_model_are_forgotten(db: Connection) -> N
     assert db.execute("SELECT count(*) FROM pgmeaning.query_cache").fetchone() == (0,)
 
 
-def test_a_model_that_changes_under_a_sidecar_is_loaded_anew(docs: Connection, dsn: str) -> None:
+def test_a_model_that_a_sidecar_has_loaded_cannot_change(docs: Connection, dsn: str) -> None:
+    change = "UPDATE pgmeaning.model SET location = 'another' WHERE name = %s"
+    with running(Sidecar(dsn, Settings(maintenance=0.05))):
+        docs.execute("SELECT pgmeaning.embed('x', model => %s)", (LARGE,))
+        assert "Sidecars" in str(refused(docs, change, LARGE).diag.message_detail)
+    docs.execute(change.encode(), (LARGE,))
+    assert docs.execute("SELECT FROM pgmeaning.model_probe WHERE model = %s", (LARGE,)).fetchall() == []
+
+
+def test_a_model_that_changes_under_a_sidecar_all_the_same_is_loaded_anew(docs: Connection, dsn: str) -> None:
     with running(Sidecar(dsn, Settings(maintenance=0.05))) as sidecar:
         docs.execute("SELECT pgmeaning.embed('x', model => %s)", (LARGE,))
         before = sidecar.embedders.get(LARGE)
+        docs.execute("SET session_replication_role = replica")
         docs.execute("UPDATE pgmeaning.model SET fingerprint = 'another' WHERE name = %s", (LARGE,))
         wait_until(lambda: LARGE not in sidecar.embedders.names)
         assert sidecar.embedders.get(LARGE) is not before

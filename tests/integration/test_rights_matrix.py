@@ -82,6 +82,7 @@ FUNCTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "use_release": ("SELECT pgmeaning.use_release('26.02')", MANAGE),
     "create_release": ("SELECT pgmeaning.create_release('x', 'synthetic-4096')", MANAGE),
     "sign_release": ("SELECT pgmeaning.sign_release('26.02', 'x')", MANAGE),
+    "forget_probes": ("SELECT pgmeaning.forget_probes('synthetic-4096')", MANAGE),
     "allow_model": ("SELECT pgmeaning.allow_model('synthetic-4096')", MANAGE),
     "explain_swap": ("SELECT * FROM pgmeaning.explain_swap('docs', dimensions => 64)", ANYBODY),
     "swap_start": ("SELECT pgmeaning.swap_start('docs', dimensions => 64)", MANAGE),
@@ -101,6 +102,7 @@ RELATIONS: dict[str, tuple[str, ...]] = {
     "pgmeaning.index_report": ANYBODY,
     "pgmeaning.sidecars": ANYBODY,
     "pgmeaning.models": ANYBODY,
+    "pgmeaning.model_probe": ANYBODY,
     "pgmeaning.releases": ANYBODY,
     "pgmeaning.swaps": ANYBODY,
     "pgmeaning.swap": ANYBODY,
@@ -122,8 +124,8 @@ RELATIONS: dict[str, tuple[str, ...]] = {
 }
 # What nobody but the installation's owner writes to.
 WRITTEN = [
-    "collection", "target", "model", "release", "registry_log", "installation", "vector_index", "queue", "inbox",
-    "bulk_inbox", "request", "query_cache", "kept_vectors", "sidecar", "lock", "swap", "usage", "evaluation",
+    "collection", "target", "model", "release", "registry_log", "model_probe", "installation", "vector_index", "queue",
+    "inbox", "bulk_inbox", "request", "query_cache", "kept_vectors", "sidecar", "lock", "swap", "usage", "evaluation",
 ]  # fmt: skip
 
 

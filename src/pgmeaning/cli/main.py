@@ -40,6 +40,7 @@ from pgmeaning.cli.output import (
 from pgmeaning.cli.releases import release_app
 from pgmeaning.cli.search import search
 from pgmeaning.cli.swap import swap_app
+from pgmeaning.cli.verify import model_verify  # noqa: F401  it adds itself to the models' commands
 from pgmeaning.errors import ModelError, ModelNotFound
 from pgmeaning.tables import as_json_text, table
 

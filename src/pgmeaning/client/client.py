@@ -48,6 +48,10 @@ from pgmeaning.evaluation.answers import Progress
 from pgmeaning.evaluation.run import evaluate
 from pgmeaning.models.base import Reranker
 from pgmeaning.models.registry import fingerprint
+from pgmeaning.releases.agreement import read, write
+from pgmeaning.releases.check import Finding
+from pgmeaning.releases.registry import describe, findings, use
+from pgmeaning.settings import Settings
 from pgmeaning.types import Document, Hit, Model
 
 
@@ -256,6 +260,35 @@ class Client(Relations, Swaps):
         """Name models and a length of vectors that belong together; without `dimensions`, the embedder's own."""
         arguments = {"name": name, "embedder": embedder, "reranker": reranker, "dimensions": dimensions}
         self._statements.value("create_release", arguments)
+
+    def export_release(self, file: str | Path, name: str | None = None) -> str:
+        """Write a release (None: the current one) with its models and their probes to a file; returns its name.
+
+        Options of models that may be secret are left out. Raises ModelNotFound for an unknown release.
+        """
+        found = describe(self.connection, name)
+        write(found, Path(file))
+        return str(found.release["name"])
+
+    def check_release(self, file: str | Path) -> list[Finding]:
+        """Each model of a file as this database has it: equal, compatible, different or missing, and why.
+
+        Raises InputError for a damaged file.
+        """
+        return findings(self.connection, read(Path(file)), Settings().probe_tolerance)
+
+    def compare_release(self, other: Client) -> list[Finding]:
+        """The same for another database's current release and the models that its collections use."""
+        return findings(self.connection, describe(other.connection, in_use=True), Settings().probe_tolerance)
+
+    def import_release(self, file: str | Path) -> str:
+        """Register a file's models and probes, and follow its release, all or nothing; returns its name.
+
+        Raises InputError for a damaged file, DatabaseError if this database means something else by one of its names.
+        """
+        wanted = read(Path(file))
+        use(self.connection, wanted, Settings().probe_tolerance)
+        return str(wanted.release["name"])
 
     def sign_release(self, name: str, signed_off_by: str) -> None:
         """Record who has signed a release off, once and for all."""

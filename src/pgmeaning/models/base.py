@@ -71,6 +71,21 @@ class LoadedEmbedder:
         return self._embedder.count_tokens(as_documents(documents))
 
     @property
+    def dtype(self) -> str | None:
+        """Of its weights, such as 'float32'; None: unknown."""
+        return getattr(self._embedder, "dtype", None)
+
+    @property
+    def device_kind(self) -> str | None:
+        """What it runs on, such as 'cpu' or 'cuda'; None: unknown."""
+        return getattr(self._embedder, "device_kind", None)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it runs in a process that others may change while we go on."""
+        return bool(getattr(self._embedder, "is_remote", False))
+
+    @property
     def budget(self) -> Budget | None:
         """What one call should hold on the device; None if any size is fine."""
         return budget_of(self._embedder)

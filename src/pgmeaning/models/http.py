@@ -58,6 +58,8 @@ def load_reranker(model: Model, location: object = None, **options: Any) -> Http
 class HttpEmbedder:
     """An `Embedder` that posts to /v1/embeddings."""
 
+    is_remote = True
+
     def __init__(self, endpoint: Endpoint, model: Model, dimensions: int) -> None:
         self.dimensions = dimensions
         self._endpoint = endpoint

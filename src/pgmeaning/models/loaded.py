@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from pgmeaning.errors import ModelError, describe_in_public
+from pgmeaning.errors import ModelDrifted, ModelError, describe_in_public
 
 log = structlog.get_logger()
 M = TypeVar("M")
@@ -75,10 +75,11 @@ class LoadedModels(Generic[M]):
             self._failed.pop(name, None)
 
     def suspend(self, name: str, error: ModelError) -> None:
-        """Suspend a loaded model for a while: its endpoint is down."""
+        """Suspend a loaded model for a while: its endpoint is down, or serves something else."""
+        seconds = RETRY_SECONDS if isinstance(error, ModelDrifted) else DOWN_SECONDS
         with self._changing:
-            self._failed[name] = (time.monotonic() + DOWN_SECONDS, error)
-        log.warning("model suspended", model=name, seconds=DOWN_SECONDS, error=str(error))
+            self._failed[name] = (time.monotonic() + seconds, error)
+        log.warning("model suspended", model=name, seconds=seconds, error=str(error))
 
     def is_suspended(self, name: str) -> bool:
         """Whether it is suspended now."""

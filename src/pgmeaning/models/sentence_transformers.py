@@ -119,6 +119,16 @@ class SentenceTransformerEmbedder:
                 hint="its location holds another model",
             )
 
+    @property
+    def dtype(self) -> str:
+        """Of its weights."""
+        return str(self._encoder.transformer.dtype).removeprefix("torch.")
+
+    @property
+    def device_kind(self) -> str:
+        """What it runs on."""
+        return str(self._encoder.transformer.device.type)
+
     def embed_documents(self, documents: Sequence[Document]) -> Vectors:
         """float32 [n, dimensions]; a missing text counts as empty. Raises InputError for unsupported media."""
         return self._embed(documents, self._model.document_prompt)

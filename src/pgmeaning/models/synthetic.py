@@ -31,6 +31,8 @@ def load(model: Model, dimensions: int, **_options: Any) -> SyntheticEmbedder:
 class SyntheticEmbedder:
     """Unit vectors from a hash of text and media. An instruction has no effect; queries are embedded like documents."""
 
+    dtype = "float32"
+
     def __init__(self, dimensions: int) -> None:
         self.dimensions = dimensions
         self._blocks = -(-dimensions // BLOCK)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pgmeaning.errors import EndpointDown, describe
+from pgmeaning.errors import EndpointDown, ModelDrifted, describe
 from pgmeaning.models.base import Embedder
 from pgmeaning.models.pipeline import begin, budget_of
 from pgmeaning.models.vectors import Vectors, check_vectors, prefix
@@ -31,7 +31,8 @@ def failed(error: BaseException, dimensions: int) -> Embedded:
 def launch(embedder: Embedder, documents: Sequence[Document], dimensions: int) -> Callable[[], Embedded]:
     """Embed a batch, or begin to if its device works asynchronously; what is returned waits for the vectors.
 
-    Raises EndpointDown alone; what is returned raises whatever the device did, and the batch is to be embedded again.
+    Raises EndpointDown and ModelDrifted alone; what is returned raises whatever the device did, and the batch is to be
+    embedded again.
     """
     budget = budget_of(embedder)
     if budget is not None and budget.launched:
@@ -49,7 +50,7 @@ def launch(embedder: Embedder, documents: Sequence[Document], dimensions: int) -
 def embed(embedder: Embedder, documents: Sequence[Document], dimensions: int) -> Embedded:
     """Embed a batch; if it fails, halve it until the document that causes the failure is alone.
 
-    Raises only EndpointDown, never an error that an input causes.
+    Raises only EndpointDown and ModelDrifted, never an error that an input causes.
     """
     found: list[tuple[int, Vectors]] = []
     errors: dict[int, str] = {}
@@ -65,7 +66,7 @@ def _embed(
 ) -> None:  # fmt: skip
     try:
         found.append((start, _vectors(embedder, documents, dimensions)))
-    except EndpointDown:
+    except (EndpointDown, ModelDrifted):
         raise
     except BaseException as error:  # whatever a model raises, a panic too, must fail only that input
         if len(documents) == 1:

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import structlog
 
-from pgmeaning.errors import EndpointDown, describe
+from pgmeaning.errors import EndpointDown, ModelDrifted, describe
 from pgmeaning.models.base import Embedder
 from pgmeaning.models.batches import Batch, batches
 from pgmeaning.models.loaded import LoadedModels
@@ -116,7 +116,7 @@ class EmbedStep:
             yield batch, cut[number].places if number < len(cut) else []
 
     def _embed_batch(self, work: Work, vectors: RowVectors, batch: Batch) -> bool:
-        """Embed a batch, or launch it and finish the one before; False: the endpoint is down."""
+        """Embed a batch, or launch it and finish the one before; False: the model must not be used."""
         places = vectors.needed(batch.places)
         if not places:
             return True
@@ -151,8 +151,8 @@ class EmbedStep:
                 if error is None
                 else partial(failed, error, work.target.dimensions)
             )
-        except EndpointDown as down:
-            self._embedders.suspend(work.target.model, down)
+        except (EndpointDown, ModelDrifted) as unfit:
+            self._embedders.suspend(work.target.model, unfit)
             return False
         self._finish()
         self._launched = Launched(work, vectors, places, documents, tokens, started, finish)

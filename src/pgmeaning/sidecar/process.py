@@ -76,7 +76,7 @@ class Sidecar:
         self.id = self._run.id
         self.in_flight = InFlight()
         self.exit_status = 0
-        serving = Serving(self._run, partial(self._connect, "models"), load, load_reranker)
+        serving = Serving(self._run, partial(self._connect, "models", lock_timeout="5s"), load, load_reranker)
         self.embedders, self.rerankers = serving.embedders, serving.rerankers
         self._drain = False  # set by run()
         self._beat = beat

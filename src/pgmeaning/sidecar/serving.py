@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 import psycopg
 import structlog
@@ -11,10 +12,13 @@ import structlog
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database import targets
 from pgmeaning.database.connection import Connection
-from pgmeaning.errors import ModelNotFound, ModelUnavailable
+from pgmeaning.database.probes import begin_serving, stored_probes
+from pgmeaning.errors import EndpointDown, ModelNotFound, ModelUnavailable, TimedOut
 from pgmeaning.models.base import Embedder, Reranker
+from pgmeaning.models.guarded import Guarded
 from pgmeaning.models.loaded import LoadedModels
 from pgmeaning.models.pipeline import let_in
+from pgmeaning.models.probes import check, probed
 from pgmeaning.models.registry import located
 from pgmeaning.sidecar.run import Run
 from pgmeaning.types import Model
@@ -23,6 +27,9 @@ log = structlog.get_logger()
 
 # A model's look-up that the server refuses just now says nothing about the model.
 PASSING = (psycopg.OperationalError, psycopg.InterfaceError)
+
+# settings.model_timeout is for each 1,024: so long may the probes of one model take.
+PROBE_TOKENS = 8192
 
 # Whether a model is retired, and its fingerprint.
 Mark = tuple[bool, str]
@@ -58,9 +65,45 @@ class Serving:
 
     def _embedder(self, name: str) -> Embedder:
         with self._connect() as connection:
-            embedder = self._load(self._model(connection, name))
-        let_in(embedder, self.embedders.priority_lock.give_way)
+            model = self._model(connection, name)
+            fingerprint = self._marks[name][1]
+            embedder = self._load(model)
+            let_in(embedder, self.embedders.priority_lock.give_way)
+            if getattr(embedder, "is_remote", False):
+                begin_serving(connection, self._run.id, name, fingerprint)
+                return Guarded(embedder, partial(self._check, model, fingerprint, embedder), self._interval)
+            with self.embedders.priority_lock.bulk(), self._run.model_call(lambda: (), PROBE_TOKENS, "the probes"):
+                self._probe(connection, model, fingerprint, embedder)
         return embedder
+
+    @property
+    def _interval(self) -> float:
+        return self._run.settings.probe_interval
+
+    def _check(self, model: Model, fingerprint: str, embedder: Embedder) -> None:
+        """The same for a model that is served already. It raises nothing that a row could be blamed for."""
+        try:
+            with self._connect() as connection:
+                self._probe(connection, model, fingerprint, embedder)
+        except (psycopg.Error, TimedOut) as error:
+            raise EndpointDown(
+                f"model {model.name!r}: its probes could not be compared: {str(error).strip()}",
+                public=f"model {model.name!r}: its probes could not be compared",
+            ) from error
+
+    def _probe(self, connection: Connection, model: Model, fingerprint: str, embedder: Embedder) -> None:
+        """Compare what the model gives with its probes, or keep them at its first use; raises ModelDrifted."""
+        stored, found = stored_probes(connection, model.name), []
+        if not stored:
+            found = probed(model, embedder)
+            if not found:
+                log.warning("model embeds none of its probes: what it serves cannot be compared", model=model.name)
+            if begin_serving(connection, self._run.id, model.name, fingerprint, found):
+                log.info("first use of a model: its probes are kept", model=model.name, probes=len(found))
+                return
+            stored = stored_probes(connection, model.name)  # another sidecar was faster
+        check(stored, model, embedder, self._run.settings.probe_tolerance)
+        begin_serving(connection, self._run.id, model.name, fingerprint)
 
     def _reranker(self, name: str) -> Reranker:
         with self._connect() as connection:

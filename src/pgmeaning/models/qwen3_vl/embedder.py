@@ -46,6 +46,16 @@ class Qwen3VLEmbedder:
         self._inputs = Inputs(network.tokenizer, network.vision)
 
     @property
+    def dtype(self) -> str:
+        """Of its weights."""
+        return self._network.dtype
+
+    @property
+    def device_kind(self) -> str:
+        """What it runs on."""
+        return str(self._network.device.type)
+
+    @property
     def budget(self) -> Budget:
         """What one call should hold."""
         return self._network.budget

@@ -94,6 +94,7 @@ class Network:
         self.transformer = transformer
         self.batch_tokens = batch_tokens
         self.device: torch.device = transformer.device
+        self.dtype = str(transformer.dtype).removeprefix("torch.")
         body = getattr(transformer, "model", transformer)  # without the head over the vocabulary
         self._padded = Padded(body, tokenizer, left=padding_side == "left")
         on_cuda = self.device.type == "cuda"

@@ -1,0 +1,1 @@
+SELECT m.name, m.fingerprint FROM pgmeaning.model AS m

@@ -1,0 +1,1 @@
+SELECT m.name FROM pgmeaning.model AS m ORDER BY m.name

@@ -1,0 +1,1 @@
+SELECT DISTINCT t.model FROM pgmeaning.target AS t ORDER BY t.model
