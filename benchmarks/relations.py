@@ -105,8 +105,6 @@ def fill(connection: psycopg.Connection[Any], dsn: str, model: str, vectors: Vec
     connection.execute("VACUUM ANALYZE")
 
 
-
-
 def index_of(dimensions: int, model: str) -> str:
     """The index that would be planned."""
     column = "signature bit_hamming_ops" if dimensions > 2000 else "embedding vector_cosine_ops"
