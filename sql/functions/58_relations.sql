@@ -23,6 +23,11 @@ BEGIN
 END
 $$;
 
+-- A number of rows that products of cannot overflow. least() would make one of null, which says nothing.
+CREATE OR REPLACE FUNCTION pgmeaning._bounded(number bigint) RETURNS bigint
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT CASE WHEN number IS NOT NULL THEN least(number, 2147483647) END $$;
+
 -- Refuses numbers that make no sense; null is left out.
 CREATE OR REPLACE FUNCTION pgmeaning._check_bounds(threshold float8, k bigint, page bigint) RETURNS void
 LANGUAGE plpgsql IMMUTABLE
@@ -68,10 +73,12 @@ $$;
 CREATE OR REPLACE FUNCTION pgmeaning._stored_sql(c pgmeaning.collection, t pgmeaning.target) RETURNS text
 LANGUAGE sql STABLE
 AS $$
-    SELECT format('SELECT u.place AS "pgmeaning.place", v.embedding AS "pgmeaning.embedding", k.* '
+    SELECT format('SELECT u.place AS "pgmeaning.place", v.embedding AS "pgmeaning.embedding", '
+        'v.signature AS "pgmeaning.signature", k.* '
         'FROM unnest($1::jsonb[]) WITH ORDINALITY AS u (key, place) '
         'CROSS JOIN LATERAL jsonb_to_record(u.key) AS k (%s) '
-        'CROSS JOIN LATERAL (SELECT subvector(v.embedding::vector, 1, %s) AS embedding FROM %s AS v WHERE %s '
+        'CROSS JOIN LATERAL (SELECT subvector(v.embedding::vector, 1, %s) AS embedding, v.signature '
+        'FROM %s AS v WHERE %s '
         'ORDER BY v.chunk OFFSET 0) AS v',
         pgmeaning._key_record(c.key_columns, c.key_types), t.dimensions, pgmeaning._relation_name(t.vectors),
         pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types))
@@ -93,7 +100,9 @@ DECLARE
     hidden   bool := row_security_active(oc.source::oid);
     others   text := CASE WHEN c.id = oc.id THEN format('NOT (%s)', pgmeaning._key_match(
                          'v', c.vector_key_columns, 'q', c.key_columns, c.key_types)) ELSE 'true' END;
-    nearness text := replace(pgmeaning._nearness(plan.kind, ot.dimensions, plan.dimensions), '$1', query);
+    -- The stored signature: made anew, it would be for every row that is compared.
+    nearness text := CASE WHEN plan.kind = 'signature' THEN 'v.signature <~> q."pgmeaning.signature"'
+                          ELSE replace(pgmeaning._nearness(plan.kind, ot.dimensions, plan.dimensions), '$1', query) END;
     distance text := format(CASE WHEN oc.chunking IS NULL THEN '(v.embedding <=> %s) + 0::float8'
                                  ELSE 'min((v.embedding <=> %s) + 0::float8)' END, query);
     by_row   text := CASE WHEN oc.chunking IS NULL THEN '' ELSE ' GROUP BY ' || keys END;
@@ -184,7 +193,7 @@ LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     -- Without a k so many are looked for at first, and all where these do not reach as far as the threshold.
-    wanted   bigint := coalesce(k, 64);
+    wanted   bigint := coalesce(k, 16);
     plan     record := pgmeaning._search_plan(ot, mode, wanted, candidates);
     o        pgmeaning.search_options := ROW(wanted, NULL, mode, candidates, true, NULL, NULL, NULL);
     to_fetch bigint := CASE WHEN plan.kind <> 'exact'
@@ -275,7 +284,7 @@ BEGIN
     LOOP
         SELECT m.*, cardinality(m.keys) AS seen INTO page
         FROM pgmeaning._match_page(c, pgmeaning._active_target(c), oc, pgmeaning._active_target(oc),
-            least(k, 2147483647), threshold, mode, least(candidates, 2147483647), after, at_once) AS m;
+            pgmeaning._bounded(k), threshold, mode, pgmeaning._bounded(candidates), after, at_once) AS m;
         RETURN QUERY SELECT page.keys[u.place], u.other, u.distance, 1 - u.distance
         FROM (SELECT u.*, dense_rank() OVER (ORDER BY u.place) AS number
               FROM unnest(page.places, page.others, page.distances) WITH ORDINALITY

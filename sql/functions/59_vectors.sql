@@ -43,7 +43,7 @@ BEGIN
     made_of := concat_ws(', ', pgmeaning._made_of(t), pgmeaning._made_of(ot));
     expected := pgmeaning._rows_expected(c, NULL, NULL);
     SELECT m.keys::text[], m.places, m.others::text[], m.distances INTO keys, places, others, distances
-    FROM pgmeaning._match_page(c, t, oc, ot, least(k, 2147483647), threshold, mode, least(candidates, 2147483647),
+    FROM pgmeaning._match_page(c, t, oc, ot, pgmeaning._bounded(k), threshold, mode, pgmeaning._bounded(candidates),
                                after, page) AS m;
 END
 $$;
