@@ -12,4 +12,4 @@ TEXTS = frozenset(str(probe.input.get("text")) for probe in probes_for(Model("an
 
 def are_probes(documents: Iterable[Document]) -> bool:
     """Whether these are a model's probes."""
-    return TEXTS.issuperset(document.text or "" for document in documents)
+    return all(document.text in TEXTS and not document.images for document in documents)
