@@ -35,6 +35,15 @@ AS $$
     WHERE o.dimensions >= t.dimensions AND (o.vector_type = 'vector' OR t.vector_type = 'halfvec')
 $$;
 
+-- Whether a sidecar is alive that runs a model, as far as it was told which to run.
+CREATE OR REPLACE FUNCTION pgmeaning._is_attended(model text) RETURNS bool
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM pgmeaning.sidecars AS s WHERE s.alive AND (s.named = '{}' OR $1 = ANY (s.named)));
+END
+$$;
+
 -- The command to run next, as SQL and for the shell.
 CREATE OR REPLACE FUNCTION pgmeaning._next_step(call text, collection text) RETURNS text
 LANGUAGE sql IMMUTABLE

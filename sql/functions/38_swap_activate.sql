@@ -23,18 +23,20 @@ AS $$
 DECLARE
     had     text := current_setting('restrict_nonsystem_relation_kind', true);
     vectors text := pgmeaning._relation_name((pgmeaning._active_target(c)).vectors);
+    source  text := pgmeaning._relation_name(c.source);
     found   jsonb[];
 BEGIN
     PERFORM set_config('restrict_nonsystem_relation_kind', 'view, foreign-table', true);
-    EXECUTE format('SELECT ARRAY(SELECT %1$s FROM %2$s AS s WHERE %3$s AND (%4$s) IS NOT NULL AND %5$s '
-                   'AND NOT EXISTS (SELECT FROM %6$s AS v WHERE %7$s AND v.chunk = 0 '
+    EXECUTE format('SELECT ARRAY(SELECT %s FROM %s WHERE %s AND (%s) IS NOT NULL '
+                   'AND NOT EXISTS (SELECT FROM %s AS v WHERE %s AND v.chunk = 0 '
                    'AND (v.content_hash = %4$s OR v.embedded_at > $3)) LIMIT $1)',
-        pgmeaning._key_json('s', c.key_columns, c), pgmeaning._relation_name(c.source), pgmeaning._source_guard(c),
-        pgmeaning._content_hash('s', c),
-        CASE WHEN keys IS NULL THEN 'true' ELSE format('EXISTS (SELECT FROM unnest($2) AS u (key) CROSS JOIN LATERAL '
-            'jsonb_to_record(u.key) AS k (%s) WHERE %s)', pgmeaning._key_record(c.key_columns, c.key_types),
-            pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types)) END,
-        vectors, pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types))
+        pgmeaning._key_json('s', c.key_columns, c),
+        CASE WHEN keys IS NULL THEN source || ' AS s'
+             ELSE format('unnest($2) AS u (key) CROSS JOIN LATERAL jsonb_to_record(u.key) AS k (%s) JOIN %s AS s ON %s',
+                         pgmeaning._key_record(c.key_columns, c.key_types), source,
+                         pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types)) END,
+        pgmeaning._source_guard(c), pgmeaning._content_hash('s', c), vectors,
+        pgmeaning._key_match('s', c.key_columns, 'v', c.vector_key_columns, c.key_types))
     INTO found USING most, keys, since;
     PERFORM set_config('restrict_nonsystem_relation_kind', had, true);
     RETURN found;
@@ -102,10 +104,10 @@ BEGIN
                 'look for all that is missing, pgmeaning.retry(%1$L) tries again what failed.', c.name));
         ELSIF keys <> '{}' AND (clock_timestamp() - began > patience
                                 OR current_setting('transaction_isolation') <> 'read committed'
-                                OR NOT EXISTS (SELECT FROM pgmeaning.sidecars AS k WHERE k.alive)) THEN
+                                OR NOT pgmeaning._is_attended(c.model)) THEN
             PERFORM pgmeaning._refuse_incomplete(c, keys, CASE
-                WHEN EXISTS (SELECT FROM pgmeaning.sidecars AS k WHERE k.alive) THEN 'They are still owed.'
-                ELSE 'They are owed, and no sidecar runs.' END,
+                WHEN pgmeaning._is_attended(c.model) THEN 'They are still owed.'
+                ELSE format('They are owed, and no sidecar runs that has model %s.', c.model) END,
                 'Let a sidecar embed them first; pgmeaning.swaps shows how far it has come.');
         END IF;
         PERFORM pg_sleep(0.02) WHERE keys <> '{}';

@@ -27,9 +27,9 @@ BEGIN
     ELSIF st.state = 'paused' THEN
         state := 'paused';
         next := format('SELECT pgmeaning.resume(%L), or: pgmeaning resume %1$s', s.collection);
-    ELSIF (st.owed > 0 OR st.scanned < 1) AND NOT EXISTS (SELECT FROM pgmeaning.sidecars AS k WHERE k.alive) THEN
+    ELSIF (st.owed > 0 OR st.scanned < 1) AND NOT pgmeaning._is_attended(t.model) THEN
         state := 'waiting';
-        problem := coalesce(problem, 'no sidecar runs');
+        problem := coalesce(problem, format('no sidecar runs that has model %s', t.model));
         next := 'pgmeaning sidecar';
     ELSIF problem IS NOT NULL THEN
         state := 'waiting';

@@ -12,7 +12,10 @@ import pytest
 import pgmeaning
 from pgmeaning.models.base import load_embedder
 from pgmeaning.models.vectors import prefix
+from pgmeaning.settings import Settings
+from pgmeaning.sidecar.process import Sidecar
 from pgmeaning.types import Document
+from tests.conftest import running
 from tests.types import Connect, Connection, Drain
 
 ROWS = 40
@@ -309,7 +312,7 @@ def test_a_row_that_is_owed_is_not_passed_over(docs: None, db: Connection, drain
     drain()
     db.execute("INSERT INTO docs VALUES (99, 't', 'new')")
     error = refused(db, "SELECT pgmeaning.swap_activate('docs')", "PM023")
-    assert "no sidecar runs" in str(error.diag.message_detail)
+    assert "no sidecar runs that has model synthetic-4096" in str(error.diag.message_detail)
 
 
 def test_failed_rows_are_left_behind_only_for_a_reason_that_is_recorded(
@@ -620,6 +623,14 @@ def test_every_state_of_a_swap_names_the_next_command(docs: None, db: Connection
     assert "swap_finish" in swap(db)["next"]
     db.execute("SELECT pgmeaning.swap_finish('docs')")
     assert swap(db)["next"] is None
+
+
+def test_a_sidecar_for_other_models_does_not_pass_for_one_that_fills(docs: None, db: Connection, dsn: str) -> None:
+    start(db)
+    with running(Sidecar(dsn, Settings(maintenance=0.1), ["synthetic-384"])):
+        found = swap(db)
+    assert (found["state"], found["next"]) == ("waiting", "pgmeaning sidecar")
+    assert "synthetic-4096" in found["problem"]
 
 
 def test_the_client_swaps_as_sql_does(docs: None, dsn: str, drain: Drain) -> None:
