@@ -185,19 +185,21 @@ BEGIN
 END
 $$;
 
--- Whether a generation is worse than the other, by what was measured last of both as they are, of all queries: worse is
--- what the whole interval of the difference says. Null: nothing was measured, and nothing had to be.
+-- Whether a generation is worse than the other, by what was measured last of both as they are, of all queries or those
+-- of a language or tag: worse is what the whole interval of the difference says. Null: nothing was measured, and nothing had to be.
 CREATE OR REPLACE FUNCTION pgmeaning._judge_quality(swap_id int, collection_id int, OUT passes bool, OUT finding text)
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
     WITH compared AS (
-        SELECT DISTINCT ON (e.measure, e.definition ->> 'way') e.measure, e.definition ->> 'way' AS way,
+        SELECT DISTINCT ON (e.measure, e.definition ->> 'way', e.definition ->> 'tag')
+               concat_ws(' of ', e.measure, e.definition ->> 'way', e.definition ->> 'tag') AS what,
+               e.definition ->> 'tag' AS tag,
                CASE WHEN side.of_it THEN e.value ELSE e.other_value END AS own,
                CASE WHEN side.of_it THEN e.other_value ELSE e.value END AS others,
                CASE WHEN side.of_it THEN e.difference_high ELSE -e.difference_low END AS at_most
         FROM pgmeaning.swap AS s
-        JOIN pgmeaning.evaluation AS e ON e.collection = s.collection AND e.definition ->> 'tag' IS NULL
+        JOIN pgmeaning.evaluation AS e ON e.collection = s.collection
              AND e.other_value IS NOT NULL  -- how alike two lists are says nothing of which is better
         CROSS JOIN LATERAL (SELECT e.definition #>> '{generation,collection_id}' = $2::text AS of_it) AS side
         WHERE s.id = $1
@@ -205,14 +207,13 @@ BEGIN
               IN ((s.old_id::text, s.new_id::text), (s.new_id::text, s.old_id::text))
           AND pgmeaning._is_present(e.definition -> 'generation')
           AND pgmeaning._is_present(e.definition -> 'other_generation')
-        ORDER BY e.measure, e.definition ->> 'way', e.id DESC
+        ORDER BY e.measure, e.definition ->> 'way', e.definition ->> 'tag', e.id DESC
     )
     SELECT CASE WHEN count(*) > 0 THEN bool_and(coalesce(c.at_most >= 0, true)) END,
-           coalesce('worse: ' || string_agg(format('%s%s %s, not %s', c.measure, ' of ' || c.way,
-                        round(c.own::numeric, 4), round(c.others::numeric, 4)), ', ' ORDER BY c.measure, c.way)
-                        FILTER (WHERE c.at_most < 0),
-                    string_agg(format('%s%s %s, was %s', c.measure, ' of ' || c.way, round(c.own::numeric, 4),
-                        round(c.others::numeric, 4)), ', ' ORDER BY c.measure, c.way), 'not evaluated')
+           coalesce('worse: ' || string_agg(format('%s %s, not %s', c.what, round(c.own::numeric, 4),
+                        round(c.others::numeric, 4)), ', ' ORDER BY c.what) FILTER (WHERE c.at_most < 0),
+                    string_agg(format('%s %s, was %s', c.what, round(c.own::numeric, 4), round(c.others::numeric, 4)),
+                        ', ' ORDER BY c.what) FILTER (WHERE c.tag IS NULL), 'not evaluated')
     INTO passes, finding FROM compared AS c;
     IF passes IS NULL AND EXISTS (SELECT FROM pgmeaning.swap AS s WHERE s.id = $1 AND s.gate ? 'evaluation'
                                   AND s.new_id = $2) THEN

@@ -363,6 +363,18 @@ def test_a_worse_generation_serves_only_for_a_reason_that_is_recorded(docs: None
     ]
 
 
+def test_one_language_that_is_worse_closes_the_gate(docs: None, db: Connection, drain: Drain) -> None:
+    start(db)
+    drain()
+    record(db, 0.9, 0.05, 0.15)
+    db.execute(
+        "SELECT pgmeaning.record_evaluation('docs@2', 'docs', 10, 'nDCG@10', 0.1, 0.4, -0.5, -0.1, "
+        '\'{"way": "vectors", "tag": "de"}\')'
+    )
+    error = refused(db, "SELECT pgmeaning.swap_activate('docs')", "PM023")
+    assert "nDCG@10 of vectors of de 0.1000, not 0.4000" in str(error.diag.message_detail)
+
+
 def test_a_difference_that_may_be_chance_closes_no_gate(docs: None, db: Connection, drain: Drain) -> None:
     start(db)
     drain()
