@@ -15,7 +15,11 @@ from tests.integration.relations import filled, nearest
 from tests.types import Connection
 
 MODEL = "all-MiniLM-L6-v2"
-LABELS = {"math": "mathematics of numbers", "datetime": "dates and times", "ssl": "secure network connections"}
+LABELS = {
+    "math": "mathematics of numbers",
+    "inspect": "inspecting functions, classes and source code",
+    "tkinter": "a graphical user interface with widgets and windows",
+}
 
 pytestmark = [
     pytest.mark.local_model,
