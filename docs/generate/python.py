@@ -31,6 +31,7 @@ def page() -> str:
         _class("pgmeaning.Label", pgmeaning.Label),
         _class("pgmeaning.Cluster", pgmeaning.Cluster),
         _class("pgmeaning.Embedding", pgmeaning.Embedding),
+        _class("pgmeaning.Imported", pgmeaning.Imported),
         _function("pgmeaning.rerank", pgmeaning.rerank),
         _class("pgmeaning.Ranked", pgmeaning.Ranked),
         _function("pgmeaning.evaluation.read_queries", read_queries),

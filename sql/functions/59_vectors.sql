@@ -85,3 +85,141 @@ BEGIN
     WHERE m.name = t.model;
 END
 $$;
+
+-- Everything that a file of vectors must agree on with the collection that takes it up.
+CREATE OR REPLACE FUNCTION pgmeaning._vectors_definition(collection text) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    c pgmeaning.collection := pgmeaning._collection(collection);
+    t pgmeaning.target := pgmeaning._active_target(c);
+BEGIN
+    PERFORM pgmeaning._check_key(c);
+    RETURN jsonb_build_object('collection', c.name, 'model', t.model, 'fingerprint',
+        (SELECT m.fingerprint FROM pgmeaning.model AS m WHERE m.name = t.model), 'dimensions', t.dimensions,
+        'vector_type', pgmeaning._vector_type(t.vectors), 'key_columns', c.key_columns, 'key_types', c.key_types,
+        'columns', c.columns, 'template', c.template, 'image', c.image, 'video', c.video, 'chunking', c.chunking);
+END
+$$;
+
+-- A page of vectors to be exported: as _vectors_page(), with what each was made from. A row without a vector is told.
+CREATE OR REPLACE FUNCTION pgmeaning._export_page(collection text, after jsonb, page bigint)
+RETURNS TABLE (made_of text, key text, chunk int, content_hash bytea, chunk_text text, embedding vector)
+LANGUAGE plpgsql STABLE SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET bytea_output = 'hex' SET extra_float_digits = '1' SET enable_seqscan = off SET jit = off
+AS $$
+DECLARE
+    c pgmeaning.collection := pgmeaning._collection(collection);
+    t pgmeaning.target := pgmeaning._active_target(c);
+BEGIN
+    PERFORM pgmeaning._check_search(c, t, 1, NULL);
+    RETURN QUERY EXECUTE format('SELECT $2, r.key::text, v.chunk, v.content_hash, '
+        'CASE WHEN %s THEN v.chunk_text END, v.embedding::vector '
+        'FROM unnest($1) WITH ORDINALITY AS r (key, place) CROSS JOIN LATERAL jsonb_to_record(r.key) AS k (%s) '
+        'LEFT JOIN LATERAL (SELECT v.* FROM %s AS v WHERE %s ORDER BY v.chunk OFFSET 0) AS v ON true '
+        'ORDER BY r.place, v.chunk',
+        -- The text of a chunk is not shown where the row's is another by now: see 46_rights.sql.
+        CASE WHEN c.chunking IS NULL THEN 'false' ELSE pgmeaning._is_current(c, t) END,
+        pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._relation_name(t.vectors),
+        pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types))
+    USING pgmeaning._next_keys(c, after, page), pgmeaning._made_of(t);
+END
+$$;
+
+-- Of keys and the hashes of what somebody embedded: those whose row is that now, and whose stored vectors are of
+-- something else; and how many have theirs. VOLATILE, to see what was committed up to now.
+CREATE OR REPLACE FUNCTION pgmeaning._importable(c pgmeaning.collection, t pgmeaning.target, keys jsonb[],
+    hashes bytea[], OUT wanted jsonb[], OUT fresh bigint)
+LANGUAGE plpgsql VOLATILE
+AS $$
+BEGIN
+    EXECUTE format('SELECT coalesce(array_agg(u.key ORDER BY u.key) FILTER (WHERE v.content_hash IS DISTINCT FROM '
+        'u.content_hash), ''{}''), count(*) FILTER (WHERE v.content_hash = u.content_hash) '
+        'FROM unnest($1, $2) AS u (key, content_hash) CROSS JOIN LATERAL jsonb_to_record(u.key) AS k (%s) '
+        'CROSS JOIN LATERAL (SELECT %s AS content_hash FROM %s AS s WHERE %s AND %s OFFSET 0) AS s '
+        'LEFT JOIN LATERAL (SELECT v.content_hash FROM %s AS v WHERE %s AND v.chunk = 0 OFFSET 0) AS v ON true '
+        'WHERE s.content_hash = u.content_hash',
+        pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._content_hash('s', c),
+        pgmeaning._relation_name(c.source),
+        pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types), pgmeaning._source_guard(c),
+        pgmeaning._relation_name(t.vectors),
+        pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types))
+    INTO wanted, fresh USING keys, hashes;
+END
+$$;
+
+-- Replaces the vectors of rows; one element of the arrays is one chunk.
+CREATE OR REPLACE FUNCTION pgmeaning._put_vectors(c pgmeaning.collection, t pgmeaning.target, wanted jsonb[],
+    keys jsonb[], chunks int[], hashes bytea[], texts text[], vectors vector[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+    stored text := pgmeaning._relation_name(t.vectors);
+    record text := pgmeaning._key_record(c.key_columns, c.key_types);
+BEGIN
+    EXECUTE format('DELETE FROM %1$s WHERE ctid = ANY (ARRAY(SELECT f.ctid FROM unnest($1) AS u (key) '
+        'CROSS JOIN LATERAL jsonb_to_record(u.key) AS k (%2$s) '
+        'CROSS JOIN LATERAL (SELECT v.ctid FROM %1$s AS v WHERE %3$s OFFSET 0) AS f))', stored, record,
+        pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types))
+    USING wanted;
+    EXECUTE format('INSERT INTO %s (%s, chunk, chunk_text, model, embedding, content_hash%s) '
+        'SELECT %s, u.chunk, u.chunk_text, $6, u.embedding, u.content_hash%s '
+        'FROM unnest($1, $2, $3, $4, $5) AS u (key, chunk, content_hash, chunk_text, embedding) '
+        'CROSS JOIN LATERAL jsonb_to_record(u.key) AS k (%s) '
+        'CROSS JOIN LATERAL (SELECT %s AS words FROM %s AS s WHERE %s OFFSET 0) AS s WHERE u.key = ANY ($7)',
+        stored, (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
+                 FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)),
+        CASE WHEN c.language IS NULL THEN '' ELSE ', words' END, pgmeaning._column_list('k', c.key_columns),
+        CASE WHEN c.language IS NULL THEN '' ELSE ', CASE WHEN u.chunk_text IS NULL THEN s.words END' END, record,
+        pgmeaning._words_sql(c, 's'), pgmeaning._relation_name(c.source),
+        pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types))
+    USING keys, chunks, hashes, texts, vectors, t.model, wanted;
+END
+$$;
+
+-- Takes up vectors that were made elsewhere, for the rows that have the very content they were made from, as if a
+-- sidecar had embedded them. The rows are queued, or their places in the queue locked and given a new generation: so no
+-- sidecar that embeds one at the moment can write it, and what is changed from now on is folded behind. Only then the
+-- rows are looked at once more. A change that commits between this look and our end is still in the inbox, and owed.
+CREATE OR REPLACE FUNCTION pgmeaning._import_page(collection text, fingerprint text, keys text[], chunks int[],
+    hashes bytea[], texts text[], vectors vector[], OUT taken bigint, OUT fresh bigint, OUT other bigint)
+LANGUAGE plpgsql VOLATILE SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET bytea_output = 'hex' SET extra_float_digits = '1' SET lc_monetary = 'C' SET lock_timeout = '5s'
+SET enable_seqscan = off SET jit = off
+AS $$
+DECLARE
+    c      pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection(collection));
+    t      pgmeaning.target := pgmeaning._active_target(c);
+    known  jsonb[] := ARRAY(SELECT pgmeaning._full_key(c, k.key::jsonb)
+                            FROM unnest(keys) WITH ORDINALITY AS k (key, place) ORDER BY k.place);
+    firsts record;
+    ready  record;
+    locked jsonb[];
+BEGIN
+    PERFORM pgmeaning._check_readable(c), pgmeaning._check_key(c),
+            pgmeaning._of_model(vectors[1], collection, 'another model', fingerprint);
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'vectors are imported in READ COMMITTED alone',
+            DETAIL = 'Rows have to be seen as they are by now.', HINT = 'SET default_transaction_isolation.';
+    END IF;
+    SELECT array_agg(known[i]) AS keys, array_agg(hashes[i]) AS hashes INTO firsts
+    FROM generate_subscripts(chunks, 1) AS i WHERE chunks[i] = 0;
+    ready := pgmeaning._importable(c, t, firsts.keys, firsts.hashes);
+    fresh := ready.fresh;
+    WITH queued AS (
+        INSERT INTO pgmeaning.queue AS q (collection_id, model, key)
+        SELECT c.id, t.model, k FROM unnest(ready.wanted) AS k WHERE pg_column_size(k) <= 2000 ORDER BY k
+        ON CONFLICT ON CONSTRAINT queue_pkey DO UPDATE SET generation = excluded.generation, claimed_by = NULL,
+            visible_at = CASE WHEN q.claimed_by IS NULL THEN q.visible_at ELSE now() END
+        RETURNING q.key
+    )
+    SELECT coalesce(array_agg(q.key), '{}') INTO locked FROM queued AS q;
+    SELECT w.* INTO ready FROM pgmeaning._importable(c, t, firsts.keys, firsts.hashes) AS w;
+    ready.wanted := ARRAY(SELECT unnest(ready.wanted) INTERSECT SELECT unnest(locked));
+    PERFORM pgmeaning._put_vectors(c, t, ready.wanted, known, chunks, hashes, texts, vectors);
+    DELETE FROM pgmeaning.queue AS q
+    WHERE q.collection_id = c.id AND q.model = t.model AND q.key = ANY (ready.wanted);
+    taken := cardinality(ready.wanted);
+    other := cardinality(firsts.keys) - taken - fresh;
+END
+$$;

@@ -137,6 +137,18 @@ SELECT * FROM pgmeaning._cluster_sample(%(collection)s, %(seed)s)
 SELECT w.place, w.words FROM pgmeaning._cluster_words(pgmeaning._collection(%(collection)s), %(keys)s::text[]::jsonb[],
     %(places)s::int[], %(word_count)s) AS w
 
+-- ---------------------------------------------------------------- Vectors that leave and enter
+
+-- name: vectors_definition
+SELECT pgmeaning._vectors_definition(%(collection)s)
+
+-- name: export_page
+SELECT * FROM pgmeaning._export_page(%(collection)s, %(after)s, %(page)s)
+
+-- name: import_page
+SELECT * FROM pgmeaning._import_page(%(collection)s, %(fingerprint)s, %(keys)s::text[], %(chunks)s::int[],
+    %(hashes)b::bytea[], %(texts)s::text[], %(vectors)b)
+
 -- ---------------------------------------------------------------- Views
 
 -- name: status

@@ -18,6 +18,7 @@ from pgmeaning.version import __version__
 if TYPE_CHECKING:
     from pgmeaning import errors
     from pgmeaning.client.client import Client, connect
+    from pgmeaning.client.parquet import Imported
     from pgmeaning.client.rerank import Ranked, rerank
     from pgmeaning.client.vectors import Embedding
     from pgmeaning.models.base import load_embedder, load_reranker
@@ -29,6 +30,7 @@ _HOMES = {
     "Cluster": "pgmeaning.types",
     "Embedding": "pgmeaning.client.vectors",
     "Hit": "pgmeaning.types",
+    "Imported": "pgmeaning.client.parquet",
     "Label": "pgmeaning.types",
     "Match": "pgmeaning.types",
     "Ranked": "pgmeaning.client.rerank",
@@ -38,7 +40,7 @@ _HOMES = {
 }
 
 __all__ = [
-    "Client", "Cluster", "Embedding", "Hit", "Label", "Match", "Ranked", "__version__", "connect", "errors",
+    "Client", "Cluster", "Embedding", "Hit", "Imported", "Label", "Match", "Ranked", "__version__", "connect", "errors",
     "load_embedder", "load_reranker", "rerank",
 ]  # fmt: skip
 

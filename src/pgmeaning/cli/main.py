@@ -40,6 +40,7 @@ from pgmeaning.cli.output import (
 from pgmeaning.cli.releases import release_app
 from pgmeaning.cli.search import search
 from pgmeaning.cli.swap import swap_app
+from pgmeaning.cli.vectors import vectors_app
 from pgmeaning.cli.verify import model_verify  # noqa: F401  it adds itself to the models' commands
 from pgmeaning.errors import ModelError, ModelNotFound
 from pgmeaning.tables import as_json_text, table
@@ -57,6 +58,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(server_app, name="server")
 app.add_typer(model_app, name="model")
+app.add_typer(vectors_app, name="vectors")
 app.add_typer(release_app, name="release")
 app.add_typer(swap_app, name="swap")
 

@@ -31,6 +31,7 @@ from pgmeaning.client.arguments import (
 )
 from pgmeaning.client.asking import Asking
 from pgmeaning.client.evaluating import AnyQueries, Searching, given_queries, options_of, recorded
+from pgmeaning.client.parquet import Transfers
 from pgmeaning.client.query_vectors import check_modalities, embed_here, query_document
 from pgmeaning.client.relations import Relations
 from pgmeaning.client.rerank import loaded_reranker, rerank
@@ -88,7 +89,7 @@ def _check_schema(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-class Client(Relations, Swaps):
+class Client(Relations, Swaps, Transfers):
     """A connection to a database with pgmeaning. Not for use by several threads at once."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
