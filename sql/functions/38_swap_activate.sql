@@ -186,7 +186,8 @@ END
 $$;
 
 -- Whether a generation is worse than the other, by what was measured last of both as they are, of all queries or those
--- of a language or tag: worse is what the whole interval of the difference says. Null: nothing was measured, and nothing had to be.
+-- of a language or tag: worse is what the whole interval of the difference says. Null: nothing was measured, and
+-- nothing had to be.
 CREATE OR REPLACE FUNCTION pgmeaning._judge_quality(swap_id int, collection_id int, OUT passes bool, OUT finding text)
 LANGUAGE plpgsql STABLE
 AS $$
