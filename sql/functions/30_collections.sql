@@ -334,6 +334,27 @@ END
 END
 $$;
 
+-- For the view's one condition, which is looked at once a statement: whether these vectors serve, as this snapshot sees
+-- it. Catalogs are always seen as they are now: so a transaction whose snapshot is older than an activation would read
+-- the new generation's vectors with its own query's vector of the old one. Of two models of one length nobody would
+-- notice. PostgreSQL's own code, since who uses such transactions begins again at it.
+-- SECURITY DEFINER: who was granted the view alone may call it.
+CREATE OR REPLACE FUNCTION pgmeaning._serves(vectors regclass) RETURNS bool
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER
+AS $$
+BEGIN
+    IF (SELECT c.role FROM pgmeaning.target AS t JOIN pgmeaning.collection AS c ON c.id = t.collection_id
+        WHERE t.vectors = $1) = 'active' OR EXISTS (SELECT FROM pgmeaning.kept_vectors AS k WHERE k.vectors = $1) THEN
+        RETURN true;
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'serialization_failure',
+        MESSAGE = 'the vectors of this view are of a generation that serves since after this transaction began',
+        DETAIL = format('The view shows %s; embed() and search() go by the generation before, as this transaction''s '
+                        'snapshot does.', $1),
+        HINT = 'Begin a new transaction.';
+END
+$$;
+
 -- The view that users join with: it shows the active model's vectors, with their rights.
 CREATE OR REPLACE FUNCTION pgmeaning._make_view(c pgmeaning.collection) RETURNS void
 LANGUAGE plpgsql
@@ -346,7 +367,8 @@ DECLARE
 BEGIN
     EXECUTE format('CREATE OR REPLACE VIEW %s WITH (security_invoker = true) AS '
         'SELECT %s, v.chunk, %s AS chunk_text, v.model, '
-        'v.embedding::%s AS embedding, v.signature::"bit" AS signature, v.content_hash, v.embedded_at FROM %s AS v',
+        'v.embedding::%s AS embedding, v.signature::"bit" AS signature, v.content_hash, v.embedded_at FROM %5$s AS v '
+        'WHERE (SELECT pgmeaning._serves(%5$L))',
         view, pgmeaning._column_list('v', c.vector_key_columns), pgmeaning._shown_text(c),
         pgmeaning._vector_type(vectors), pgmeaning._relation_name(vectors));
     FOREACH role IN ARRAY c.grant_to LOOP

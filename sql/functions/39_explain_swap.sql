@@ -28,6 +28,33 @@ AS $$
     FROM pgmeaning.target AS t WHERE t.collection_id = c.id
 $$;
 
+-- How many documents the new model would cut: none of those that are chunked; else those that the present one cut, if
+-- the new one reads as much. Of a shorter one nothing is known, since no lengths are kept: null, and why.
+CREATE OR REPLACE FUNCTION pgmeaning._cut_documents(c pgmeaning.collection, n pgmeaning.collection, documents float8,
+    OUT number bigint, OUT note text)
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    was   int := (SELECT m.max_tokens FROM pgmeaning.model AS m WHERE m.name = c.model);
+    reads int := (SELECT m.max_tokens FROM pgmeaning.model AS m WHERE m.name = n.model);
+BEGIN
+    IF n.chunking IS NOT NULL THEN
+        number := 0;
+        note := 'chunking has all of a text read';
+    ELSIF reads IS NULL THEN
+        note := format('not known: the registry does not say how many tokens model %s reads', n.model);
+    ELSIF c.chunking IS NULL AND reads >= was AND documents IS NOT NULL THEN
+        number := round(documents);
+        note := format('documents that are as long as model %s reads, or longer: %s tokens; model %s reads %s. '
+                       'chunking => ... has all of a text read', c.model, was, n.model, reads);
+    ELSE
+        note := format('not known: model %s reads %s tokens, and nobody has counted the texts that are longer; fill a '
+                       'part, swap_start(..., until => 0.01), and see cut in pgmeaning.swaps. chunking => ... has all '
+                       'of a text read', n.model, reads);
+    END IF;
+END
+$$;
+
 -- 'model: a -> b', for all that changes.
 CREATE OR REPLACE FUNCTION pgmeaning._named_changes(c pgmeaning.collection, n pgmeaning.collection, dimensions int,
     vector_type text) RETURNS text
@@ -59,11 +86,11 @@ DECLARE
                                              chunking, language);
     next    record := pgmeaning._next_generation(c, changes, allow_deprecated);
     m       record := pgmeaning._measured(c.id, (next.n).model);
-    wanted  pgmeaning.model := pgmeaning._embedder((next.n).model);
     kept    text := pgmeaning._kept_share(c, next.n, next.dimensions, next.vector_type);
     rows    bigint := pgmeaning._row_count(c.source);
     vectors bigint := greatest(pgmeaning._row_count(t.vectors), rows);
     tokens  float8 := CASE WHEN kept = 'all' THEN 0 ELSE m.tokens_each * vectors END;
+    cut     record := pgmeaning._cut_documents(c, next.n, m.cut_share * vectors);
     kind    record;
     planned record;
 BEGIN
@@ -84,10 +111,7 @@ BEGIN
                                        'swap_start(..., until => 0.01), and see pgmeaning.swaps'
               ELSE format('%s a document, by %s documents of the present generation',
                           round(m.tokens_each::numeric, 1), m.measured) END),
-        ('cut', round((m.cut_share * vectors)::numeric)::text,
-         format('documents that are as long as the model reads, or longer; model %s reads %s tokens%s', wanted.name,
-                coalesce(wanted.max_tokens::text, 'any number of'),
-                CASE WHEN (next.n).chunking IS NULL THEN '. chunking => ... has all of a text read' ELSE '' END)),
+        ('cut', cut.number::text, cut.note),
         ('disk', pg_size_pretty((vectors * (next.dimensions * CASE next.vector_type WHEN 'halfvec' THEN 2 ELSE 4 END
                                             + next.dimensions / 8 + 150) + planned.bytes)::bigint),
          CASE WHEN planned.bytes > 0 THEN format('%s of it for an index (%s)', pg_size_pretty(planned.bytes::bigint),
@@ -96,7 +120,7 @@ BEGIN
         ('hours', round((tokens / m.tokens_per_second / 3600 + planned.build_seconds / 3600)::numeric, 2)::text,
          CASE WHEN tokens = 0 THEN 'no model runs'
               WHEN m.tokens_per_second IS NULL THEN format('not known: %s has embedded nothing here yet; fill a part, '
-                                                           'swap_start(..., until => 0.01)', wanted.name)
+                                                           'swap_start(..., until => 0.01)', (next.n).model)
               ELSE format('at %s tokens a second, as measured here', round(m.tokens_per_second::numeric)) END),
         ('cost', round((tokens / 1e6 * price)::numeric, 2)::text,
          CASE WHEN price IS NULL THEN 'price => what a million tokens cost' ELSE format('at %s a million tokens', price)

@@ -61,6 +61,7 @@ BEGIN
                    'pgmeaning.index_report, pgmeaning.sidecars, pgmeaning.models, pgmeaning.model_probe, '
                    'pgmeaning.releases, pgmeaning.evaluations, pgmeaning.alembic_version, pgmeaning.installation '
                    'TO %s', users);
+    GRANT EXECUTE ON FUNCTION pgmeaning._serves(regclass) TO PUBLIC;  -- a view may be granted to anybody
     FOR routine IN
         SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'pgmeaning'::regnamespace
           AND (p.proname IN ('_look_after', '_look_after_orphan', '_follow_key', '_follow_rename', '_test_loopback',

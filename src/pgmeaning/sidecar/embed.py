@@ -40,6 +40,16 @@ class Launched:
     finish: Callable[[], Embedded]
 
 
+def _cut(batch: Launched) -> int:
+    """How many documents are as long as the model reads, or longer, by tokens or by what was read of the row."""
+    tokens = getattr(batch.work.embedder, "max_tokens", None) or float("inf")
+    characters = batch.work.characters or float("inf")
+    return sum(
+        batch.work.lengths[place] >= tokens or len(document.text or "") >= characters
+        for place, document in zip(batch.places, batch.documents, strict=True)
+    )
+
+
 class EmbedStep:
     """Takes work and hands on outputs; queries go before its batches.
 
@@ -177,9 +187,7 @@ class EmbedStep:
         now = time.monotonic()
         seconds, self._finished_at = now - max(batch.started, self._finished_at), now
         self._paces[target.model, target.has_media].record(len(batch.places) * vectors.rows_each, seconds)
-        lengths, most = batch.work.lengths, getattr(batch.work.embedder, "max_tokens", None)
-        cut = sum(1 for place in batch.places if most is not None and lengths[place] >= most)
-        self._run.usage.add(target, Used(len(batch.places), batch.tokens, seconds, cut))
+        self._run.usage.add(target, Used(len(batch.places), batch.tokens, seconds, _cut(batch)))
         done = vectors.take(batch.places, found)
         if done.rows or done.errors:
             self._outputs.put(

@@ -45,11 +45,14 @@ class Reader:
     def work(self, claimed: Claimed) -> Iterator[Work]:
         """The rows to embed, in suitable portions; claims whose rows cannot be read are failed here."""
         left = list(claimed.claims)
+        characters = None if claimed.target.chunking else characters_for(claimed.embedder)
         try:
             for claims, rows in self._portions(claimed):
                 for some in _by_chunks(rows) if claimed.target.chunking else [rows]:
                     if some:
-                        yield Work(claimed.target, tuple(some), claimed.embedder, urgent=claimed.urgent)
+                        yield Work(
+                            claimed.target, tuple(some), claimed.embedder, urgent=claimed.urgent, characters=characters
+                        )
                 left = left[len(claims) :]
         except BaseException:
             self._in_flight.drop(left)  # so that they count as lost and are handed back over the next connection

@@ -31,6 +31,7 @@ class Work:
     embedder: Embedder
     lengths: tuple[int, ...] = ()  # tokens of each distinct document, once they are counted
     urgent: bool = False
+    characters: int | None = None  # of a longer column only the beginning was read; None: all
 
 
 @dataclass(frozen=True, slots=True)
