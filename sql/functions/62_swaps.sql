@@ -1,5 +1,12 @@
 -- How far swaps have come, and what is to be done next.
 
+-- Whether rows that a scan found still lack their vector, though all have been looked at.
+-- SECURITY DEFINER: everybody may see how far a swap is, and the queue holds keys.
+CREATE OR REPLACE FUNCTION pgmeaning._owes_backfill(collection_id int) RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER
+AS $$ SELECT EXISTS (SELECT FROM pgmeaning.queue AS q
+                     WHERE q.collection_id = $1 AND q.priority = 0 AND q.failed_at IS NULL) $$;
+
 -- What a swap waits for and what to do: 'broken', 'paused', 'waiting' for a sidecar, 'held' by its pace, 'filling',
 -- 'closed' by a gate, 'ready'.
 CREATE OR REPLACE FUNCTION pgmeaning._swap_state(s pgmeaning.swap, OUT state text, OUT problem text, OUT next text)
@@ -38,7 +45,7 @@ BEGIN
         state := 'held';
         next := format('evaluate it: pgmeaning evaluate %1$s --queries FILE; to go on: '
                        'SELECT pgmeaning.swap_adjust(%1$L), or: pgmeaning swap adjust %1$s', s.collection);
-    ELSIF t.scan_finished_at IS NULL THEN
+    ELSIF t.scan_finished_at IS NULL OR pgmeaning._owes_backfill(s.new_id) THEN
         state := 'filling';
         next := format('wait, as with: CALL pgmeaning.wait_for(%L)',
                        (SELECT c.name FROM pgmeaning.collection AS c WHERE c.id = s.new_id));
