@@ -138,8 +138,6 @@ def test_a_swap_goes_on_by_itself_once_the_key_is_right(
     assert one(db, "SELECT count(*) FROM docs_embedding WHERE model = 'served'") == ROWS
 
 
-<<<<<<< HEAD
-=======
 def test_a_swap_is_not_called_ready_while_rows_that_were_looked_at_have_no_vector(
     docs: None, db: Connection, dsn: str
 ) -> None:
@@ -152,7 +150,6 @@ def test_a_swap_is_not_called_ready_while_rows_that_were_looked_at_have_no_vecto
         wait_until(lambda: swap(db)["state"] == "ready")
 
 
->>>>>>> peer
 def test_an_inputs_own_error_marks_its_row_alone(served: None, endpoint: Guarded, db: Connection, drain: Drain) -> None:
     endpoint.served = float("inf")
     endpoint.refused.add("body 7")
