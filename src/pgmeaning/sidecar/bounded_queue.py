@@ -8,11 +8,14 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+# So many urgent items may pass one that is not: a stream of them must not stop all else.
+MAY_PASS = 4
+
 
 class BoundedQueue(Generic[T]):
-    """First in, first out, urgent items before the others. `put` waits while it is full, `get` while it is empty.
+    """First in, first out, urgent items before the others, MAY_PASS in a row.
 
-    Urgent items have as much room again. Ending the queue wakes all who wait.
+    `put` waits while it is full, `get` while it is empty. Urgent items have as much room again. Ending the queue wakes all who wait.
     """
 
     def __init__(self, size: int) -> None:
@@ -20,6 +23,7 @@ class BoundedQueue(Generic[T]):
         self._items: deque[T] = deque()
         self._urgent: deque[T] = deque()
         self._changed = threading.Condition()
+        self._passed = 0
         self._ended = False
 
     def put(self, item: T, *, urgent: bool = False) -> bool:
@@ -46,10 +50,12 @@ class BoundedQueue(Generic[T]):
     def get_urgent(self) -> T | None:
         """The next urgent item; None if there is none right now."""
         with self._changed:
-            return self._pop() if self._urgent else None
+            return self._pop(urgent=True) if self._urgent else None
 
-    def _pop(self) -> T | None:
-        items = self._urgent or self._items
+    def _pop(self, *, urgent: bool = False) -> T | None:
+        passes = bool(self._urgent) and (urgent or not self._items or self._passed < MAY_PASS)
+        self._passed = self._passed + 1 if passes and self._items else 0
+        items = self._urgent if passes else self._items
         item = items.popleft() if items else None
         self._changed.notify_all()
         return item

@@ -38,6 +38,9 @@ URGENT_POLL = 0.05
 SUSPECTS_WAIT = 5.0
 SUSPECTS_TURN = 1.0
 
+# While changes keep a lane busy, its scans take a page this often, lest they never end.
+SCAN_SECONDS = 1.0
+
 # A model, and whether its rows have images or videos: slow files and URLs hold up no texts.
 Lane = tuple[str, bool]
 
@@ -67,6 +70,7 @@ class Claimer:
         self._plenty: dict[Lane, bool] = {}  # whether a lane's last claim was as large as it may be
         self._suspect: Claimed | None = None  # waits until the pipeline is empty
         self._suspects_from = time.monotonic() + SUSPECTS_WAIT
+        self._scanned_at: dict[Lane, float] = {}
         self._limited_since: dict[tuple[int, str], float] = {}
 
     def claims(self) -> Iterator[Claimed]:
@@ -151,14 +155,19 @@ class Claimer:
             self._plenty[lane] = False  # nothing that we could work on
             return False
         targets, limit = self._ready(lane), self._limit(lane, self._run.budget(embedder))
-        urgent = other = False
+        scanned = urgent = other = False
         place = self._place(lane[1])
+        if (
+            not place.is_full()
+            and time.monotonic() > self._scanned_at.setdefault(lane, time.monotonic()) + SCAN_SECONDS
+        ):
+            scanned = yield from self._scan_lane(lane, targets, limit, embedder)
         if not place.is_full(urgent=True):
             claims = self._session.queue.claim(lane[0], list(targets), limit, URGENT)
             urgent = yield from self._held_by_collection(targets, claims, embedder, urgent=True)
         if not place.is_full():
             other = yield from self._claim_other(lane, targets, limit, embedder)
-        return urgent or other
+        return scanned or urgent or other
 
     def _claim_other(
         self, lane: Lane, targets: Mapping[int, Target], limit: int, embedder: Embedder
@@ -170,8 +179,14 @@ class Claimer:
         if self._plenty[lane]:
             self._wakefulness.wake_others()
             return True
-        scanned = yield from self._scan([t for t in targets.values() if t.scanning], limit, embedder)
+        scanned = yield from self._scan_lane(lane, targets, limit, embedder)
         return found or scanned
+
+    def _scan_lane(
+        self, lane: Lane, targets: Mapping[int, Target], limit: int, embedder: Embedder
+    ) -> Generator[Claimed, None, bool]:
+        self._scanned_at[lane] = time.monotonic()
+        return (yield from self._scan([t for t in targets.values() if t.scanning], limit, embedder))
 
     def _held_by_collection(
         self, targets: Mapping[int, Target], claims: Sequence[Claim], embedder: Embedder, *, urgent: bool = False

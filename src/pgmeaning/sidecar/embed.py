@@ -26,6 +26,9 @@ from pgmeaning.types import Document
 
 log = structlog.get_logger()
 
+# Between two batches, fresh rows go before them for so long at most: a stream of changes must not stop all else.
+URGENT_SECONDS = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Launched:
@@ -115,7 +118,8 @@ class EmbedStep:
 
     def _let_urgent_go_first(self, work: Work) -> None:
         """Between two batches: a fresh row does not wait for the rest of a bulk."""
-        while not work.urgent and (urgent := self._work.get_urgent()) is not None:
+        until = time.monotonic() + URGENT_SECONDS
+        while not work.urgent and time.monotonic() < until and (urgent := self._work.get_urgent()) is not None:
             self._embed_or_fail(urgent)
 
     def _batches(self, work: Work, vectors: RowVectors) -> Iterator[tuple[Batch, list[int]]]:
