@@ -15,7 +15,8 @@ MAY_PASS = 4
 class BoundedQueue(Generic[T]):
     """First in, first out, urgent items before the others, MAY_PASS in a row.
 
-    `put` waits while it is full, `get` while it is empty. Urgent items have as much room again. Ending the queue wakes all who wait.
+    `put` waits while it is full, `get` while it is empty. Urgent items have as much room again.
+    Ending the queue wakes all who wait.
     """
 
     def __init__(self, size: int) -> None:
