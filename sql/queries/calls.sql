@@ -180,6 +180,9 @@ SELECT pgmeaning._add_model(%(model)s::jsonb)
 -- name: set_default_model
 SELECT pgmeaning.set_default_model(%(name)s, %(reranker)s, %(keep_reranker)s)
 
+-- name: template_parts
+SELECT pgmeaning._template_parts(%(template)s)
+
 -- name: deprecate_model
 SELECT pgmeaning.deprecate_model(%(name)s, %(replacement)s)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from pgmeaning.cli.doctor import doctor
 from pgmeaning.cli.evaluate import evaluate
 from pgmeaning.cli.gpu import print_gpu_advice
 from pgmeaning.cli.groups import DataDir, Port, model_app, server_app
@@ -483,3 +484,4 @@ def failures(
 app.command()(search)
 app.command()(index)
 app.command()(evaluate)
+app.command()(doctor)

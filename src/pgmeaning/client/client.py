@@ -30,6 +30,7 @@ from pgmeaning.client.arguments import (
     whole_or_none,
 )
 from pgmeaning.client.asking import Asking
+from pgmeaning.client.doctor import Diagnosis, examine
 from pgmeaning.client.evaluating import AnyQueries, Searching, given_queries, options_of, recorded
 from pgmeaning.client.parquet import Transfers
 from pgmeaning.client.query_vectors import check_modalities, embed_here, query_document
@@ -470,6 +471,16 @@ class Client(Relations, Swaps, Transfers):
         others = searching.others(collection) if generations is None else texts("generations", generations)
         found = evaluate(searching, [collection, *others], given_queries(queries, qrels), options, progress)
         return recorded(self._statements, found, record=record)
+
+    def doctor(
+        self, column: str, model: str, texts: Sequence[str] = (), *, template: str | None = None, sample: int = 200
+    ) -> Diagnosis:  # fmt: skip
+        """Whether a vector column that nobody manages, such as 'docs.embedding', is of a model.
+
+        A sample of its rows is embedded again, in this process: `texts` are the columns that were embedded, joined by
+        blank lines, or those of `template`. Raises ArgumentError for a column that holds no vectors.
+        """
+        return examine(self._statements, column, self.model(model), texts, template, whole("sample", sample))
 
     def evaluations(self, collection: str | None = None) -> list[dict[str, Any]]:
         """The rows of pgmeaning.evaluations, the newest first, of all collections or of one."""

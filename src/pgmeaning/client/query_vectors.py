@@ -50,6 +50,12 @@ def embed_texts_here(model: Model, queries: Sequence[str]) -> NDArray[np.float32
         return embedder.embed_queries([Document(text) for text in queries])
 
 
+def embed_documents_here(model: Model, texts: Sequence[str]) -> NDArray[np.float32]:
+    """The vectors of texts as documents, float32 [n, d], in the model's own length."""
+    with _shared(model).use() as embedder:
+        return embedder.embed_documents([Document(text) for text in texts])
+
+
 def check_modalities(model: Model, document: Document) -> None:
     """Raise InputError if the model does not take the document's images or videos."""
     for kind, values in (("image", document.images), ("video", document.videos)):

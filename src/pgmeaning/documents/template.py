@@ -16,13 +16,20 @@ def render(target: Target, texts: Sequence[str | None]) -> str | None:
 
     None if all columns are null: there is nothing to embed.
     """
+    return filled(target.template_parts, target.columns, texts)
+
+
+def filled(
+    template_parts: Sequence[tuple[str, str | None]] | None, columns: Sequence[str], texts: Sequence[str | None]
+) -> str | None:
+    """The same for columns and a template that no collection has."""
     if all(text is None for text in texts):
         return None
-    if target.template_parts is None:
+    if template_parts is None:
         return SEPARATOR.join(text for text in texts if text is not None)
-    values = dict(zip(target.columns, texts, strict=True))
+    values = dict(zip(columns, texts, strict=True))
     return "".join(
-        literal + ((values[column] or "") if column is not None else "") for literal, column in target.template_parts
+        literal + ((values[column] or "") if column is not None else "") for literal, column in template_parts
     )
 
 

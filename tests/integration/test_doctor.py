@@ -1,0 +1,107 @@
+"""A vector column that nobody manages: whose vectors are these?"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import pgmeaning
+from pgmeaning.client.doctor import Diagnosis
+from pgmeaning.errors import ArgumentError
+from pgmeaning.models.base import load_embedder
+from pgmeaning.models.vectors import Vectors, unit_length
+from tests.integration.test_cli import run
+from tests.types import Connection
+
+ROWS = 20
+MODEL = "synthetic-384"
+
+
+@pytest.fixture
+def docs(db: Connection) -> None:
+    """A table whose vectors, unmanaged, are the model's."""
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, body text, embedding vector)")
+    db.execute(f"INSERT INTO docs SELECT i, 't' || i, 'body ' || i FROM generate_series(1, {ROWS}) AS i".encode())
+    store(db, load_embedder(MODEL).embed_documents([f"body {key}" for key in range(1, ROWS + 1)]))
+
+
+def store(db: Connection, vectors: Vectors, first: int = 1) -> None:
+    for key, vector in enumerate(vectors, start=first):
+        db.execute("UPDATE docs SET embedding = %s::vector WHERE id = %s", (str(vector.tolist()), key))
+
+
+def diagnose(dsn: str, **arguments: object) -> Diagnosis:
+    with pgmeaning.connect(dsn) as client:
+        return client.doctor("docs.embedding", MODEL, **({"texts": ["body"]} | arguments))  # type: ignore[arg-type]
+
+
+def test_vectors_of_the_model_pass(docs: None, dsn: str) -> None:
+    found = diagnose(dsn)
+    assert (found.passed, found.same, found.sample, found.rows) == (True, ROWS, ROWS, ROWS)
+
+
+@pytest.mark.parametrize("type", ["vector(384)", "halfvec(384)"])
+def test_the_type_of_the_column_does_not_matter(docs: None, db: Connection, dsn: str, type: str) -> None:
+    db.execute(f"ALTER TABLE docs ALTER embedding TYPE {type}".encode())
+    assert diagnose(dsn).passed
+
+
+def test_a_template_says_what_was_embedded(docs: None, db: Connection, dsn: str) -> None:
+    store(db, load_embedder(MODEL).embed_documents([f"t{key}: body {key}" for key in range(1, ROWS + 1)]))
+    assert diagnose(dsn, texts=(), template="{title}: {body}").passed
+    assert diagnose(dsn).same == 0
+
+
+def test_two_models_in_one_column_are_noticed(docs: None, db: Connection, dsn: str) -> None:
+    store(db, unit_length(np.random.default_rng(1).normal(size=(8, 384)).astype(np.float32)))
+    found = diagnose(dsn)
+    assert (found.passed, found.same, found.foreign) == (False, ROWS - 8, 8)
+    assert "mixed: 8 of 20" in found.verdict
+
+
+def test_vectors_of_older_texts_are_stale(docs: None, db: Connection, dsn: str) -> None:
+    right = load_embedder(MODEL).embed_documents([f"body {key}" for key in range(1, 6)])
+    noise = unit_length(np.random.default_rng(1).normal(size=right.shape).astype(np.float32))
+    store(db, unit_length(right + 0.5 * noise))
+    found = diagnose(dsn)
+    assert (found.passed, found.same, found.stale) == (False, ROWS - 5, 5)
+
+
+def test_what_cannot_be_the_models_is_counted_apart(docs: None, db: Connection, dsn: str) -> None:
+    db.execute("UPDATE docs SET embedding = NULL WHERE id <= 2")
+    db.execute("UPDATE docs SET embedding = array_fill(0, ARRAY[384])::vector WHERE id = 3")
+    db.execute("UPDATE docs SET embedding = array_fill(1, ARRAY[768])::vector WHERE id = 4")
+    db.execute("UPDATE docs SET body = NULL WHERE id = 5")
+    found = diagnose(dsn)
+    assert (found.lacking, found.unusable, found.wrong_length, found.without_text) == (2, 1, 1, 1)
+    assert not found.passed
+
+
+def test_vectors_that_are_not_of_unit_length_are_compared_all_the_same(docs: None, db: Connection, dsn: str) -> None:
+    store(db, 3 * load_embedder(MODEL).embed_documents([f"body {key}" for key in range(1, ROWS + 1)]))
+    found = diagnose(dsn)
+    assert (found.passed, found.not_unit) == (True, ROWS)
+
+
+def test_an_empty_column_does_not_pass(docs: None, db: Connection, dsn: str) -> None:
+    db.execute("UPDATE docs SET embedding = NULL")
+    assert (diagnose(dsn).passed, diagnose(dsn).verdict) == (False, "it holds no vector")
+
+
+@pytest.mark.parametrize(("column", "texts"), [("embedding", ["body"]), ("docs.body", ["body"]),
+                                               ("docs.nope", ["body"]),
+                                               ("docs.embedding", [])])  # fmt: skip
+def test_what_makes_no_sense_is_refused(docs: None, dsn: str, column: str, texts: list[str]) -> None:
+    with pgmeaning.connect(dsn) as client, pytest.raises(ArgumentError) as caught:
+        client.doctor(column, MODEL, texts)
+    assert caught.value.hint
+
+
+def test_the_command_exits_as_it_finds(docs: None, db: Connection, dsn: str) -> None:
+    command = ("--dsn", dsn, "doctor", "--column", "docs.embedding", "--model", MODEL, "--text", "body")
+    found = run(*command, "--json")
+    assert (found.returncode, json.loads(found.stdout)["same"]) == (0, ROWS)
+    store(db, unit_length(np.random.default_rng(1).normal(size=(ROWS, 384)).astype(np.float32)))
+    assert run(*command).returncode == 1
