@@ -164,11 +164,12 @@ AS $$
 DECLARE
     source_rows bigint;
 BEGIN
-    IF until NOT BETWEEN 0 AND 1 OR share <= 0 OR share > 1 OR rows_per_second <= 0 OR tokens < 0
+    IF until NOT BETWEEN 0 AND 1 OR share <= 0 OR share > 1 OR rows_per_second NOT BETWEEN 0.001 AND 1e9
+       OR tokens < 0
        OR 'NaN' IN (until, share, rows_per_second) THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'a swap''s pace makes no sense',
-            DETAIL = 'until and share are parts of the whole, from 0 to 1; rows_per_second is positive; max_tokens is '
-                     'not negative.',
+            DETAIL = 'until and share are parts of the whole, from 0 to 1; rows_per_second is from 0.001 to a '
+                     'billion; max_tokens is not negative.',
             HINT = 'For example: until => 0.5, share => 0.25, rows_per_second => 200.';
     END IF;
     SELECT pgmeaning._row_count(c.source) INTO source_rows FROM pgmeaning.collection AS c WHERE c.id = $1;

@@ -270,6 +270,8 @@ def test_the_words_of_a_new_language_are_those_of_the_row(docs: None, db: Connec
         ("language => 'klingon'", "PM014"),
         ("model => 'synthetic-4096', until => 2", "PM014"),
         ("model => 'synthetic-4096', rows_per_second => 0", "PM014"),
+        ("model => 'synthetic-4096', rows_per_second => 1e-300", "PM014"),
+        ("model => 'synthetic-4096', rows_per_second => 1e300", "PM014"),
         ("model => 'synthetic-4096', share => 'NaN'", "PM014"),
     ],
 )
