@@ -488,7 +488,7 @@ def test_ctrl_c_during_initdb_leaves_nothing_running(folder: Path) -> None:
         wait_until(lambda: any(folder.glob("data/pgmeaning.initdb-*")))
         process.send_signal(signal.SIGINT)
         assert "KeyboardInterrupt" in process.communicate()[1]
-    assert processes_of(folder) == []
+    wait_until(lambda: processes_of(folder) == [])
     with EmbeddedServer(folder / "data", settings=FAST) as server:
         assert value_of(server.dsn, "SELECT 1") == 1
 
