@@ -69,6 +69,25 @@ BEGIN
 END
 $$;
 
+-- Refuses a swap that is not at this point, 'filling' or 'activated', with the commands that fit where it is.
+CREATE OR REPLACE FUNCTION pgmeaning._check_point(s pgmeaning.swap, wanted text) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    IF s.state = 'filling' AND wanted = 'activated' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM022',
+            MESSAGE = format('the new generation of collection %L does not serve yet', s.collection),
+            HINT = format('To let it serve: %s. To give it up: %s', pgmeaning._next_step('activate', s.collection),
+                          pgmeaning._next_step('cancel', s.collection));
+    ELSIF s.state = 'activated' AND wanted = 'filling' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM022',
+            MESSAGE = format('the new generation of collection %L serves already', s.collection),
+            HINT = format('To go back: %s. To stay: %s', pgmeaning._next_step('rollback', s.collection),
+                          pgmeaning._next_step('finish', s.collection));
+    END IF;
+END
+$$;
+
 -- What is to change, as swap_start() and explain_swap() were told. A text that is empty takes away what there was.
 CREATE OR REPLACE FUNCTION pgmeaning._swap_changes(model text, dimensions int, vector_type text, columns text[],
     template text, image text, video text, chunking jsonb, language text) RETURNS jsonb
@@ -270,12 +289,7 @@ AS $$
 DECLARE
     s pgmeaning.swap := pgmeaning._open_swap($1);
 BEGIN
-    IF s.state = 'activated' THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM022',
-            MESSAGE = format('the new generation of collection %L serves already', s.collection),
-            HINT = format('To go back: %s. To stay: %s', pgmeaning._next_step('rollback', s.collection),
-                          pgmeaning._next_step('finish', s.collection));
-    END IF;
+    PERFORM pgmeaning._check_point(s, 'filling');
     UPDATE pgmeaning.swap AS k SET state = 'cancelled', ended_at = now() WHERE k.id = s.id;
     PERFORM pgmeaning._drop_generation(s.new_id, 'swap_cancel');
 END
@@ -288,12 +302,7 @@ AS $$
 DECLARE
     s pgmeaning.swap := pgmeaning._open_swap($1);
 BEGIN
-    IF s.state = 'filling' THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM022',
-            MESSAGE = format('the new generation of collection %L does not serve yet', s.collection),
-            HINT = format('To let it serve: %s. To give it up: %s', pgmeaning._next_step('activate', s.collection),
-                          pgmeaning._next_step('cancel', s.collection));
-    END IF;
+    PERFORM pgmeaning._check_point(s, 'activated');
     UPDATE pgmeaning.swap AS k SET state = 'finished', ended_at = now() WHERE k.id = s.id;
     PERFORM pgmeaning._drop_generation(s.old_id, 'swap_finish');
 END

@@ -331,6 +331,8 @@ BEGIN
         ARRAY(SELECT q.key FROM pgmeaning.queue AS q
               WHERE q.collection_id = next.id AND q.failed_at IS NOT NULL AND overrule IS NOT NULL));
     PERFORM FROM pgmeaning.collection AS k WHERE k.id IN (serving.id, next.id) ORDER BY k.id FOR UPDATE;
+    SELECT * INTO serving FROM pgmeaning.collection AS k WHERE k.id = serving.id;  -- as they are after the wait
+    SELECT * INTO next FROM pgmeaning.collection AS k WHERE k.id = next.id;
     PERFORM pgmeaning._exchange(serving, next, back);
     UPDATE pgmeaning.swap AS k
     SET state = CASE WHEN back THEN 'filling' ELSE 'activated' END, overruled = k.overruled || findings,
@@ -352,12 +354,7 @@ AS $$
 DECLARE
     s pgmeaning.swap := pgmeaning._open_swap($1);
 BEGIN
-    IF s.state = 'activated' THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM022',
-            MESSAGE = format('the new generation of collection %L serves already', s.collection),
-            HINT = format('To go back: %s. To stay: %s', pgmeaning._next_step('rollback', s.collection),
-                          pgmeaning._next_step('finish', s.collection));
-    END IF;
+    PERFORM pgmeaning._check_point(s, 'filling');
     PERFORM pgmeaning._let_serve(s, false, nullif(overrule, ''), patience);
 END
 $$;
@@ -372,12 +369,7 @@ AS $$
 DECLARE
     s pgmeaning.swap := pgmeaning._open_swap($1);
 BEGIN
-    IF s.state <> 'activated' THEN
-        RAISE EXCEPTION USING ERRCODE = 'PM022',
-            MESSAGE = format('the old generation of collection %L serves already', s.collection),
-            HINT = format('To let the new one serve: %s. To give it up: %s',
-                          pgmeaning._next_step('activate', s.collection), pgmeaning._next_step('cancel', s.collection));
-    END IF;
+    PERFORM pgmeaning._check_point(s, 'activated');
     PERFORM pgmeaning._let_serve(s, true, nullif(overrule, ''), patience);
 END
 $$;
