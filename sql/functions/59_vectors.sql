@@ -223,3 +223,45 @@ BEGIN
     other := cardinality(firsts.keys) - taken - fresh;
 END
 $$;
+
+-- Takes up the vectors of a column of the source, a page of rows in the order of the key: those of the collection's
+-- length that are not zero, as unit vectors. Whether they are of the model, a sample has told before.
+CREATE OR REPLACE FUNCTION pgmeaning._adopt_page(collection text, adopted name, after jsonb, page bigint,
+    OUT last_key text, OUT seen bigint, OUT taken bigint)
+LANGUAGE plpgsql VOLATILE SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET bytea_output = 'hex' SET extra_float_digits = '1' SET lc_monetary = 'C' SET lock_timeout = '5s'
+SET enable_seqscan = off SET jit = off
+AS $$
+DECLARE
+    c     pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection(collection));
+    t     pgmeaning.target := pgmeaning._active_target(c);
+    found record;
+BEGIN
+    PERFORM pgmeaning._check_readable(c), pgmeaning._check_columns(c.source, ARRAY[adopted::text]);
+    IF c.chunking IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('collection %L is cut into chunks', collection),
+            DETAIL = 'A column holds one vector a row.', HINT = 'attach() without chunking, or let a sidecar embed it.';
+    END IF;
+    EXECUTE format('WITH last_key AS MATERIALIZED (SELECT * FROM jsonb_to_record($1) AS k (%1$s)), p AS MATERIALIZED ('
+        'SELECT %2$s AS key, %3$s AS hash, s.%4$I::vector AS v FROM %5$s AS s WHERE %6$s AND %7$s '
+        'ORDER BY %8$s LIMIT $2) '
+        'SELECT count(*) AS seen, (array_agg(p.key::text))[count(*)] AS last_key, '
+        'array_agg(p.key::text) FILTER (WHERE o.ok) AS keys, array_agg(p.hash) FILTER (WHERE o.ok) AS hashes, '
+        'array_agg(l2_normalize(subvector(p.v, 1, $3))) FILTER (WHERE o.ok) AS vectors '
+        'FROM p CROSS JOIN LATERAL (SELECT p.hash IS NOT NULL AND vector_dims(p.v) >= $3 '
+        'AND vector_norm(p.v) > 0 AS ok) AS o',
+        pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._key_json('s', c.key_columns, c),
+        pgmeaning._content_hash('s', c), adopted, pgmeaning._relation_name(c.source),
+        CASE WHEN after IS NULL THEN 'true' ELSE pgmeaning._behind('s', c.key_columns, c, 'last_key') END,
+        pgmeaning._source_guard(c), pgmeaning._column_list('s', c.key_columns))
+    INTO found USING after, page, t.dimensions;
+    seen := found.seen;
+    last_key := found.last_key;
+    taken := 0;
+    IF found.keys IS NOT NULL THEN
+        taken := (pgmeaning._import_page(collection, t.fingerprint, found.keys,
+            array_fill(0, ARRAY[cardinality(found.keys)]), found.hashes,
+            array_fill(NULL::text, ARRAY[cardinality(found.keys)]), found.vectors)).taken;
+    END IF;
+END
+$$;

@@ -145,6 +145,9 @@ SELECT pgmeaning._vectors_definition(%(collection)s)
 -- name: export_page
 SELECT * FROM pgmeaning._export_page(%(collection)s, %(after)s, %(page)s)
 
+-- name: adopt_page
+SELECT last_key, seen, taken FROM pgmeaning._adopt_page(%(collection)s, %(adopted)s, %(after)s, %(page)s)
+
 -- name: import_page
 SELECT * FROM pgmeaning._import_page(%(collection)s, %(fingerprint)s, %(keys)s::text[], %(chunks)s::int[],
     %(hashes)b::bytea[], %(texts)s::text[], %(vectors)b)

@@ -11,7 +11,10 @@ import pgmeaning
 from pgmeaning.client.doctor import Diagnosis
 from pgmeaning.errors import ArgumentError
 from pgmeaning.models.base import load_embedder
-from pgmeaning.models.vectors import Vectors, unit_length
+from pgmeaning.models.vectors import Vectors, prefix, unit_length
+from pgmeaning.settings import Settings
+from pgmeaning.sidecar.process import Sidecar
+from tests.integration.embedders import Watched
 from tests.integration.test_cli import run
 from tests.types import Connection
 
@@ -105,3 +108,55 @@ def test_the_command_exits_as_it_finds(docs: None, db: Connection, dsn: str) -> 
     assert (found.returncode, json.loads(found.stdout)["same"]) == (0, ROWS)
     store(db, unit_length(np.random.default_rng(1).normal(size=(ROWS, 384)).astype(np.float32)))
     assert run(*command).returncode == 1
+
+
+# ---------------------------------------------------------------- Taking them up
+
+
+def test_a_column_that_passes_is_taken_up_without_the_model(docs: None, db: Connection, dsn: str) -> None:
+    watched = Watched()
+    with pgmeaning.connect(dsn) as client:
+        assert client.attach("docs", ["body"], adopt="embedding") == "docs"
+    assert db.execute("SELECT state FROM pgmeaning.collection").fetchone() == ("active",)
+    assert Sidecar(dsn, Settings(), load=watched.load).run(drain=True) == 0
+    assert not watched.embedded
+    made = load_embedder(MODEL).embed_documents([f"body {key}" for key in range(1, ROWS + 1)])
+    stored = db.execute("SELECT embedding::text FROM docs_embedding ORDER BY id").fetchall()
+    assert np.allclose([json.loads(text) for (text,) in stored], made, atol=1e-5)
+
+
+def test_rows_without_a_usable_vector_are_embedded_as_ever(docs: None, db: Connection, dsn: str) -> None:
+    rows = 400
+    db.execute("INSERT INTO docs SELECT i, 't' || i, 'body ' || i FROM generate_series(21, %s) AS i", (rows,))
+    store(db, load_embedder(MODEL).embed_documents([f"body {key}" for key in range(ROWS + 1, rows + 1)]), ROWS + 1)
+    db.execute("UPDATE docs SET embedding = NULL WHERE id = 3")
+    watched = Watched()
+    with pgmeaning.connect(dsn) as client:
+        client.attach("docs", ["body"], adopt="embedding")
+    db.execute("UPDATE docs SET body = 'changed' WHERE id = 4")
+    assert Sidecar(dsn, Settings(), load=watched.load).run(drain=True) == 0
+    assert set(watched.embedded) == {"body 3", "changed"}
+    assert db.execute("SELECT count(*) FROM docs_embedding").fetchone() == (rows,)
+
+
+def test_a_column_of_another_model_is_not_taken_up_and_nothing_is_attached(
+    docs: None, db: Connection, dsn: str
+) -> None:
+    store(db, unit_length(np.random.default_rng(1).normal(size=(ROWS, 384)).astype(np.float32)))
+    with pgmeaning.connect(dsn) as client, pytest.raises(ArgumentError, match="cannot be adopted"):
+        client.attach("docs", ["body"], adopt="embedding")
+    assert db.execute("SELECT count(*) FROM pgmeaning.collection").fetchone() == (0,)
+
+
+def test_longer_vectors_of_the_model_are_shortened(docs: None, db: Connection, dsn: str) -> None:
+    with pgmeaning.connect(dsn) as client:
+        client.attach("docs", ["body"], dimensions=64, adopt="embedding")
+    stored = db.execute("SELECT embedding::text FROM docs_embedding ORDER BY id").fetchall()
+    made = load_embedder(MODEL).embed_documents([f"body {key}" for key in range(1, ROWS + 1)])
+    assert np.allclose([json.loads(text) for (text,) in stored], prefix(made, 64), atol=1e-5)
+
+
+def test_the_command_line_takes_a_column_up(docs: None, db: Connection, dsn: str) -> None:
+    found = run("--dsn", dsn, "attach", "docs", "--column", "body", "--adopt", "embedding")
+    assert (found.returncode, found.stdout) == (0, "docs\n")
+    assert db.execute("SELECT count(*) FROM docs_embedding").fetchone() == (ROWS,)

@@ -257,6 +257,10 @@ def attach(
         bool, typer.Option("--always", help="See writes by logical replication too; as the table's owner.")
     ] = False,
     allow_deprecated: Annotated[bool, typer.Option("--allow-deprecated", help="Accept a deprecated model.")] = False,
+    adopt: Annotated[
+        str | None,
+        typer.Option("--adopt", metavar="COLUMN", help="Take up the vectors of this column, if they are the model's."),
+    ] = None,
     dsn: Dsn = None,
 ) -> None:
     """Start embedding a table; prints the collection's name. A sidecar embeds the rows, and later every change."""
@@ -264,7 +268,7 @@ def attach(
         attached = client.attach(
             source, column or None, template, collection, image=image, video=video, model=model, dimensions=dimensions,
             chunking=_chunking(chunking), grant_to=grant_to or None, always=always,
-            allow_deprecated=allow_deprecated, language=language, vector_type=vector_type,
+            allow_deprecated=allow_deprecated, language=language, vector_type=vector_type, adopt=adopt,
         )  # fmt: skip
     typer.echo(attached)
 

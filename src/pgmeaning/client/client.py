@@ -31,6 +31,7 @@ from pgmeaning.client.arguments import (
 )
 from pgmeaning.client.asking import Asking
 from pgmeaning.client.doctor import Diagnosis, examine
+from pgmeaning.client.doctor import adopt as adopt_column
 from pgmeaning.client.evaluating import AnyQueries, Searching, given_queries, options_of, recorded
 from pgmeaning.client.parquet import Transfers
 from pgmeaning.client.query_vectors import check_modalities, embed_here, query_document
@@ -44,7 +45,7 @@ from pgmeaning.database import sql_files as sql
 from pgmeaning.database import targets
 from pgmeaning.database.dsn import checked
 from pgmeaning.database.values import register_times, register_vectors, translated_errors
-from pgmeaning.errors import DatabaseError, InputError, ModelNotFound, SchemaOutdated
+from pgmeaning.errors import ArgumentError, DatabaseError, InputError, ModelNotFound, SchemaOutdated
 from pgmeaning.evaluation import Evaluation
 from pgmeaning.evaluation.answers import Progress
 from pgmeaning.evaluation.run import evaluate
@@ -55,6 +56,9 @@ from pgmeaning.releases.check import Finding
 from pgmeaning.releases.registry import describe, findings, use
 from pgmeaning.settings import Settings
 from pgmeaning.types import Document, Hit, Model
+
+# The kind and the status of the model that attach() takes if none is named.
+DEFAULT = ("embedder", "default")
 
 
 def connect(dsn: str = "") -> Client:
@@ -115,7 +119,7 @@ class Client(Relations, Swaps, Transfers):
         collection: str | None = None, *, image: str | None = None, video: str | None = None, model: str | None = None,
         dimensions: int | None = None, vector_type: str = "vector", chunking: Mapping[str, Any] | None = None,
         language: str | None = None, grant_to: Sequence[str] | None = None, always: bool = False,
-        allow_deprecated: bool = False,
+        allow_deprecated: bool = False, adopt: str | None = None,
     ) -> str:  # fmt: skip
         """Embed columns of a table from now on; returns the collection's name. `source` is quoted as in SQL.
 
@@ -127,8 +131,14 @@ class Client(Relations, Swaps, Transfers):
 
         `always` lets the triggers fire for writes by logical replication too; it takes the table owner's rights.
 
-        Raises CollectionError for a table, column or name that cannot be used, ModelNotFound, DatabaseError.
+        `adopt`, a vector column of the table, is taken up instead of embedding all rows, if a sample of it is of the
+        model and the present texts: see `doctor`. Meanwhile the collection is paused.
+
+        Raises CollectionError for a table, column or name that cannot be used, ModelNotFound, DatabaseError;
+        ArgumentError for a column to adopt that is not of the model.
         """
+        if adopt is not None:
+            self._check_adoptable(f"{source}.{adopt}", model, columns, template)
         arguments = {
             "source": source, "columns": texts_or_none("columns", columns), "template": template,
             "collection": collection, "image": image, "video": video, "model": model,
@@ -136,7 +146,24 @@ class Client(Relations, Swaps, Transfers):
             "chunking": None if chunking is None else Jsonb(dict(chunking)), "language": language,
             "grant_to": texts_or_none("grant_to", grant_to), "always": always, "allow_deprecated": allow_deprecated,
         }  # fmt: skip
-        return str(self._statements.value("attach", arguments))
+        if adopt is None:
+            return str(self._statements.value("attach", arguments))
+        with self.connection.transaction():
+            name = str(self._statements.value("attach", arguments))
+            self.pause(name)  # or a sidecar would embed what is taken up
+        try:
+            adopt_column(self._statements, name, adopt)
+        finally:
+            self.resume(name)
+        return name
+
+    def _check_adoptable(
+        self, column: str, model: str | None, texts: Sequence[str] | None, template: str | None
+    ) -> None:
+        wanted = model or next(each["name"] for each in self.models() if (each["kind"], each["status"]) == DEFAULT)
+        found = self.doctor(column, wanted, texts or (), template=template)
+        if not found.passed:
+            raise ArgumentError(f"column {column} cannot be adopted: {found.verdict}", hint=found.next_step)
 
     def detach(self, collection: str, *, keep_vectors: bool = False) -> None:
         """Stop embedding, and drop the vectors and the view; with `keep_vectors`, `attach` takes them up again."""

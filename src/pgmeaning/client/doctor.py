@@ -23,6 +23,8 @@ from pgmeaning.types import Model
 # The cosine of a row's vector and the one made now: of another backend or precision it is still above the first; of
 # another text by the same model it is above the second; two models' vectors have nothing to do with each other.
 SAME, RELATED = 0.999, 0.3
+# Rows whose vectors are taken up together.
+PAGE = 512
 # So many of the sample must be the model's.
 ENOUGH = 0.99
 
@@ -68,7 +70,9 @@ class Diagnosis:
     def next_step(self) -> str:
         """What to do."""
         if self.passed:
-            return f"queries may be embedded with {self.model}; attach() the table for vectors that follow its rows"
+            return (
+                f"attach(..., adopt={self.column.rpartition('.')[2]!r}) takes its vectors up, and they follow the rows"
+            )
         return f"attach() the table with model {self.model!r}: it embeds all rows, and the column can be dropped"
 
 
@@ -144,3 +148,18 @@ def _kind(model: Model, stored: Vectors, made: Vectors | None) -> str:
         return "unusable"
     cosine = float(prefix(made[None], len(stored))[0] @ stored / length)
     return "same" if cosine >= SAME else "stale" if cosine >= RELATED else "foreign"
+
+
+def adopt(statements: Statements, collection: str, column: str) -> int:
+    """Take up the vectors of a column of the collection's table, which `examine` found to be its model's.
+
+    Returns how many rows have theirs now; the others are owed as ever.
+    """
+    taken, after = 0, None
+    while True:
+        arguments = {"collection": collection, "adopted": column, "after": after, "page": PAGE}
+        last, seen, more = statements.execute("adopt_page", arguments).fetchone() or (None, 0, 0)
+        taken += more
+        if seen < PAGE:
+            return taken
+        after = last
