@@ -622,6 +622,11 @@ BEGIN
         RETURN;  -- somebody else was faster
     END IF;
     PERFORM FROM pgmeaning.target AS t WHERE t.collection_id = c.id FOR UPDATE;
+    -- Searches lock vectors before the table that they are of: so must this.
+    FOR item IN SELECT t.* FROM pgmeaning.target AS t JOIN pg_class AS r ON r.oid = t.vectors
+                WHERE t.collection_id = c.id AND NOT keep_vectors LOOP
+        EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', pgmeaning._relation_name(item.vectors));
+    END LOOP;
     -- The triggers go with their function: dropping one by one would take the tables' owner.
     EXECUTE format('DROP FUNCTION IF EXISTS pgmeaning.%I() CASCADE', 'on_change_' || c.id);
     FOR item IN SELECT t.* FROM pgmeaning.target AS t JOIN pg_class AS r ON r.oid = t.vectors

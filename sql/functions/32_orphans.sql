@@ -15,7 +15,8 @@ AS $$
         THEN format('pg_class does not show %s to role %I', c.source_name, current_user)
         ELSE format('its table %s was dropped; its vectors are kept %s: a table of that name and key takes them up, '
                     'detach(%L) drops them%s', c.source_name,
-                    coalesce(to_char(c.kept_until, '"until "YYYY-MM-DD HH24:MI:SSOF'), 'for now'), c.name,
+                    coalesce(to_char(c.kept_until, '"until "YYYY-MM-DD HH24:MI:SSOF'), 'for now'),
+                    regexp_replace(c.name, '@[0-9]+$', ''),
                     '. ' || c.problem) END
 $$;
 

@@ -50,8 +50,10 @@ BEGIN
     END LOOP;
     UPDATE pgmeaning.collection AS k SET key_types = c.key_types, key_problem = NULL, problem = NULL WHERE k.id = c.id;
     PERFORM pgmeaning._drop_policy_functions(c),
-            pgmeaning._make_policy_functions(c), pgmeaning._make_trigger_function(c), pgmeaning._make_view(c),
-            pgmeaning._grant_again(format('%I.%I', c.view_schema, c.name || '_embedding'), granted);
+            pgmeaning._make_policy_functions(c), pgmeaning._make_trigger_function(c);
+    PERFORM pgmeaning._make_view(c),
+            pgmeaning._grant_again(format('%I.%I', c.view_schema, c.name || '_embedding'), granted)
+    WHERE c.role = 'active';
     PERFORM pgmeaning._protect(c, k.vectors),
             CASE WHEN c.language IS NOT NULL THEN pgmeaning._make_words_function(c) END
     FROM pgmeaning.target AS k WHERE k.collection_id = c.id;

@@ -33,6 +33,9 @@ AS $$
     JOIN pgmeaning.target AS o ON o.collection_id = k.id AND o.model = t.model AND o.fingerprint = t.fingerprint
     JOIN pg_class AS r ON r.oid = o.vectors
     WHERE o.dimensions >= t.dimensions AND (o.vector_type = 'vector' OR t.vector_type = 'halfvec')
+      -- The first chunk's vector is of the row's images, too.
+      AND ((k.image, k.video) IS NOT DISTINCT FROM (c.image, c.video)
+           OR num_nonnulls(k.image, k.video, c.image, c.video) = 0)
 $$;
 
 -- Whether a sidecar is alive that runs a model, as far as it was told which to run.
@@ -55,9 +58,14 @@ CREATE OR REPLACE FUNCTION pgmeaning._open_swap(collection text) RETURNS pgmeani
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
+    c pgmeaning.collection;
     s pgmeaning.swap;
 BEGIN
-    PERFORM pgmeaning._check_manager(pgmeaning._collection($1));
+    SELECT * INTO c FROM pgmeaning.collection AS k WHERE k.name = $1;  -- also one whose table was dropped
+    IF NOT FOUND THEN
+        c := pgmeaning._collection($1);
+    END IF;
+    PERFORM pgmeaning._check_manager(c);
     SELECT * INTO s FROM pgmeaning.swap AS k
     WHERE k.collection = regexp_replace($1, '@[0-9]+$', '') AND k.state IN ('filling', 'activated') FOR UPDATE;
     IF NOT FOUND THEN
@@ -218,7 +226,18 @@ DECLARE
     made     int;
 BEGIN
     PERFORM FROM pgmeaning.collection AS k WHERE k.id = c.id FOR UPDATE;  -- of two that start at once one waits
+    made := c.id;
+    c := pgmeaning._collection($1);  -- as it is after the wait
+    IF c.id <> made THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM015', MESSAGE = format('collection %L was replaced meanwhile', $1),
+            HINT = 'Try again.';
+    END IF;
     PERFORM pgmeaning._check_source(c.source), pgmeaning._check_swappable(c);
+    IF coalesce(c.problem, pgmeaning._source_problem(c)) IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM010', MESSAGE = format('collection %L is broken', c.name),
+            DETAIL = coalesce(c.problem, pgmeaning._source_problem(c)) || '.',
+            HINT = 'Mend that first; pgmeaning.status shows when it works again.';
+    END IF;
     next := pgmeaning._next_generation(c, changes, allow_deprecated);
     PERFORM pgmeaning._grant_access(next.n), pgmeaning._install_collection(next.n, next.dimensions, next.vector_type);
     made := (SELECT k.id FROM pgmeaning.collection AS k WHERE k.name = (next.n).name);
@@ -243,6 +262,7 @@ AS $$
 DECLARE
     s pgmeaning.swap := pgmeaning._open_swap($1);
 BEGIN
+    PERFORM pgmeaning._check_point(s, 'filling');  -- what serves has no pace
     PERFORM pgmeaning._set_pace(s.new_id, until, rows_per_second, share, max_tokens);
     UPDATE pgmeaning.swap AS k SET price = coalesce($6, k.price) WHERE k.id = s.id;
     PERFORM pgmeaning._wake();

@@ -1,12 +1,15 @@
 -- Making the other generation serve: what must hold, and the change of names.
 
--- Whether the caller may compare a source with its vectors without running its owner's code, and sees all of its rows.
+-- Whether the caller may compare a source with its vectors: sees all of its rows, and could run nobody's code by it but
+-- its own, or a superuser's. Else the owner of the table could make an index on an expression at any moment.
 CREATE OR REPLACE FUNCTION pgmeaning._may_compare(c pgmeaning.collection) RETURNS bool
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
     RETURN NOT pgmeaning._has_foreign_code(c.source) AND NOT pgmeaning._row_security_binds(c.source, current_user)
         AND current_setting('restrict_nonsystem_relation_kind', true) IS NOT NULL
+        AND NOT EXISTS (SELECT FROM pgmeaning._family(c.source) AS f JOIN pg_class AS r ON r.oid = f
+                        JOIN pg_roles AS o ON o.oid = r.relowner WHERE o.rolname <> current_user AND NOT o.rolsuper)
         AND (SELECT bool_and(has_column_privilege(c.source, col, 'SELECT'))
              FROM unnest(c.key_columns || pgmeaning._embedded_columns(c)) AS col)
         AND (SELECT has_table_privilege(t.vectors, 'SELECT') FROM pgmeaning.target AS t WHERE t.collection_id = c.id);
@@ -17,7 +20,8 @@ $$;
 -- whose vector was not made since then either.
 CREATE OR REPLACE FUNCTION pgmeaning._rows_without_vector(c pgmeaning.collection, most int, keys jsonb[] DEFAULT NULL,
     since timestamptz DEFAULT NULL) RETURNS jsonb[]
-LANGUAGE plpgsql VOLATILE
+LANGUAGE plpgsql VOLATILE SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET bytea_output = 'hex' SET extra_float_digits = '1' SET lc_monetary = 'C'
 SET constraint_exclusion = off SET enable_seqscan = on SET enable_hashjoin = on SET enable_mergejoin = on
 AS $$
 DECLARE
@@ -272,6 +276,9 @@ BEGIN
     UPDATE pgmeaning.target AS t
     SET scan_until = NULL, scan_tokens = NULL, scan_rate = NULL, scan_share = NULL, scan_allowed_at = NULL
     WHERE t.collection_id = next.id;
+    PERFORM pgmeaning._grant_again(pgmeaning._relation_name(n.oid), o.relacl)  -- whoever was granted the vectors
+    FROM pg_class AS o CROSS JOIN pg_class AS n
+    WHERE o.oid = (pgmeaning._active_target(serving)).vectors AND n.oid = (pgmeaning._active_target(next)).vectors;
     PERFORM pgmeaning._replace_view(serving, next, view, had);
     -- The view is another's now, which is no news to maintenance.
     UPDATE pgmeaning.collection AS k SET marks = k.marks[1:3] || m.marks[4]
@@ -288,17 +295,12 @@ AS $$
 DECLARE
     relation text := pgmeaning._relation_name(view);
     blocking text;
-    item     record;
 BEGIN
     IF view IS NOT NULL AND (pgmeaning._active_target(serving)).vector_type
                             <> (pgmeaning._active_target(next)).vector_type THEN
         EXECUTE format('DROP VIEW %s', relation);
         PERFORM pgmeaning._make_view(next);
-        FOR item IN SELECT a.* FROM aclexplode(had) AS a WHERE a.grantee <> (
-                        SELECT r.relowner FROM pg_class AS r WHERE r.oid = to_regclass(relation)) LOOP
-            EXECUTE format('GRANT %s ON %s TO %s', item.privilege_type, relation,
-                CASE item.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(item.grantee)) END);
-        END LOOP;
+        PERFORM pgmeaning._grant_again(relation, had);
     ELSE
         PERFORM pgmeaning._make_view(next);
     END IF;
@@ -355,7 +357,7 @@ DECLARE
     s pgmeaning.swap := pgmeaning._open_swap($1);
 BEGIN
     PERFORM pgmeaning._check_point(s, 'filling');
-    PERFORM pgmeaning._let_serve(s, false, nullif(overrule, ''), patience);
+    PERFORM pgmeaning._let_serve(s, false, nullif(btrim(overrule), ''), patience);
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.swap_activate
@@ -370,7 +372,7 @@ DECLARE
     s pgmeaning.swap := pgmeaning._open_swap($1);
 BEGIN
     PERFORM pgmeaning._check_point(s, 'activated');
-    PERFORM pgmeaning._let_serve(s, true, nullif(overrule, ''), patience);
+    PERFORM pgmeaning._let_serve(s, true, nullif(btrim(overrule), ''), patience);
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.swap_rollback

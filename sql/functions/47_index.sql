@@ -189,6 +189,7 @@ DECLARE
     counted bigint := coalesce(pgmeaning._row_count(t.vectors), 0);
     wanted  text;
     size    int;
+    cost    record;
 BEGIN
     SELECT * INTO settled FROM pgmeaning.vector_index AS x
     WHERE x.collection_id = t.collection_id AND x.model = t.model;
@@ -206,10 +207,13 @@ BEGIN
     IF asked IS NOT NULL THEN
         PERFORM pgmeaning._check_kind(t, chosen.kind, size);
     END IF;
+    SELECT NULL::bigint AS bytes, NULL::float8 AS build_seconds, NULL::text AS statement INTO cost;
+    -- Not a join, whose condition may be looked at last; and there may be no such table any more.
+    IF chosen.kind <> 'none' AND EXISTS (SELECT FROM pg_class WHERE oid = t.vectors) THEN
+        SELECT * INTO cost FROM pgmeaning._index_cost(t, chosen.kind, size, counted);
+    END IF;
     RETURN QUERY SELECT t.model, coalesce((pgmeaning._usable_index(t)).kind, 'none'), chosen.kind, size, counted,
-        cost.bytes, cost.build_seconds, cost.statement, chosen.reason
-    FROM (SELECT) AS one
-    LEFT JOIN LATERAL pgmeaning._index_cost(t, chosen.kind, size, counted) AS cost ON chosen.kind <> 'none';
+        cost.bytes, cost.build_seconds, cost.statement, chosen.reason;
 END
 $$;
 
