@@ -225,7 +225,9 @@ END
 $$;
 
 -- Takes up the vectors of a column of the source, a page of rows in the order of the key: those of the collection's
--- length that are not zero, as unit vectors. Whether they are of the model, a sample has told before.
+-- length that are not zero, as unit vectors. Whether they are of the model, a sample has told before. A row that has
+-- changed since attach() is left to a sidecar: the column may still have the vector of its older text, which would stay
+-- for good with the hash of the present one. The changes are read in the rows' own snapshot, so none is missed.
 CREATE OR REPLACE FUNCTION pgmeaning._adopt_page(collection text, adopted name, after jsonb, page bigint,
     OUT last_key text, OUT seen bigint, OUT taken bigint)
 LANGUAGE plpgsql VOLATILE SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
@@ -244,17 +246,20 @@ BEGIN
     END IF;
     EXECUTE format('WITH last_key AS MATERIALIZED (SELECT * FROM jsonb_to_record($1) AS k (%1$s)), p AS MATERIALIZED ('
         'SELECT %2$s AS key, %3$s AS hash, s.%4$I::vector AS v FROM %5$s AS s WHERE %6$s AND %7$s '
-        'ORDER BY %8$s LIMIT $2) '
+        'ORDER BY %8$s LIMIT $2), changed AS MATERIALIZED ('
+        'SELECT i.key FROM pgmeaning.inbox AS i WHERE i.collection_id = $4 '
+        'UNION ALL SELECT b.key FROM pgmeaning.bulk_inbox AS b WHERE b.collection_id = $4 '
+        'UNION ALL SELECT q.key FROM pgmeaning.queue AS q WHERE q.collection_id = $4 AND q.model = $5) '
         'SELECT count(*) AS seen, (array_agg(p.key::text))[count(*)] AS last_key, '
         'array_agg(p.key::text) FILTER (WHERE o.ok) AS keys, array_agg(p.hash) FILTER (WHERE o.ok) AS hashes, '
         'array_agg(l2_normalize(subvector(p.v, 1, $3))) FILTER (WHERE o.ok) AS vectors '
         'FROM p CROSS JOIN LATERAL (SELECT p.hash IS NOT NULL AND vector_dims(p.v) >= $3 '
-        'AND vector_norm(p.v) > 0 AS ok) AS o',
+        'AND vector_norm(p.v) > 0 AND NOT EXISTS (SELECT FROM changed AS h WHERE h.key = p.key) AS ok) AS o',
         pgmeaning._key_record(c.key_columns, c.key_types), pgmeaning._key_json('s', c.key_columns, c),
         pgmeaning._content_hash('s', c), adopted, pgmeaning._relation_name(c.source),
         CASE WHEN after IS NULL THEN 'true' ELSE pgmeaning._behind('s', c.key_columns, c, 'last_key') END,
         pgmeaning._source_guard(c), pgmeaning._column_list('s', c.key_columns))
-    INTO found USING after, page, t.dimensions;
+    INTO found USING after, page, t.dimensions, c.id, t.model;
     seen := found.seen;
     last_key := found.last_key;
     taken := 0;

@@ -27,6 +27,7 @@ from pgmeaning.client.client import Client
 from pgmeaning.embedded_server.install import find_install
 
 REASONS = {
+    "needs a table of yours",
     "installs software",
     "needs a GPU",
     "needs an engine",

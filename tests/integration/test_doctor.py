@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 
 import pgmeaning
-from pgmeaning.client.doctor import Diagnosis
-from pgmeaning.errors import ArgumentError
+from pgmeaning.client.doctor import Diagnosis, adopt
+from pgmeaning.errors import ArgumentError, DatabaseError
 from pgmeaning.models.base import load_embedder
 from pgmeaning.models.vectors import Vectors, prefix, unit_length
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
+from tests.installation import INSTALLATIONS
 from tests.integration.embedders import Watched
 from tests.integration.test_cli import run
-from tests.types import Connection
+from tests.types import Connection, Drain
 
 ROWS = 20
 MODEL = "synthetic-384"
@@ -102,6 +104,31 @@ def test_what_makes_no_sense_is_refused(docs: None, dsn: str, column: str, texts
     assert caught.value.hint
 
 
+def test_rows_without_a_text_do_not_count(docs: None, db: Connection, dsn: str) -> None:
+    db.execute("UPDATE docs SET body = CASE id WHEN 1 THEN NULL ELSE ' ' END WHERE id <= 5")
+    found = diagnose(dsn)
+    assert (found.passed, found.same, found.without_text) == (True, ROWS - 5, 5)
+    db.execute("UPDATE docs SET body = NULL")
+    assert (diagnose(dsn).passed, diagnose(dsn).verdict) == (False, "it holds no vector of a text")
+
+
+def test_names_are_quoted_as_in_sql(docs: None, db: Connection, dsn: str) -> None:
+    db.execute("""CREATE SCHEMA "My.1%" """)
+    db.execute("""ALTER TABLE docs SET SCHEMA "My.1%" """)
+    db.execute("""ALTER TABLE "My.1%".docs RENAME COLUMN embedding TO "Em""bed.d%" """)
+    db.execute("""ALTER TABLE "My.1%".docs RENAME COLUMN body TO "the {body}'s %" """)
+    with pgmeaning.connect(dsn) as client:
+        found = client.doctor(""" "My.1%".docs."Em""bed.d%" """, MODEL, ["the {body}'s %"])
+        assert (found.passed, found.vector) == (True, 'Em"bed.d%')
+        client.attach('"My.1%".docs', ["the {body}'s %"], adopt=found.vector, collection="odd")
+    assert db.execute('SELECT count(*) FROM "My.1%".odd_embedding').fetchone() == (ROWS,)
+
+
+def test_the_databases_errors_are_ours(docs: None, dsn: str) -> None:
+    with pytest.raises(DatabaseError, match="nothing"):
+        diagnose(dsn, texts=["nothing"])
+
+
 def test_the_command_exits_as_it_finds(docs: None, db: Connection, dsn: str) -> None:
     command = ("--dsn", dsn, "doctor", "--column", "docs.embedding", "--model", MODEL, "--text", "body")
     found = run(*command, "--json")
@@ -160,3 +187,41 @@ def test_the_command_line_takes_a_column_up(docs: None, db: Connection, dsn: str
     found = run("--dsn", dsn, "attach", "docs", "--column", "body", "--adopt", "embedding")
     assert (found.returncode, found.stdout) == (0, "docs\n")
     assert db.execute("SELECT count(*) FROM docs_embedding").fetchone() == (ROWS,)
+
+
+@pytest.mark.parametrize("installation", INSTALLATIONS, indirect=True)
+def test_each_installation_takes_a_column_up(docs: None, db: Connection, dsn: str, drain: Drain) -> None:
+    with pgmeaning.connect(dsn) as client:
+        client.attach("docs", ["body"], adopt="embedding")
+    assert db.execute("SELECT count(*) FROM docs_embedding").fetchone() == (ROWS,)
+    assert drain() == 0
+
+
+@pytest.mark.parametrize("changed", ["id = 7", "id <= 15"])
+def test_rows_that_change_while_a_column_is_taken_up_are_embedded(
+    docs: None, db: Connection, dsn: str, changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*arguments: Any) -> int:
+        db.execute(f"UPDATE docs SET body = 'changed ' || id WHERE {changed}".encode())
+        return adopt(*arguments)
+
+    watched = Watched()
+    monkeypatch.setattr("pgmeaning.client.client.adopt_column", late)
+    with pgmeaning.connect(dsn) as client:
+        client.attach("docs", ["body"], adopt="embedding")
+    assert Sidecar(dsn, Settings(), load=watched.load).run(drain=True) == 0
+    texts = db.execute(f"SELECT body FROM docs WHERE {changed}".encode()).fetchall()
+    assert sorted(watched.embedded) == sorted(text for (text,) in texts)
+    made = load_embedder(MODEL).embed_documents([text for (text,) in texts])
+    stored = db.execute(f"SELECT embedding::text FROM docs_embedding WHERE {changed} ORDER BY id".encode()).fetchall()
+    order = np.argsort([int(text.split()[1]) for (text,) in texts])
+    assert np.allclose([json.loads(text) for (text,) in stored], made[order], atol=1e-5)
+
+
+@pytest.mark.parametrize("also", [{"chunking": {"method": "tokens", "size": 64}}, {"image": "title"}])
+def test_what_a_column_cannot_hold_is_refused_and_nothing_is_attached(
+    docs: None, db: Connection, dsn: str, also: dict[str, Any]
+) -> None:
+    with pgmeaning.connect(dsn) as client, pytest.raises(ArgumentError, match="adopt goes with no chunking"):
+        client.attach("docs", ["body"], adopt="embedding", **also)
+    assert db.execute("SELECT count(*) FROM pgmeaning.collection").fetchone() == (0,)

@@ -221,13 +221,13 @@ def test_half_precision_is_not_taken_for_whole(docs: None, db: Connection, drain
 
 
 def test_only_what_differs_is_embedded(docs: None, db: Connection, drain: Drain) -> None:
-    db.execute("UPDATE docs SET body = 'changed' WHERE id <= 3")
+    db.execute("UPDATE docs SET body = 'changed ' || id WHERE id <= 3")
     start(db, "language => 'english'")
     assert drain() == 0
     found = swap(db)
     assert found["reused"] + found["documents"] == ROWS
     assert found["documents"] <= 3
-    expected = load_embedder("synthetic-384").embed_documents(["changed"])[0]
+    expected = load_embedder("synthetic-384").embed_documents(["changed 1"])[0]
     assert np.allclose(vectors(db, 'pgmeaning_data."docs@2__synthetic-384"')[1], expected, atol=1e-6)
 
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 from pgvector import Vector
+from psycopg.sql import Identifier
 from psycopg.types.json import Jsonb
 
 from pgmeaning.client.arguments import (
@@ -135,10 +136,16 @@ class Client(Relations, Swaps, Transfers):
         model and the present texts: see `doctor`. Meanwhile the collection is paused.
 
         Raises CollectionError for a table, column or name that cannot be used, ModelNotFound, DatabaseError;
-        ArgumentError for a column to adopt that is not of the model.
+        ArgumentError for a column to adopt that is not of the model, or with chunking, an image or a video.
         """
         if adopt is not None:
-            self._check_adoptable(f"{source}.{adopt}", model, columns, template)
+            if chunking or image or video:
+                raise ArgumentError(
+                    "a column has one vector a row, of a text: adopt goes with no chunking, image or video",
+                    hint="leave them out, or leave out adopt",
+                )
+            column = Identifier(adopt).as_string(self.connection)
+            self._check_adoptable(f"{source}.{column}", model, columns, template)
         arguments = {
             "source": source, "columns": texts_or_none("columns", columns), "template": template,
             "collection": collection, "image": image, "video": video, "model": model,

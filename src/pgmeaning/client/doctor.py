@@ -13,6 +13,7 @@ from psycopg import sql as compose
 from pgmeaning.client.query_vectors import embed_documents_here
 from pgmeaning.client.statements import Statements
 from pgmeaning.database import sql_files as sql
+from pgmeaning.database.values import translated_errors
 from pgmeaning.documents.template import filled
 from pgmeaning.errors import ArgumentError
 from pgmeaning.models.registry import located
@@ -32,7 +33,8 @@ ENOUGH = 0.99
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """What became of a sample. `same` of it are the model's vectors of their rows, `stale` of other texts, `foreign`
-    of another model; the rest cannot be the model's: of another length, zeros or not finite. `lacking`: rows of the
+    of another model; others cannot be the model's: of another length, zeros or not finite. Rows `without_text` get no
+    vector from attach(), and do not count. `lacking`: rows of the
     whole table without a vector. `not_unit`: vectors that are not of length 1, whatever else they are."""
 
     column: str
@@ -47,17 +49,19 @@ class Diagnosis:
     unusable: int = 0
     without_text: int = 0
     not_unit: int = 0
+    vector: str = ""  # the column, without its table
 
     @property
     def passed(self) -> bool:
         """Whether the column is of the model."""
-        return self.sample > 0 and self.same >= ENOUGH * self.sample
+        counted = self.sample - self.without_text
+        return counted > 0 and self.same >= ENOUGH * counted
 
     @property
     def verdict(self) -> str:
         """In one line."""
-        if not self.sample:
-            return "it holds no vector"
+        if self.sample == self.without_text:
+            return "it holds no vector" + (" of a text" if self.sample else "")
         if self.passed:
             return f"it is of {self.model}"
         if not self.same:
@@ -70,9 +74,7 @@ class Diagnosis:
     def next_step(self) -> str:
         """What to do."""
         if self.passed:
-            return (
-                f"attach(..., adopt={self.column.rpartition('.')[2]!r}) takes its vectors up, and they follow the rows"
-            )
+            return f"attach(..., adopt={self.vector!r}) takes its vectors up, and they follow the rows"
         return f"attach() the table with model {self.model!r}: it embeds all rows, and the column can be dropped"
 
 
@@ -80,21 +82,26 @@ def examine(
     statements: Statements, column: str, model: Model, texts: Sequence[str], template: str | None, sample: int
 ) -> Diagnosis:
     """Embed a sample of a column's rows again, in this process, and compare."""
-    table, _, name = column.rpartition(".")
-    if not table:
-        raise ArgumentError(f"{column!r} names no column", hint="write table.column, such as docs.embedding")
-    found = statements.execute("client/doctor_column", {"table": table, "column": name}).fetchone()
-    if found is None or found[1] not in ("vector", "halfvec"):
-        what = "does not exist" if found is None else f"is of type {found[1]}"
-        raise ArgumentError(f"column {name} of {table} {what}", hint="name a column of type vector or halfvec")
+    table, name = _found(statements, column)
     parts = _parts(statements, template)
     columns = list(dict.fromkeys([*texts, *(column for _, column in parts or () if column)]))
     if not columns:
         raise ArgumentError("nothing was said of the texts", hint="name the columns that were embedded, or a template")
-    rows, vectors = _count(statements, found[0], name)
-    drawn = _drawn(statements, found[0], name, columns, sample)
+    rows, vectors = _count(statements, table, name)
+    drawn = _drawn(statements, table, name, columns, sample)
     kinds = _judged(located(model, Settings().location), columns, parts, drawn)
-    return Diagnosis(column, model.name, rows, rows - vectors, len(drawn), **kinds)
+    return Diagnosis(column, model.name, rows, rows - vectors, len(drawn), vector=name, **kinds)
+
+
+def _found(statements: Statements, column: str) -> tuple[str, str]:
+    """The column's table, quoted, and its name."""
+    found = statements.execute("client/doctor_column", {"column": column}).fetchone()
+    if found is None:
+        raise ArgumentError(f"{column!r} names no column", hint="write table.column, such as docs.embedding")
+    table, name, type = found
+    if type not in ("vector", "halfvec"):
+        raise ArgumentError(f"column {column} is of type {type}", hint="name a column of type vector or halfvec")
+    return table, name
 
 
 def _parts(statements: Statements, template: str | None) -> list[tuple[str, str | None]] | None:
@@ -104,32 +111,36 @@ def _parts(statements: Statements, template: str | None) -> list[tuple[str, str 
 
 
 def _count(statements: Statements, table: str, vector: str) -> tuple[int, int]:
-    statement = _composed("client/doctor_count", table, vector)
-    rows, vectors = statements.connection.execute(statement).fetchone() or (0, 0)
+    statement = _composed(statements, "client/doctor_count", table, vector)
+    with translated_errors():
+        rows, vectors = statements.connection.execute(statement, {}).fetchone() or (0, 0)
     return rows, vectors
 
 
 def _drawn(
     statements: Statements, table: str, vector: str, columns: Sequence[str], sample: int
 ) -> list[tuple[list[str | None], Vectors]]:
-    statement = _composed("client/doctor_sample", table, vector, columns)
-    found = statements.connection.execute(statement, {"sample": sample}).fetchall()
+    statement = _composed(statements, "client/doctor_sample", table, vector, columns)
+    with translated_errors():
+        found = statements.connection.execute(statement, {"sample": sample}).fetchall()
     return [(texts, np.array(json.loads(numbers), np.float32)) for texts, numbers in found]
 
 
-def _composed(name: str, table: str, vector: str, columns: Sequence[str] = ()) -> compose.Composed:
-    return compose.SQL(sql.query(name)).format(
-        table=compose.SQL(table),  # quoted by the database
-        vector=compose.Identifier(vector),
-        texts=compose.SQL(", ").join(compose.SQL("{}::text").format(compose.Identifier(each)) for each in columns),
-    )
+def _composed(
+    statements: Statements, name: str, table: str, vector: str, columns: Sequence[str] = ()
+) -> compose.Composed:  # fmt: skip
+    """A statement about a table, whose name the database has quoted."""
+    quoted = [compose.Identifier(each).as_string(statements.connection) for each in (vector, *columns)]
+    texts = ", ".join(f"s.{each}::text" for each in quoted[1:])
+    parts = {"table": table, "vector": quoted[0], "texts": texts, "columns": ", ".join(dict.fromkeys(quoted))}
+    return sql.composed(name, parts)
 
 
 def _judged(
     model: Model, columns: Sequence[str], parts: Sequence[tuple[str, str | None]] | None,
     drawn: Sequence[tuple[list[str | None], Vectors]],
 ) -> dict[str, int]:  # fmt: skip
-    texts = [filled(parts, columns, each) for each, _ in drawn]
+    texts = [filled(parts, columns, each) if any(text and text.strip() for text in each) else None for each, _ in drawn]
     made = iter(embed_documents_here(model, [text for text in texts if text]))
     kinds = Counter(
         _kind(model, vector, next(made) if text else None) for text, (_, vector) in zip(texts, drawn, strict=True)
