@@ -81,6 +81,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$ SELECT format('%I.%I', n.nspname, c.relname)
       FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = relation $$;
 
+-- The name of the collection of which this is a generation: 'docs' of 'docs@2'; any other is itself.
+CREATE OR REPLACE FUNCTION pgmeaning._base_name(name text) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT regexp_replace($1, '@[0-9]+$', '') $$;
+
 CREATE OR REPLACE FUNCTION pgmeaning._column_names(relation regclass) RETURNS name[]
 LANGUAGE sql STABLE
 AS $$ SELECT array_agg(attname ORDER BY attnum) FROM pg_attribute

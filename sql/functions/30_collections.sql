@@ -697,7 +697,7 @@ BEGIN
     IF c.role <> 'active' THEN
         RAISE EXCEPTION USING ERRCODE = 'PM022',
             MESSAGE = format('%L is a generation of a collection that is being swapped', c.name),
-            DETAIL = format('%s() takes the collection, %L.', call, regexp_replace(c.name, '@[0-9]+$', '')),
+            DETAIL = format('%s() takes the collection, %L.', call, pgmeaning._base_name(c.name)),
             HINT = 'To give the swap up: pgmeaning.swap_cancel(); to end it: pgmeaning.swap_finish().';
     END IF;
 END

@@ -16,7 +16,7 @@ AS $$
         ELSE format('its table %s was dropped; its vectors are kept %s: a table of that name and key takes them up, '
                     'detach(%L) drops them%s', c.source_name,
                     coalesce(to_char(c.kept_until, '"until "YYYY-MM-DD HH24:MI:SSOF'), 'for now'),
-                    regexp_replace(c.name, '@[0-9]+$', ''),
+                    pgmeaning._base_name(c.name),
                     '. ' || c.problem) END
 $$;
 

@@ -51,7 +51,7 @@ $$;
 CREATE OR REPLACE FUNCTION pgmeaning._next_step(call text, collection text) RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $$ SELECT format('SELECT pgmeaning.swap_%s(%L), or: pgmeaning swap %s %s', call, collection, call,
-                    CASE WHEN collection ~ '^[[:alnum:]_.@-]+$' THEN collection ELSE quote_literal(collection) END) $$;
+                    pgmeaning._shell_word(collection)) $$;
 
 -- The swap of this collection that is under way, locked; an error where there is none.
 CREATE OR REPLACE FUNCTION pgmeaning._open_swap(collection text) RETURNS pgmeaning.swap
@@ -67,7 +67,7 @@ BEGIN
     END IF;
     PERFORM pgmeaning._check_manager(c);
     SELECT * INTO s FROM pgmeaning.swap AS k
-    WHERE k.collection = regexp_replace($1, '@[0-9]+$', '') AND k.state IN ('filling', 'activated') FOR UPDATE;
+    WHERE k.collection = pgmeaning._base_name($1) AND k.state IN ('filling', 'activated') FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'PM022', MESSAGE = format('no swap of collection %L is under way', $1),
             HINT = format('pgmeaning.explain_swap(%L, model => ...) says what one would take, '
@@ -164,9 +164,9 @@ DECLARE
 BEGIN
     IF other.id IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'PM022',
-            MESSAGE = format('a swap of collection %L is under way', regexp_replace(c.name, '@[0-9]+$', '')),
+            MESSAGE = format('a swap of collection %L is under way', pgmeaning._base_name(c.name)),
             DETAIL = format('Its other generation is %L.', other.name),
-            HINT = (SELECT w.next FROM pgmeaning.swaps AS w WHERE w.collection = regexp_replace(c.name, '@[0-9]+$', '')
+            HINT = (SELECT w.next FROM pgmeaning.swaps AS w WHERE w.collection = pgmeaning._base_name(c.name)
                     AND w.open);
     END IF;
     RETURN c;
@@ -220,22 +220,24 @@ DECLARE
     c        pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection($1));
     changes  jsonb := pgmeaning._swap_changes(model, dimensions, vector_type, columns, template, image, video,
                                               chunking, language);
+    first    int := c.id;
+    trouble  text;
     next     record;
     patience text := pgmeaning._bound_patience();
     spreads  text := pgmeaning._stay_on_node();
     made     int;
 BEGIN
     PERFORM FROM pgmeaning.collection AS k WHERE k.id = c.id FOR UPDATE;  -- of two that start at once one waits
-    made := c.id;
     c := pgmeaning._collection($1);  -- as it is after the wait
-    IF c.id <> made THEN
+    IF c.id <> first THEN
         RAISE EXCEPTION USING ERRCODE = 'PM015', MESSAGE = format('collection %L was replaced meanwhile', $1),
             HINT = 'Try again.';
     END IF;
     PERFORM pgmeaning._check_source(c.source), pgmeaning._check_swappable(c);
-    IF coalesce(c.problem, pgmeaning._source_problem(c)) IS NOT NULL THEN
+    trouble := coalesce(c.problem, pgmeaning._source_problem(c));
+    IF trouble IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'PM010', MESSAGE = format('collection %L is broken', c.name),
-            DETAIL = coalesce(c.problem, pgmeaning._source_problem(c)) || '.',
+            DETAIL = trouble || '.',
             HINT = 'Mend that first; pgmeaning.status shows when it works again.';
     END IF;
     next := pgmeaning._next_generation(c, changes, allow_deprecated);
@@ -299,7 +301,7 @@ EXCEPTION
         RAISE EXCEPTION USING ERRCODE = 'PM018', MESSAGE = format('other objects depend on the vectors of %L', c.name),
             DETAIL = blocking,
             HINT = format('Drop them first, or let them use %I.%I, which shows the generation that serves.',
-                          c.view_schema, regexp_replace(c.name, '@[0-9]+$', '') || '_embedding');
+                          c.view_schema, pgmeaning._base_name(c.name) || '_embedding');
 END
 $$;
 

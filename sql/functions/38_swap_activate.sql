@@ -235,10 +235,13 @@ RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    shut record;
+    gates jsonb := (SELECT jsonb_agg(g ORDER BY g.judgement) FROM pgmeaning._swap_gates(s.id, c.id) AS g
+                    WHERE NOT g.passes);
+    shut  record;
 BEGIN
-    SELECT g.* INTO shut FROM pgmeaning._swap_gates(s.id, c.id) AS g
-    WHERE NOT g.passes AND (overrule IS NULL OR NOT g.judgement) ORDER BY g.judgement LIMIT 1;
+    SELECT g.gate, g.finding, g.judgement INTO shut
+    FROM jsonb_to_recordset(gates) AS g (gate text, finding text, judgement bool)
+    WHERE overrule IS NULL OR NOT g.judgement LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'PM023',
             MESSAGE = format('generation %L cannot serve: %s', c.name, shut.gate), DETAIL = shut.finding || '.',
@@ -248,7 +251,7 @@ BEGIN
     END IF;
     RETURN coalesce((SELECT jsonb_agg(jsonb_build_object('gate', g.gate, 'finding', g.finding, 'reason', overrule,
                                                          'by', current_user, 'at', now()))
-                     FROM pgmeaning._swap_gates(s.id, c.id) AS g WHERE NOT g.passes), '[]');
+                     FROM jsonb_to_recordset(gates) AS g (gate text, finding text)), '[]');
 END
 $$;
 

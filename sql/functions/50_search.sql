@@ -53,6 +53,16 @@ BEGIN
 END
 $$;
 
+-- The same for what was ranked, without asking whether it must be.
+CREATE OR REPLACE FUNCTION pgmeaning._with_full_keys(c pgmeaning.collection, hits pgmeaning.ranked_hit[])
+RETURNS pgmeaning.ranked_hit[]
+LANGUAGE sql STABLE
+AS $$
+    SELECT ARRAY(SELECT ROW(pgmeaning._full_key(c, h.key), h.chunk, h.chunk_text, h.distance, h.score, h.model,
+                            h.vector_rank, h.text_rank)::pgmeaning.ranked_hit
+                 FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality)
+$$;
+
 -- Refuses a collection whose key columns are no longer there: every search reads them.
 CREATE OR REPLACE FUNCTION pgmeaning._check_key(c pgmeaning.collection) RETURNS void
 LANGUAGE plpgsql STABLE
@@ -552,9 +562,7 @@ BEGIN
         hits := pgmeaning._ranked(c, t, queries[place], pgmeaning._to_dimensions(vectors[place], t), o,
                                   weights, rank_constant);
         IF pinned THEN
-            hits := ARRAY(SELECT ROW(pgmeaning._full_key(c, h.key), h.chunk, h.chunk_text, h.distance, h.score, h.model,
-                                     h.vector_rank, h.text_rank)::pgmeaning.ranked_hit
-                          FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality);
+            hits := pgmeaning._with_full_keys(c, hits);
         END IF;
         RETURN NEXT;
     END LOOP;

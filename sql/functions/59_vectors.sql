@@ -167,8 +167,7 @@ BEGIN
         'FROM unnest($1, $2, $3, $4, $5) AS u (key, chunk, content_hash, chunk_text, embedding) '
         'CROSS JOIN LATERAL jsonb_to_record(u.key) AS k (%s) '
         'CROSS JOIN LATERAL (SELECT %s AS words FROM %s AS s WHERE %s OFFSET 0) AS s WHERE u.key = ANY ($7)',
-        stored, (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
-                 FROM unnest(c.vector_key_columns) WITH ORDINALITY AS u (k, i)),
+        stored, pgmeaning._vector_key(c),
         CASE WHEN c.language IS NULL THEN '' ELSE ', words' END, pgmeaning._column_list('k', c.key_columns),
         CASE WHEN c.language IS NULL THEN '' ELSE ', CASE WHEN u.chunk_text IS NULL THEN s.words END' END, record,
         pgmeaning._words_sql(c, 's'), pgmeaning._relation_name(c.source),

@@ -8,20 +8,22 @@ AS $$ SELECT EXISTS (SELECT FROM pgmeaning.queue AS q
                      WHERE q.collection_id = $1 AND q.priority = 0 AND q.failed_at IS NULL) $$;
 
 -- What a swap waits for and what to do: 'broken', 'paused', 'waiting' for a sidecar, 'held' by its pace, 'filling',
--- 'closed' by a gate, 'ready'.
-CREATE OR REPLACE FUNCTION pgmeaning._swap_state(s pgmeaning.swap, OUT state text, OUT problem text, OUT next text)
+-- 'closed' by a gate, 'ready'. gates: those of the generation that does not serve.
+CREATE OR REPLACE FUNCTION pgmeaning._swap_state(s pgmeaning.swap, OUT state text, OUT problem text, OUT next text,
+    OUT gates jsonb)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     st    record;
     t     pgmeaning.target;
-    shut  record;
+    shut  text;  -- the first gate that is closed
 BEGIN
     SELECT k.* INTO st FROM pgmeaning.status AS k JOIN pgmeaning.collection AS c ON c.name = k.collection
     WHERE c.id = s.new_id;
     SELECT k.* INTO t FROM pgmeaning.target AS k WHERE k.collection_id = s.new_id;
-    SELECT g.* INTO shut FROM pgmeaning._swap_gates(s.id, s.new_id) AS g
-    WHERE NOT g.passes ORDER BY g.judgement LIMIT 1;
+    SELECT jsonb_agg(jsonb_build_object('gate', g.gate, 'passes', g.passes, 'finding', g.finding)),
+           (array_agg(g.gate ORDER BY g.judgement) FILTER (WHERE NOT g.passes))[1] INTO gates, shut
+    FROM pgmeaning._swap_gates(s.id, CASE s.state WHEN 'filling' THEN s.new_id ELSE s.old_id END) AS g;
     problem := coalesce(st.problem, (SELECT format('%s: %s', t.model, k.problems ->> t.model)
                                      FROM pgmeaning.sidecars AS k WHERE k.alive AND k.problems ? t.model LIMIT 1));
     IF s.state = 'activated' THEN
@@ -33,7 +35,8 @@ BEGIN
         next := 'mend what problem says, or: ' || pgmeaning._next_step('cancel', s.collection);
     ELSIF st.state = 'paused' THEN
         state := 'paused';
-        next := format('SELECT pgmeaning.resume(%L), or: pgmeaning resume %1$s', s.collection);
+        next := format('SELECT pgmeaning.resume(%L), or: pgmeaning resume %s', s.collection,
+                       pgmeaning._shell_word(s.collection));
     ELSIF (st.owed > 0 OR st.scanned < 1) AND NOT pgmeaning._is_attended(t.model) THEN
         state := 'waiting';
         problem := coalesce(problem, format('no sidecar runs that has model %s', t.model));
@@ -43,16 +46,16 @@ BEGIN
         next := 'mend what problem says: a sidecar goes on by itself';
     ELSIF pgmeaning._is_held(t) THEN
         state := 'held';
-        next := format('evaluate it: pgmeaning evaluate %1$s --queries FILE; to go on: '
-                       'SELECT pgmeaning.swap_adjust(%1$L), or: pgmeaning swap adjust %1$s', s.collection);
+        next := format('evaluate it: pgmeaning evaluate %s --queries FILE; to go on: %s',
+                       pgmeaning._shell_word(s.collection), pgmeaning._next_step('adjust', s.collection));
     ELSIF t.scan_finished_at IS NULL OR pgmeaning._owes_backfill(s.new_id) THEN
         state := 'filling';
         next := format('wait, as with: CALL pgmeaning.wait_for(%L)',
                        (SELECT c.name FROM pgmeaning.collection AS c WHERE c.id = s.new_id));
-    ELSIF shut.gate = 'failures' THEN
+    ELSIF shut = 'failures' THEN
         state := 'closed';
         next := format('see pgmeaning failures, then: SELECT pgmeaning.retry(%L)', st.collection);
-    ELSIF shut.gate IS NOT NULL THEN
+    ELSIF shut IS NOT NULL THEN
         state := 'closed';
         next := format('see gates; to give it up: %s', pgmeaning._next_step('cancel', s.collection));
     ELSE
@@ -73,9 +76,7 @@ SELECT s.collection, s.id AS swap, coalesce(now.state, s.state) AS state, coales
             THEN (clock_timestamp() - s.started_at) * (greatest(st.source_rows - t.scanned, 0) / t.scanned::float8) END
            AS time_left,
        old_st.owed AS old_owed, old_st.failed AS old_failed,
-       (SELECT jsonb_agg(jsonb_build_object('gate', g.gate, 'passes', g.passes, 'finding', g.finding))
-        FROM pgmeaning._swap_gates(s.id, CASE s.state WHEN 'filling' THEN s.new_id ELSE s.old_id END) AS g
-        WHERE s.state IN ('filling', 'activated')) AS gates,
+       now.gates,
        now.problem, s.overruled, now.next, s.started_at, s.started_by, s.activated_at, s.ended_at
 FROM pgmeaning.swap AS s
 LEFT JOIN pgmeaning.collection AS o ON o.id = s.old_id

@@ -56,7 +56,7 @@ BEGIN
     IF other_collection IS NOT NULL THEN
         other := pgmeaning._collection(other_collection);
     END IF;
-    e.collection := regexp_replace(c.name, '@[0-9]+$', '');
+    e.collection := pgmeaning._base_name(c.name);
     e.generation_name := c.name;
     e.other_generation_name := other.name;
     e.queries := queries;
@@ -130,8 +130,7 @@ AS $$
     SELECT string_agg(format('(%s) IN (SELECT %s FROM %s)',
                              (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
                               FROM unnest(c.key_columns) WITH ORDINALITY AS u (k, i)),
-                             (SELECT string_agg(quote_ident(k), ', ' ORDER BY i)
-                              FROM unnest(o.vector_key_columns) WITH ORDINALITY AS u (k, i)),
+                             pgmeaning._vector_key(o),
                              pgmeaning._relation_name((pgmeaning._active_target(o)).vectors)), ' AND ')
     FROM unnest(others) AS name CROSS JOIN LATERAL pgmeaning._collection(name) AS o
 $$;
@@ -160,9 +159,7 @@ BEGIN
     END IF;
     hits := pgmeaning._ranked(c, t, query, pgmeaning._to_dimensions(query_vector, t), o, weights, rank_constant);
     IF pgmeaning._is_pinned(c) THEN
-        hits := ARRAY(SELECT ROW(pgmeaning._full_key(c, h.key), h.chunk, h.chunk_text, h.distance, h.score, h.model,
-                                 h.vector_rank, h.text_rank)::pgmeaning.ranked_hit
-                      FROM unnest(hits) WITH ORDINALITY AS h ORDER BY h.ordinality);
+        hits := pgmeaning._with_full_keys(c, hits);
     END IF;
     RETURN QUERY SELECT * FROM unnest(hits);
 END

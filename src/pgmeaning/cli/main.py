@@ -5,7 +5,6 @@ Results go to stdout (`--json`: one document), logs and errors to stderr; exit s
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
@@ -32,6 +31,7 @@ from pgmeaning.cli.output import (
     connected,
     console,
     expected,
+    json_object,
     prepare_streams,
     print_error,
     print_json,
@@ -267,21 +267,10 @@ def attach(
     with connected(dsn) as client:
         attached = client.attach(
             source, column or None, template, collection, image=image, video=video, model=model, dimensions=dimensions,
-            chunking=_chunking(chunking), grant_to=grant_to or None, always=always,
+            chunking=json_object(chunking, "--chunking"), grant_to=grant_to or None, always=always,
             allow_deprecated=allow_deprecated, language=language, vector_type=vector_type, adopt=adopt,
         )  # fmt: skip
     typer.echo(attached)
-
-
-def _chunking(text: str | None) -> dict[str, Any] | None:
-    """The object that --chunking gives; the database checks what is in it."""
-    try:
-        found = None if text is None else json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint="--chunking") from error
-    if found is not None and not isinstance(found, dict):
-        raise typer.BadParameter('not an object such as {"method": "tokens"}', param_hint="--chunking")
-    return found
 
 
 @app.command()

@@ -43,6 +43,18 @@ DsnFile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name of the collection.", show_default=False)]
 
+
+def json_object(text: str | None, option: str) -> dict[str, Any] | None:
+    """The object that an option gives; the database checks what is in it."""
+    try:
+        found = None if text is None else json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint=option) from error
+    if found is not None and not isinstance(found, dict):
+        raise typer.BadParameter('not an object such as {"method": "tokens"}', param_hint=option)
+    return found
+
+
 # Where there is no terminal, and COLUMNS does not say how wide its reader's is.
 WIDTH = 120
 

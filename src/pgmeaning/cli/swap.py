@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
-from pgmeaning.cli.output import AsJson, Collection, Dsn, connected, print_json, print_rows
+from pgmeaning.cli.output import AsJson, Collection, Dsn, connected, json_object, print_json, print_rows
 from pgmeaning.tables import shown
 
 swap_app = typer.Typer(no_args_is_help=True, help="Change a collection's model or definition while it serves.")
@@ -49,13 +48,8 @@ Patience = Annotated[
 
 
 def _chunking(text: str | None) -> dict[str, Any] | None:
-    try:
-        found = None if text is None else json.loads(text or "{}")
-    except ValueError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint="--chunking") from error
-    if found is not None and not isinstance(found, dict):
-        raise typer.BadParameter('not an object such as {"method": "tokens"}', param_hint="--chunking")
-    return found
+    """None: as it is; an empty text takes it away."""
+    return json_object("{}" if text == "" else text, "--chunking")
 
 
 @swap_app.command("explain")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 
 import psycopg
 
@@ -56,9 +56,7 @@ class Usage:
         with self._lock:
             pending, self._pending = self._pending, {}
         for (collection_id, model), used in pending.items():
-            arguments = {"collection_id": collection_id, "model": model} | dict(
-                zip(("documents", "tokens", "seconds", "cut", "reused"), astuple(used), strict=True)
-            )
+            arguments = {"collection_id": collection_id, "model": model, **asdict(used)}
             try:
                 connection.execute(sql.query("maintenance/record_usage"), arguments)
             except psycopg.Error:

@@ -73,12 +73,10 @@ class Writer:
         """Finish the claims of one target, one way or another."""
         try:
             self._end(connection, queue, outputs)
-        except psycopg.errors.LockNotAvailable:
-            # Another transaction locks the vectors or the queue rows: others go on.
-            self._in_flight.postpone(outputs[0].target)
-            self._hand_back(queue, [claim for output in outputs for claim in output.claims])
-        except ModelChanged:
-            log.error("the model was changed: nothing is written", collection=outputs[0].target.collection)
+        except (psycopg.errors.LockNotAvailable, ModelChanged) as error:
+            # Another transaction locks the vectors or the queue rows, or this is no longer their model: others go on.
+            if isinstance(error, ModelChanged):
+                log.error("the model was changed: nothing is written", collection=outputs[0].target.collection)
             self._in_flight.postpone(outputs[0].target)
             self._hand_back(queue, [claim for output in outputs for claim in output.claims])
         except Exception as error:
