@@ -103,6 +103,11 @@ class Settings(BaseSettings):
         default=16_000_000, ge=1, lt=1 << 30, description="the longest text of a row that is split into chunks"
     )
     document_chunks: int = Field(default=10_000, ge=1, description="the most chunks of a row")
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65_535,
+        description="the port of a sidecar's /metrics, /healthz and /readyz; 0: any that is free; default: none",
+    )  # fmt: skip
+    metrics_address: str = Field(default="127.0.0.1", description="the address that they are served at; `::`: all")
     location: str | None = Field(
         default=None, description="a folder that holds models in subfolders of their names; searched before the hub"
     )

@@ -119,6 +119,7 @@ class Maintenance:
                 return self._outdated(changed)
             self._serving.look(connection)
             self._heartbeat(connection)
+            self._run.health.reached()
             self._run.usage.flush(connection)
             self._extend(queue)
             self._end_lost(connection)
