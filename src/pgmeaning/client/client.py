@@ -195,6 +195,14 @@ class Client(Relations, Swaps, Transfers):
         """The rows of pgmeaning.status, of all collections or of one."""
         return self._statements.report("status", collection)
 
+    def lags(self, collection: str | None = None) -> list[dict[str, Any]]:
+        """What each collection owes, and for how many seconds its oldest change has waited: `owed`, `oldest`, `failed`.
+
+        `broken`, `paused` and `problem` say why it may not come along, `attended` whether a living sidecar can run its
+        model.
+        """
+        return self._statements.dicts("metrics/collections", {"collection": collection})
+
     def failures(self, collection: str | None = None) -> list[dict[str, Any]]:
         """The rows of pgmeaning.failures, of all collections or of one."""
         return self._statements.report("failures", collection)

@@ -281,7 +281,7 @@ class _Gauges:
 def look(connection: Connection) -> Snapshot:
     """Ask the database what its collections owe."""
     with connection.cursor(row_factory=dict_row) as cursor:
-        collections = cursor.execute(sql.query("metrics/collections")).fetchall()
+        collections = cursor.execute(sql.query("metrics/collections"), {"collection": None}).fetchall()
         database = cursor.execute(sql.query("metrics/database")).fetchone() or {}
     return Snapshot(collections, database, time.monotonic())
 

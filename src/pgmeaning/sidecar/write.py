@@ -111,7 +111,7 @@ class Writer:
                 "rows failed", collection=target.collection, model=target.model, rows=len(errors), error=errors[0][1]
             )
         queue.release([claim for output in outputs for claim in output.handed_back])
-        self._in_flight.count_rows(written)
+        self._in_flight.count_rows(target, written)
         log.info(
             "batch", collection=target.collection, model=target.model, rows=len(rows), written=written,
             tokens=sum(output.tokens for output in outputs),
