@@ -27,6 +27,8 @@ def page() -> str:
         _function("pgmeaning.connect", pgmeaning.connect),
         _class("pgmeaning.Client", pgmeaning.Client, "client"),
         _class("pgmeaning.Hit", pgmeaning.Hit),
+        _function("pgmeaning.where", pgmeaning.where),
+        _class("pgmeaning.Condition", pgmeaning.Condition),
         _class("pgmeaning.Match", pgmeaning.Match),
         _class("pgmeaning.Label", pgmeaning.Label),
         _class("pgmeaning.Cluster", pgmeaning.Cluster),

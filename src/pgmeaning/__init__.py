@@ -18,6 +18,7 @@ from pgmeaning.version import __version__
 if TYPE_CHECKING:
     from pgmeaning import errors
     from pgmeaning.client.client import Client, connect
+    from pgmeaning.client.conditions import Condition, where
     from pgmeaning.client.parquet import Imported
     from pgmeaning.client.rerank import Ranked, rerank
     from pgmeaning.client.vectors import Embedding
@@ -28,6 +29,7 @@ _HOMES = {
     "Client": "pgmeaning.client.client",
     "connect": "pgmeaning.client.client",
     "Cluster": "pgmeaning.types",
+    "Condition": "pgmeaning.client.conditions",
     "Embedding": "pgmeaning.client.vectors",
     "Hit": "pgmeaning.types",
     "Imported": "pgmeaning.client.parquet",
@@ -37,11 +39,12 @@ _HOMES = {
     "load_embedder": "pgmeaning.models.base",
     "load_reranker": "pgmeaning.models.base",
     "rerank": "pgmeaning.client.rerank",
+    "where": "pgmeaning.client.conditions",
 }
 
 __all__ = [
-    "Client", "Cluster", "Embedding", "Hit", "Imported", "Label", "Match", "Ranked", "__version__", "connect", "errors",
-    "load_embedder", "load_reranker", "rerank",
+    "Client", "Cluster", "Condition", "Embedding", "Hit", "Imported", "Label", "Match", "Ranked", "__version__",
+    "connect", "errors", "load_embedder", "load_reranker", "rerank", "where",
 ]  # fmt: skip
 
 
