@@ -1,7 +1,7 @@
 """The Model Context Protocol's own checker, where there is one: `make test` installs nothing of npm's.
 
     npm install @modelcontextprotocol/conformance@0.2.0-alpha.12    (it needs Node 22)
-    PGMEANING_MCP_CONFORMANCE="node node_modules/@modelcontextprotocol/conformance/dist/index.js" pytest tests/conformance
+    PGMEANING_MCP_CONFORMANCE="node node_modules/.../conformance/dist/index.js" pytest tests/conformance
 
 Scenarios that want tools, prompts or resources of its own example server are left out.
 """
