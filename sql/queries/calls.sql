@@ -47,6 +47,10 @@ CALL pgmeaning._ask(pgmeaning._query_model(%(collection)s, %(model)s, 'embed('),
 CALL pgmeaning._ask(pgmeaning._reranker(%(reranker)s), ARRAY[%(query)s::text], true, %(timeout)s,
     %(documents)s::text[], NULL, NULL)
 
+-- name: rerank
+SELECT r.index, r.score FROM pgmeaning.rerank(%(query)s, %(documents)s::text[], model => %(reranker)s,
+    timeout => %(timeout)s) AS r
+
 -- name: similarity
 SELECT pgmeaning.similarity(%(a)s, %(b)s, model => %(model)s, timeout => %(timeout)s)
 

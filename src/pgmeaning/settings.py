@@ -136,6 +136,20 @@ class Settings(BaseSettings):
     media_rows: int = Field(default=32, ge=1, description="the most rows with images or videos claimed at once")
     media_threads: int = Field(default=4, ge=1, le=64, description="how many files and URLs are read at once")
 
+    mcp_rows: int = Field(default=50, ge=1, le=1000, description="the most rows in an answer to an agent")
+    mcp_value_characters: int = Field(
+        default=2_000, ge=50, description="the longest value of a row in an answer to an agent; what is longer is cut"
+    )
+    mcp_characters: int = Field(
+        default=40_000, ge=1_000, description="the most characters of an answer to an agent; rows beyond are left out"
+    )
+    mcp_timeout: float = Field(default=30, ge=1, le=3600, description="how long an agent's question may take")
+    mcp_connections: int = Field(default=4, ge=1, le=100, description="the most connections that agents' questions use")
+    mcp_token: str = Field(
+        default="", repr=False, description="what an agent must show over HTTP; if empty, one is made at each start"
+    )
+    mcp_token_file: str = Field(default="", description="the file that holds it instead")
+
     @field_validator("loopback_hosts")
     @classmethod
     def _hosts_with_ports(cls, value: str) -> str:

@@ -18,6 +18,7 @@ from pgmeaning.cli.evaluate import evaluate
 from pgmeaning.cli.gpu import print_gpu_advice
 from pgmeaning.cli.groups import DataDir, Port, model_app, server_app
 from pgmeaning.cli.index import index
+from pgmeaning.cli.mcp import mcp
 from pgmeaning.cli.output import (
     AsJson,
     Collection,
@@ -400,3 +401,4 @@ app.command()(search)
 app.command()(index)
 app.command()(evaluate)
 app.command()(doctor)
+app.command()(mcp)
