@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pgmeaning.cli.output import Dsn, address, configure_logging, secret, settings
+from pgmeaning.cli.output import Dsn, address, configure_logging, settings
 from pgmeaning.errors import SettingsError
+from pgmeaning.secret_values import secret
 
 
 def mcp(
