@@ -245,7 +245,7 @@ def _as_text(table: Table, condition: SQLColumnExpression[bool]) -> tuple[str, l
     compiled: Any = replacement_traverse(plain, {}, bare).compile(
         dialect=dialect(paramstyle="numeric_dollar"), compile_kwargs={"render_postcompile": True}
     )
-    given, makers = compiled.construct_params(), compiled._bind_processors
+    given, makers = compiled.construct_params(escape_names=False), compiled._bind_processors
     names = compiled.positiontup or []
     values = [makers[name](given[name]) if name in makers else given[name] for name in names]
     return str(compiled), values or None
