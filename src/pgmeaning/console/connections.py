@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 
 import psycopg
 
-from pgmeaning.client.client import Client, connect
-from pgmeaning.client.statements import Statements
+from pgmeaning.client.client import Client
+from pgmeaning.client.connecting import connect_once
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.values import translated_errors
 
@@ -65,8 +65,8 @@ class Connections:
         return self._connected()
 
     def _connected(self) -> Client:
-        client = connect(self._dsn)
-        Statements(client.connection).execute("console/bounds", {"milliseconds": int(1000 * self._seconds)})
+        client = connect_once(self._dsn, "pgmeaning ui")
+        client.connection.execute(sql.query("console/bounds"), {"milliseconds": int(1000 * self._seconds)})
         return client
 
     def _give_back(self, client: Client) -> None:

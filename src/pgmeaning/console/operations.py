@@ -11,7 +11,6 @@ from typing import Any
 
 from pgmeaning import json_values
 from pgmeaning.client.client import Client
-from pgmeaning.client.statements import Statements
 from pgmeaning.errors import PgmeaningError
 
 SECONDS = 60.0  # over so long a rate is measured: sidecars say only now and then what they have done
@@ -47,7 +46,7 @@ class Rates:
 
 def look(client: Client, rates: Rates) -> dict[str, Any]:
     """All that the page shows. Raises DatabaseError."""
-    done = dict(Statements(client.connection).execute("console/done", {}).fetchall())
+    done = dict(client._statements.execute("console/done", {}).fetchall())
     speed = rates.saw(done, time.monotonic())
     failures = _allowed(client)
     return {

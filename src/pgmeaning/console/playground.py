@@ -11,7 +11,6 @@ from typing import Any
 from pgmeaning import json_values
 from pgmeaning.client.asking import Asking
 from pgmeaning.client.client import Client
-from pgmeaning.client.statements import Statements
 from pgmeaning.console.asked import Asked
 from pgmeaning.console.connections import Connections
 from pgmeaning.console.marking import Pieces, marked
@@ -124,13 +123,13 @@ def _by_image(connections: Connections, made: Column, kind: str, wanted: Asked) 
 
 def _shown(connections: Connections, wanted: Asked, hits: Sequence[Hit]) -> list[Found]:
     with connections.reading() as client:
-        texts = marked(Statements(client.connection), wanted.collection, wanted.query, [hit.text for hit in hits])
+        texts = marked(client._statements, wanted.collection, wanted.query, [hit.text for hit in hits])
     keys = [json_values.dumps(hit.key) for hit in hits]
     return [Found(rank, *one) for rank, one in enumerate(zip(keys, hits, texts, strict=True), 1)]
 
 
 def _asking(client: Client) -> Asking:
-    return Asking(Statements(client.connection))
+    return client._asking
 
 
 def short(value: Any, most: int = 300) -> str:

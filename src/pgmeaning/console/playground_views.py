@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from pgmeaning.client.client import Client
 from pgmeaning.client.rows import loading
-from pgmeaning.client.statements import Statements
 from pgmeaning.console.asked import KINDS, Asked, asked
 from pgmeaning.console.connections import Connections
 from pgmeaning.console.judgements import Judgements, same_key
@@ -61,11 +60,12 @@ class PlaygroundViews:
         collection, key, chunk = (str(given.get(name) or "") for name in ("collection", "key", "chunk"))
         with self._connections.reading() as client:
             arguments = {"collection": collection, "key": key_of(key), "columns": None}
-            found = Statements(client.connection).execute("console/row", arguments).fetchone()
+            cursor = client._statements.execute("console/row", arguments)
+            found = cursor.fetchone()
             if found is None:
                 raise CollectionError("the row is gone", hint="search again")
             names, types, contents, text = found
-            load = loading(client.connection)
+            load = loading(cursor)
             row = {
                 name: short(load(type, value), 2000) for name, type, value in zip(names, types, contents, strict=True)
             }
@@ -93,4 +93,4 @@ class PlaygroundViews:
 
 def known(client: Client) -> list[dict[str, Any]]:
     """The collections that a person may choose from."""
-    return Statements(client.connection).dicts("console/collections", {})
+    return client._statements.dicts("console/collections", {})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
-from pgmeaning.client.client import connect
+from pgmeaning.client.connecting import connect
 from pgmeaning.console.app import application
 from pgmeaning.console.connections import Connections
 from pgmeaning.console.guard import Guard

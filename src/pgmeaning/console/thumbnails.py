@@ -6,7 +6,6 @@ import io
 from typing import Any
 
 from pgmeaning.client.rows import loading
-from pgmeaning.client.statements import Statements
 from pgmeaning.console.connections import Connections
 from pgmeaning.documents.template import several
 from pgmeaning.errors import CollectionError, InputError
@@ -22,13 +21,13 @@ def thumbnail(connections: Connections, collection: str, key: str) -> bytes:
     Raises CollectionError where there is no such row or image, InputError for what is no image.
     """
     with connections.reading() as client:
-        statements = Statements(client.connection)
+        statements = client._statements
         image = statements.target(collection).image
         if image is None:
             raise CollectionError(f"collection {collection!r} has no images")
         arguments = {"collection": collection, "key": key, "columns": [image]}
-        row = statements.execute("console/row", arguments).fetchone()
-        load = loading(client.connection)
+        cursor = statements.execute("console/row", arguments)
+        load, row = loading(cursor), cursor.fetchone()
         values = several(load(row[1][0], row[2][0])) if row else ()
     if not values:
         raise CollectionError("the row has no image")
