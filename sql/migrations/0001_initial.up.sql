@@ -303,6 +303,7 @@ CREATE TABLE pgmeaning.sidecar (
     named        text[] NOT NULL DEFAULT '{}',  -- those it was started for
     problems     jsonb NOT NULL DEFAULT '{}',   -- model -> why it cannot run here
     rows_done    bigint NOT NULL DEFAULT 0,
+    rates        jsonb NOT NULL DEFAULT '{}',  -- collection -> rows a second, of late
     started_at   timestamptz NOT NULL DEFAULT now(),
     heartbeat_at timestamptz NOT NULL DEFAULT now()
 );

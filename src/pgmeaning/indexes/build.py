@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -192,7 +192,12 @@ def record(connection: Connection, plan: Plan, statement: str, **values: object)
 class Indexer:
     """Builds and measures indexes for a sidecar, on its own connection and thread, so that nothing waits for it."""
 
-    def __init__(self, settings: Settings, stopping: threading.Event) -> None:
+    def __init__(
+        self, settings: Settings, stopping: threading.Event,
+        built: Callable[[str, float, str], object] = lambda *_: None,
+    ) -> None:  # fmt: skip
+        """`built` is told of each build: collection, seconds, and 'built', 'failed' or 'gave way'."""
+        self._built = built
         self._settings = settings
         self._stopping = stopping
         self._connection: Connection | None = None
@@ -226,12 +231,17 @@ class Indexer:
     def _try(self, connection: Connection, plan: Plan) -> None:
         self._cancelled = False
         self._building = plan
+        started = time.monotonic()
         try:
             if plan.due:
                 build(connection, plan, self._settings)
+                self._built(plan.collection, time.monotonic() - started, "built")
             else:
                 measure(connection, plan, self._settings)
         except (psycopg.Error, PgmeaningError) as error:
+            if plan.due:
+                gave_way = self._cancelled or self._stopping.is_set()
+                self._built(plan.collection, time.monotonic() - started, "gave way" if gave_way else "failed")
             if connection.closed:  # recorded over the next connection
                 self._cut = plan, str(error).strip()
                 raise
