@@ -8,7 +8,7 @@ AS $$
     SELECT CASE WHEN m.backend <> 'http' THEN '{}'
         ELSE array_remove('{url,served_name,path,send,tokenizer,concurrency,timeout,retries,batch_rows,batch_tokens,
                             api_key_env,send_dimensions,rerank_field,sigmoid,extra_body,requests_per_minute,
-                            tokens_per_minute,tokens_per_day}'::text[],
+                            tokens_per_minute,tokens_per_day,price}'::text[],
                           CASE WHEN m.location ~ '^https?://' THEN 'served_name' END) END
 $$;
 

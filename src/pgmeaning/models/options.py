@@ -41,6 +41,7 @@ class Serving:
     requests_per_minute: int = 0  # of all sidecars together; 0: no limit
     tokens_per_minute: int = 0
     tokens_per_day: int = 0  # of UTC
+    price: float = 0.0  # of a million tokens: status says what a collection has cost
 
     @property
     def is_limited(self) -> bool:

@@ -23,7 +23,7 @@ CHECKPOINT_BACKENDS = frozenset({"qwen3_vl", "sentence_transformers", "http"})
 SERVING_OPTIONS = frozenset({
     "url", "served_name", "path", "send", "tokenizer", "concurrency", "timeout", "retries", "batch_rows",
     "batch_tokens", "api_key_env", "send_dimensions", "rerank_field", "sigmoid", "extra_body", "requests_per_minute",
-    "tokens_per_minute", "tokens_per_day",
+    "tokens_per_minute", "tokens_per_day", "price",
 })  # fmt: skip
 
 
