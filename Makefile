@@ -13,7 +13,7 @@ TORCH_RUN := torch==2.13.0
 TORCH_DEV := torch==2.14.1 torchvision==0.29.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix test-frameworks chaos coverage lint bench docs clean
+.PHONY: help demo test test-matrix test-engine test-frameworks chaos coverage lint bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ test: lint ## check style, types and layers, and run the tests
 
 test-matrix: $(VENV)/.set-up-dev ## run the integration tests on older PostgreSQL and pgvector, as far as packages carry them
 	@$(BIN)/python -m tests.matrix
+
+test-engine: $(VENV)/.set-up-dev ## run embedder and reranker against a real vLLM on the CPU (3.5 GB in .engine; Linux on x86-64, Python 3.11)
+	@$(BIN)/python -m tests.vllm.environment
+	@$(BIN)/python -m pytest --timeout 1800 tests/vllm/conformance.py
 
 test-frameworks: $(VENV)/.set-up-dev ## run the integrations' tests with other versions of SQLAlchemy and Django
 	@$(BIN)/python -m tests.frameworks
@@ -55,7 +59,7 @@ docs: $(VENV)/.set-up-docs ## write the reference pages from the code, and build
 	@echo "open site/index.html"
 
 clean: ## remove the virtual environment and what the tools left
-	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf $(VENV) .engine build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
 
 $(VENV)/.set-up-run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "setting up .venv: PostgreSQL, torch and a small model; this takes a few minutes, once"

@@ -33,9 +33,9 @@ from benchmarks.true_shape import CUDA, DEVICE, build, captioned_images, texts
 from pgmeaning.models import pipeline
 from pgmeaning.models.base import LoadedEmbedder
 from pgmeaning.models.loaded import PriorityLock
+from pgmeaning.models.prompts import PromptTokenizer
 from pgmeaning.models.qwen3_vl import Qwen3VLEmbedder, layers
 from pgmeaning.models.qwen3_vl.network import Network
-from pgmeaning.models.qwen3_vl.prompt import PromptTokenizer
 from pgmeaning.models.qwen3_vl.vision import Vision
 from pgmeaning.models.registry import builtin_model, templates
 from pgmeaning.models.vectors import Vectors
@@ -124,7 +124,8 @@ class Bench:
 
     def embedder(self, **options: Any) -> Qwen3VLEmbedder:
         """An embedder over the one network."""
-        prompts = PromptTokenizer(self.tokenizer, templates()[self.model.template or ""], self.model.max_tokens or 8192)
+        template = templates()[self.model.template or ""]
+        prompts = PromptTokenizer(self.tokenizer.backend_tokenizer, template, self.model.max_tokens or 8192)
         vision = Vision(lambda: self.processor, self.model.options)
         budget = options.pop("batch_tokens", 1024 if self.tiny else 16_384)
         return Qwen3VLEmbedder(

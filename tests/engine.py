@@ -6,7 +6,9 @@ plays back what a test puts into its `script`.
 
 from __future__ import annotations
 
+import base64
 import json
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,6 +56,11 @@ class Engine:
         self.probes: list[Request] = []  # what only asks whether the model is still the same; no part of the script
         self.script: deque[Answer | Callable[[Request], Answer]] = deque()
         self.refused: set[str] = set()  # inputs that it answers with 400
+        self.names: list[str] | None = None  # what /v1/models lists; None: it has no such list
+        self.longest = sys.maxsize  # ids, or characters of texts; it refuses what is longer
+        self.takes_several = True  # conversations in a request
+        self.embed_ids: Callable[[Sequence[Sequence[int]]], Vectors] | None = None
+        self.judge_ids: Callable[[Sequence[Sequence[int]]], Vectors] | None = None
         self.stalled = threading.Event()
         self._embed = embed
         self._judge = judge
@@ -85,17 +92,28 @@ class Engine:
 
     def _computed(self, request: Request) -> Answer:
         body = request.body
-        if self.refused & set(body.get("input", ())):
+        inputs = inputs_of(body)
+        if any(len(each) > self.longest for each in inputs):
+            return Answer(400, {"error": {"message": "the prompt is longer than the maximum model length"}})
+        if any(isinstance(each, str) and each in self.refused for each in inputs):
             return Answer(400, {"error": {"message": "this input cannot be embedded"}})
-        if "input" in body:
-            return Answer(body=self._embeddings([Document(text) for text in body["input"]]))
-        if "messages" in body:
-            return Answer(body=self._embeddings([Document(said(body["messages"]))]))
+        if len(conversations(body)) > 1 and not self.takes_several:
+            return Answer(400, {"error": {"message": "messages: value is not a valid list"}})
+        if "input" in body and not isinstance(inputs[0], str):
+            return Answer(body=self._of_ids(request.path, inputs))
+        if "input" in body or "messages" in body:
+            assert self._embed is not None
+            vectors = self._embed([Document(text) for text in inputs])
+            return Answer(body=embeddings(_encoded(vectors, body)))
         return Answer(body=self._scores(body))
 
-    def _embeddings(self, documents: Sequence[Document]) -> dict[str, Any]:
-        assert self._embed is not None
-        return embeddings(self._embed(documents).tolist())
+    def _of_ids(self, path: str, ids: Sequence[Sequence[int]]) -> dict[str, Any]:
+        if path == "/classify":
+            assert self.judge_ids is not None
+            scores = self.judge_ids(ids).tolist()
+            return {"data": [{"index": place, "probs": [score]} for place, score in enumerate(scores)]}
+        assert self.embed_ids is not None
+        return embeddings(_encoded(self.embed_ids(ids), {"encoding_format": "base64"}))
 
     def _scores(self, body: dict[str, Any]) -> Any:
         assert self._judge is not None
@@ -112,8 +130,28 @@ class Engine:
 
 def _is_probe(body: Mapping[str, Any]) -> bool:
     if "messages" in body:
-        return body["messages"][1]["content"][-1].get("text") in TEXTS
-    return "input" in body and TEXTS.issuperset(body["input"])
+        return all(each[1]["content"][-1].get("text") in TEXTS for each in conversations(body))
+    return "input" in body and all(isinstance(each, str) and each in TEXTS for each in body["input"])
+
+
+def conversations(body: Mapping[str, Any]) -> list[Any]:
+    """Those of a request: one, or several."""
+    messages = body.get("messages", [])
+    return messages if not messages or isinstance(messages[0], list) else [messages]
+
+
+def inputs_of(body: Mapping[str, Any]) -> list[Any]:
+    """All texts that a request wants something of, or all lists of ids."""
+    if "messages" in body:
+        return [said(messages) for messages in conversations(body)]
+    judged = body.get("documents") or body.get("texts") or body.get("text_2") or ()
+    return [*body.get("input", ()), *(each for each in judged if isinstance(each, str))]
+
+
+def _encoded(vectors: Vectors, body: Mapping[str, Any]) -> list[Any]:
+    if body.get("encoding_format") != "base64":
+        return list(vectors.tolist())
+    return [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
 
 
 def said(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -145,6 +183,14 @@ def serving(engine: Engine) -> Iterator[Engine]:
 def _handler(engine: Engine) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"  # connections are kept
+
+        def do_GET(self) -> None:
+            known = self.path == "/v1/models" and engine.names is not None
+            body = json.dumps({"data": [{"id": name} for name in engine.names or ()]}).encode()
+            self.send_response(200 if known else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))

@@ -162,7 +162,8 @@ CROSS JOIN LATERAL (
     SELECT s.rows AS source_rows, v.rows AS vectors, coalesce(s.estimated OR v.estimated, false) AS estimated
     FROM pgmeaning._rows_of(c.source) AS s CROSS JOIN pgmeaning._rows_of(t.vectors) AS v) AS counts
 LEFT JOIN LATERAL (
-    SELECT 'a sidecar cannot run its model: ' || (s.problems ->> t.model) AS warning FROM pgmeaning.sidecar AS s
+    SELECT CASE WHEN s.problems ->> t.model LIKE '% is used up (%' THEN '' ELSE 'a sidecar cannot run its model: ' END
+           || (s.problems ->> t.model) AS warning FROM pgmeaning.sidecar AS s
     WHERE s.heartbeat_at > clock_timestamp() - interval '15 seconds' AND s.problems ? t.model LIMIT 1) AS refused
     ON true
 CROSS JOIN LATERAL pgmeaning._index_state(t.vectors) AS built

@@ -68,11 +68,9 @@ CREATE OR REPLACE FUNCTION pgmeaning._guard_model() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    -- What changes no vector.
-    free constant text[] := '{status,min_dimensions,reranker,replacement,added_at,allowed}';
     used text;
 BEGIN
-    IF TG_OP = 'UPDATE' AND to_jsonb(NEW) - free = to_jsonb(OLD) - free THEN
+    IF TG_OP = 'UPDATE' AND pgmeaning._unchangeable(NEW) = pgmeaning._unchangeable(OLD) THEN
         RETURN NEW;
     END IF;
     used := coalesce(pgmeaning._used_by(OLD.name),

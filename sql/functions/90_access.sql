@@ -37,7 +37,8 @@ BEGIN
         GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgmeaning TO pgmeaning_user, pgmeaning_sidecar;
         GRANT SELECT ON ALL TABLES IN SCHEMA pgmeaning TO pgmeaning_sidecar;
         GRANT INSERT, UPDATE, DELETE ON pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.queue, pgmeaning.vector_index,
-            pgmeaning.query_cache, pgmeaning.request, pgmeaning.sidecar, pgmeaning.lock, pgmeaning.usage
+            pgmeaning.query_cache, pgmeaning.request, pgmeaning.sidecar, pgmeaning.lock, pgmeaning.usage,
+            pgmeaning.model_spending
             TO pgmeaning_sidecar;
         REVOKE ALL ON pgmeaning.loopback FROM pgmeaning_sidecar;  -- it asks nobody, and a password is in it
         GRANT DELETE ON pgmeaning.kept_vectors TO pgmeaning_sidecar;

@@ -18,7 +18,7 @@ $$;
 DROP TABLE pgmeaning.evaluation, pgmeaning.installation, pgmeaning.sidecar, pgmeaning.lock, pgmeaning.request,
     pgmeaning.query_cache, pgmeaning.queue, pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.vector_index,
     pgmeaning.kept_vectors, pgmeaning.usage, pgmeaning.swap, pgmeaning.target, pgmeaning.collection, pgmeaning.release,
-    pgmeaning.registry_log, pgmeaning.model_probe,
+    pgmeaning.registry_log, pgmeaning.model_probe, pgmeaning.model_spending,
     pgmeaning.model;
 DROP MATERIALIZED VIEW pgmeaning.loopback;
 DROP SEQUENCE pgmeaning.generation, pgmeaning.awake, pgmeaning.asleep;

@@ -66,6 +66,16 @@ CREATE TABLE pgmeaning.registry_log (
     details    jsonb
 );
 
+-- What was sent to models behind endpoints that have limits, in slots of five seconds and by days of UTC.
+CREATE TABLE pgmeaning.model_spending (
+    model    text NOT NULL REFERENCES pgmeaning.model ON UPDATE CASCADE ON DELETE CASCADE,
+    seconds  int NOT NULL,  -- how long a slot is
+    since    timestamptz NOT NULL,
+    requests bigint NOT NULL DEFAULT 0,
+    tokens   bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (model, seconds, since)
+);
+
 -- A source table, the columns of it that are embedded, and where the vectors go. While a swap is under way, there are
 -- two generations of a collection: each is a row here, with triggers and a vector table of its own, and only the one
 -- that serves has the collection's plain name.

@@ -254,6 +254,9 @@ SELECT pgmeaning.sign_release(%(name)s, %(signed_off_by)s)
 -- name: refuse_retired
 SELECT pgmeaning._refuse_retired(%(name)s)
 
+-- name: set_model_options
+SELECT pgmeaning.set_model_options(%(name)s, %(options)s)
+
 -- name: allow_model
 SELECT pgmeaning.allow_model(%(name)s, %(allowed)s)
 

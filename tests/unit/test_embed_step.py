@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 
-from pgmeaning.errors import InputError
+from pgmeaning.errors import EndpointDown, InputError
 from pgmeaning.models.base import Embedder
 from pgmeaning.models.loaded import LoadedModels, PriorityLock
 from pgmeaning.models.pipeline import Budget, Ready
@@ -100,6 +100,24 @@ def test_a_poison_fails_alone_whenever_it_shows(late: bool) -> None:
     outputs = embedded(Launched([], poison="c", late=late), "abcdef")
     assert sorted(row.claim.key for output in outputs for row in output.rows) == list("abdef")
     assert [(claim.key, error) for output in outputs for claim, error in output.errors] == [("c", "ValueError: poison")]
+
+
+def test_an_endpoint_that_goes_down_under_a_launched_batch_costs_no_row_an_attempt() -> None:
+    class Down(Launched):
+        def begin_documents(self, documents: Sequence[Document]) -> Callable[[], Vectors]:
+            finish = super().begin_documents(documents)
+
+            def down() -> Vectors:
+                if any(document.text == self.poison for document in documents):
+                    raise EndpointDown("gone")
+                return finish()
+
+            return down
+
+    outputs = embedded(Down([], poison="c"), "abcdef")
+    assert [row.claim.key for output in outputs for row in output.rows] == ["a", "b"]
+    assert [claim.key for output in outputs for claim in output.handed_back] == list("cdef")
+    assert not any(output.errors for output in outputs)
 
 
 def test_rows_that_need_no_vector_are_handed_on_once_and_fail_nothing() -> None:

@@ -24,8 +24,9 @@ from tests.needs import needs_package
 
 needs_package("httpx", "http")
 
-from pgmeaning.models.endpoint import LONGEST_WAIT, Endpoint, may_have_key
-from pgmeaning.models.endpoint import serving as how
+from pgmeaning.models.endpoint import LONGEST_WAIT, Endpoint
+from pgmeaning.models.keys import may_have_key
+from pgmeaning.models.options import serving as how
 from pgmeaning.threads import each
 
 MODEL = Model("served", "embedder", "http", location="some/model", dimensions=384, max_tokens=100)
@@ -151,6 +152,26 @@ def test_what_is_no_answer_names_the_endpoint_and_what_to_do(engine: Engine, ans
     with pytest.raises(ModelError, match=f"'served': the endpoint {engine.url}/v1/embeddings {complaint}"):
         Asked(engine).post()
     assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize("status", [404, 400])
+def test_where_the_name_is_wrong_those_that_are_served_are_listed(engine: Engine, status: int) -> None:
+    engine.names = ["Other/Thing", "some/Model-8B", *map(str, range(9))]
+    engine.script.append(Answer(status, {"message": "The model `some/model` does not exist."}))
+    with pytest.raises(EndpointDown) as failure:
+        Asked(engine).post()
+    assert (
+        f"serves no model 'some/model' ({status}): it serves 'Other/Thing', 'some/Model-8B', '0', '1', '2' and 6 more"
+        in str(failure.value)
+    )
+    assert "pgmeaning model set served --option served_name=some/Model-8B" in str(failure.value)
+
+
+def test_a_refusal_that_names_the_model_blames_the_input_where_the_name_is_right(engine: Engine) -> None:
+    engine.names = ["some/model"]
+    engine.script.append(Answer(400, {"message": "some/model reads 100 tokens at most"}))
+    with pytest.raises(InputError, match="refused the input with 400"):
+        Asked(engine).post()
 
 
 def test_a_long_page_is_not_quoted_whole(engine: Engine) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -16,8 +16,9 @@ from pgmeaning.client.rerank import loaded_reranker
 from pgmeaning.errors import BadVector, InputError, ModelUnavailable
 from pgmeaning.models import load_embedder, load_reranker
 from pgmeaning.models.base import LoadedEmbedder, LoadedReranker
+from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Document, Model
-from tests.engine import Answer, Engine, embeddings, serving
+from tests.engine import Answer, Engine, conversations, embeddings, serving
 from tests.needs import needs_package
 
 needs_package("httpx", "http")
@@ -26,7 +27,7 @@ image = needs_package("PIL.Image", "media")
 # Of the synthetic model's family in nothing but the length; a prefix may be asked for.
 MODEL = Model("served", "embedder", "http", location="some/model", dimensions=384, min_dimensions=2, max_tokens=100)
 QWEN = replace(
-    MODEL, template="qwen3-vl", query_prompt="Find it.", document_prompt="Represent it.",
+    MODEL, template="qwen3-vl", options={"send": "text"}, query_prompt="Find it.", document_prompt="Represent it.",
     modalities=("text", "image", "video"),
 )  # fmt: skip
 JUDGE = Model("judge", "reranker", "http", location="some/judge", max_tokens=100)
@@ -127,7 +128,7 @@ def test_vectors_get_unit_length(engine: Engine) -> None:
 
 def test_tokens_are_guessed_without_a_request(engine: Engine) -> None:
     assert load(engine).count_tokens(["", "a" * 40, "a" * 4000]) == [1, 11, 100]
-    assert load(engine, replace(QWEN, max_tokens=None)).count_tokens([{"image": b""}]) == [1025]
+    assert load(engine, replace(QWEN, max_tokens=None)).count_tokens([{"image": b"broken"}]) == [1025]
     assert engine.requests == []
 
 
@@ -162,7 +163,7 @@ def test_dimensions_are_not_asked_for_where_the_cut_is_ours(engine: Engine, said
 def test_a_conversation_is_the_templates_to_the_letter(engine: Engine) -> None:
     load(engine, QWEN).embed_documents(["a  photo"])
     assert engine.last == {
-        "encoding_format": "float",
+        "encoding_format": "base64",
         "model": "some/model",
         "messages": [
             {"role": "system", "content": [{"type": "text", "text": "Represent it."}]},
@@ -178,11 +179,22 @@ def content(engine: Engine, role: str = "user") -> Any:
     return next(message["content"] for message in engine.last["messages"] if message["role"] == role)
 
 
-def test_each_document_is_a_request_of_its_own(engine: Engine) -> None:
+def test_several_conversations_share_a_request(engine: Engine) -> None:
     texts = ["a", "b", "c"]
     vectors = load(engine, QWEN).embed_documents(texts)
-    assert len(engine.requests) == 3
+    assert [len(conversations(request.body)) for request in engine.requests] == [3]
     alone = [load(engine, QWEN).embed_documents([text])[0] for text in texts]
+    assert np.array_equal(vectors, alone)
+
+
+def test_an_engine_that_takes_one_conversation_is_sent_one_from_then_on(engine: Engine) -> None:
+    engine.takes_several = False
+    embedder = load(engine, QWEN)
+    vectors = embedder.embed_documents(["a", "b", "c"])
+    assert len(engine.requests) == 4
+    embedder.embed_documents(["d", "e"])
+    assert len(engine.requests) == 6
+    alone = [load(engine, QWEN).embed_documents([text])[0] for text in "abc"]
     assert np.array_equal(vectors, alone)
 
 
@@ -208,7 +220,7 @@ def test_nothing_at_all_is_the_word_null_and_an_empty_text_is_empty(engine: Engi
     [
         ("a<|im_end|>\n<|im_start|>system", "a<| im_end|>\n<| im_start|>system"),
         ("<|<|image_pad|>|>", "<|<| image_pad|>|>"),
-        ("f <| g |> h <|>", "f <| g |> h <|>"),
+        ("f <| g |> h <|> <|foo|>", "f <| g |> h <|> <|foo|>"),
     ],
 )
 def test_a_users_text_holds_no_control_token(engine: Engine, text: str, sent: str) -> None:
@@ -218,10 +230,8 @@ def test_a_users_text_holds_no_control_token(engine: Engine, text: str, sent: st
 
 
 def test_media_come_before_the_text_as_data_uris(engine: Engine) -> None:
-    load(engine, QWEN).embed_documents([{"text": "a", "image": plain_image(), "video": [plain_image(), plain_image()]}])
-    video, still, text = content(engine)
-    assert video["video_url"]["url"].startswith("data:video/jpeg;base64,")
-    assert video["video_url"]["url"].count(",") == 2
+    load(engine, QWEN).embed_documents([{"text": "a", "image": plain_image()}])
+    still, text = content(engine)
     assert decoded(still["image_url"]["url"]).getpixel((0, 0)) == (255, 0, 0)
     assert text == {"type": "text", "text": "a"}
 
@@ -236,16 +246,53 @@ def test_an_image_may_be_given_in_any_way(engine: Engine, tmp_path: Path) -> Non
         assert decoded(content(engine)[0]["image_url"]["url"]).tobytes() == plain_image().tobytes()
 
 
-def test_a_video_may_be_a_file_or_a_data_uri(engine: Engine, tmp_path: Path) -> None:
-    needs_package("av", "media")
-    from tests.images import data_uri, video  # needs av itself
+def test_a_video_is_refused_before_it_is_sent(engine: Engine) -> None:
+    with pytest.raises(InputError, match=r"'served' takes no video through its endpoint: .*backend \(qwen3_vl\)"):
+        load(engine, QWEN).embed_documents([{"text": "a", "video": [plain_image(), plain_image()]}])
+    assert engine.requests == []
 
-    film = video()
-    file = tmp_path / "a.mp4"
-    file.write_bytes(film)
-    for given in (file, film, data_uri(film, "video/mp4")):
-        load(engine, QWEN).embed_documents([{"video": given}])
-        assert content(engine)[0]["video_url"]["url"] == data_uri(film, "video/mp4")
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ((4, 3), (96, 64)),
+        ((96, 64), (96, 64)),
+        ((100, 70), (96, 64)),
+        ((300, 200), (288, 192)),
+        ((600, 400), (288, 192)),
+    ],
+)
+def test_an_image_is_sent_at_the_size_at_which_the_model_reads_it(
+    engine: Engine, given: tuple[int, int], sent: tuple[int, int]
+) -> None:
+    pixels = {"min_pixels": 4096, "max_pixels": 65536, "pixel_multiple": 32}
+    embedder = load(engine, replace(QWEN, options={**QWEN.options, **pixels}))
+    embedder.embed_documents([{"image": image.new("RGB", given)}])
+    assert decoded(content(engine)[0]["image_url"]["url"]).size == sent
+    assert embedder.count_tokens([{"image": image.new("RGB", given)}]) == [1 + 2 + sent[0] * sent[1] // 1024]
+
+
+def test_an_image_that_is_a_line_is_refused(engine: Engine) -> None:
+    pixels = {"min_pixels": 4096, "max_pixels": 65536, "pixel_multiple": 32}
+    with pytest.raises(InputError, match="too long for its width"):
+        load(engine, replace(QWEN, options={**QWEN.options, **pixels})).embed_documents(
+            [{"image": image.new("RGB", (402, 2))}]
+        )
+
+
+@pytest.mark.parametrize("model", [MODEL, QWEN], ids=["text", "conversation"])
+def test_a_text_that_an_engine_refuses_as_too_long_is_shortened_here(engine: Engine, model: Model) -> None:
+    engine.longest = 200
+    texts = ["a", "b" * 5000, "c" * 60]
+    vectors = load(engine, model).embed_documents(texts)
+    assert load(engine, model).embed_queries(["b" * 5000]).shape == (1, 384)
+    assert np.allclose(vectors[[0, 2]], load(engine, model).embed_documents([texts[0], texts[2]]), atol=1e-6)
+    longest = max(str(request.body.get("input") or content_of(request)).count("b") for request in engine.requests)
+    assert longest > 1000, "it was cut before anybody refused it"
+
+
+def content_of(request: Any) -> Any:
+    return conversations(request.body)[0][1]["content"][0]["text"]
 
 
 def test_what_is_transparent_is_white(engine: Engine) -> None:
@@ -362,7 +409,7 @@ def test_no_documents_have_no_scores_and_ask_nobody(engine: Engine) -> None:
 
 
 def test_a_reranker_with_a_template_is_sent_media_and_the_instruction(engine: Engine) -> None:
-    model = replace(JUDGE, template="qwen3-vl-reranker", modalities=("text", "image"))
+    model = replace(JUDGE, template="qwen3-vl-reranker", modalities=("text", "image"), options={"send": "text"})
     engine.script.append(scores(0.5, 0.5))
     judge(engine, model).score({"text": "<|im_end|>"}, ["a", {"text": "b", "image": plain_image()}], "Prefer bikes.")
     assert engine.last["query"] == "<| im_end|>"
@@ -376,6 +423,31 @@ def test_a_plain_reranker_is_sent_no_instruction(engine: Engine) -> None:
     engine.script.append(scores(0.5))
     judge(engine).score("q", ["a"], "Prefer bikes.")
     assert "instruction" not in engine.last
+
+
+def test_an_absent_side_is_the_word_null_and_an_empty_one_is_empty(engine: Engine) -> None:
+    model = replace(JUDGE, template="qwen3-vl-reranker", options={"send": "text"})
+    engine.script.append(scores(0.5, 0.5))
+    judge(engine, model).score({}, [{}, ""])
+    assert (engine.last["query"], engine.last["documents"]) == ("NULL", ["NULL", ""])
+
+
+def by_length(query: Document, documents: Sequence[Document]) -> Vectors:
+    return np.array([len(each.text or "") / 1000 for each in documents], np.float32)
+
+
+def test_one_document_that_is_too_long_does_not_fail_the_others() -> None:
+    with serving(Engine(judge=by_length)) as other:
+        other.longest = 120
+        found = judge(other).score("q", ["a" * 10, "b" * 5000, "c" * 20])
+    assert found[[0, 2]] == pytest.approx([0.01, 0.02])
+    assert 0 < found[1] <= 0.12
+
+
+def test_many_documents_go_in_few_requests_at_once() -> None:
+    with serving(Engine(judge=by_length)) as other:
+        judge(other).score("q", [str(number) for number in range(100)])
+        assert sorted(len(request.body["documents"]) for request in other.requests) == [4, 32, 32, 32]
 
 
 def test_two_endpoints_of_one_reranker_are_two_rerankers(engine: Engine) -> None:

@@ -25,7 +25,7 @@ torch = needs_package("torch", "local")
 transformers = needs_package("transformers", "local")
 library = needs_package("sentence_transformers", "local")
 
-from pgmeaning.models import checkpoints  # noqa: E402  only where the library is
+from pgmeaning.models import checkpoints, places  # noqa: E402  only where the library is
 from pgmeaning.models import sentence_transformers as backend  # noqa: E402
 
 pytestmark = pytest.mark.local_model
@@ -40,7 +40,7 @@ def minilm() -> LoadedEmbedder:
 
 @cache
 def minilm_library() -> Any:
-    folder = checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"))
+    folder = places.find_weights(builtin_model("all-MiniLM-L6-v2"))
     return library.SentenceTransformer(str(folder), local_files_only=True, device="cpu")
 
 
@@ -188,7 +188,7 @@ def test_half_precision_still_gives_float32_vectors() -> None:
 
 
 def test_weights_that_are_nowhere_are_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "hub_has", lambda name, revision: False)
+    monkeypatch.setattr(places, "hub_has", lambda name, revision: False)
     with pytest.raises(ModelUnavailable, match=r"'bge-m3'.*BAAI/bge-m3.*option location") as failure:
         load_embedder("bge-m3")
     assert failure.value.__cause__ is None
@@ -210,7 +210,7 @@ def test_an_unknown_dtype_is_refused() -> None:
 
 
 def test_the_packaged_weights_are_found_by_hub_name() -> None:
-    found = checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"))
+    found = places.find_weights(builtin_model("all-MiniLM-L6-v2"))
     assert isinstance(found, Path)
     assert (found / "model.safetensors").is_file()
 
@@ -224,7 +224,7 @@ def shadow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_folder_in_the_working_directory_shadows_no_packaged_weights(shadow: Path) -> None:
-    found = checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"))
+    found = places.find_weights(builtin_model("all-MiniLM-L6-v2"))
     assert isinstance(found, Path)
     assert not found.is_relative_to(Path.cwd())
 
@@ -232,19 +232,19 @@ def test_a_folder_in_the_working_directory_shadows_no_packaged_weights(shadow: P
 def test_a_folder_in_the_working_directory_is_not_read_in_place_of_the_hubs(
     shadow: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "PACKAGED", {})
+    monkeypatch.setattr(places, "PACKAGED", {})
     with pytest.raises(ModelUnavailable, match=r"is a hub name, and a folder of that name .*write \./sentence-tr"):
-        checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"))
+        places.find_weights(builtin_model("all-MiniLM-L6-v2"))
 
 
 def test_a_folder_is_meant_where_it_is_written_as_one(shadow: Path) -> None:
     name = "sentence-transformers/all-MiniLM-L6-v2"
     for written in (f"./{name}", Path(name)):
-        assert checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"), written) == shadow
+        assert places.find_weights(builtin_model("all-MiniLM-L6-v2"), written) == shadow
 
 
 def test_a_location_comes_before_the_packaged_weights(tmp_path: Path) -> None:
-    assert checkpoints.find_weights(builtin_model("all-MiniLM-L6-v2"), tmp_path) == tmp_path
+    assert places.find_weights(builtin_model("all-MiniLM-L6-v2"), tmp_path) == tmp_path
 
 
 # ---------------------------------------------------------------- what the registry says, on tiny random weights
@@ -384,7 +384,7 @@ def test_the_hub_is_asked_once_and_not_for_every_file(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(backend, "SentenceTransformer", construct)
     for reachable in (True, False):
-        monkeypatch.setattr(checkpoints, "hub_has", lambda name, revision, answer=reachable: answer)
+        monkeypatch.setattr(places, "hub_has", lambda name, revision, answer=reachable: answer)
         with pytest.raises(ModelUnavailable, match="stop here"):
             load_embedder("bge-m3")
     assert seen == [False, True]

@@ -170,11 +170,11 @@ def _new_model(name: str, fields: dict[str, Any], options: list[str]) -> Model:
         missing.append("dimensions")
     if missing:
         raise typer.BadParameter(f"give --{' and --'.join(missing)}, or --like MODEL to copy from")
-    said = dict(_option(text) for text in options)
+    said = dict(option_of(text) for text in options)
     return Model(**{**fields, "name": name, "status": "supported", "options": {**fields.get("options", {}), **said}})
 
 
-def _option(text: str) -> tuple[str, Any]:
+def option_of(text: str) -> tuple[str, Any]:
     """KEY=JSON; a value that is not JSON is a string."""
     key, equals, value = text.partition("=")
     if not key or not equals:

@@ -19,6 +19,7 @@ from pgmeaning.cli.gpu import print_gpu_advice
 from pgmeaning.cli.groups import DataDir, Port, model_app, server_app
 from pgmeaning.cli.index import index
 from pgmeaning.cli.mcp import mcp
+from pgmeaning.cli.model_options import model_set  # noqa: F401  it adds itself to the models' commands
 from pgmeaning.cli.output import (
     AsJson,
     Collection,

@@ -52,7 +52,8 @@ from pgmeaning.evaluation import Evaluation
 from pgmeaning.evaluation.answers import Progress
 from pgmeaning.evaluation.run import evaluate
 from pgmeaning.models.base import Reranker
-from pgmeaning.models.registry import fingerprint
+from pgmeaning.models.options import serving
+from pgmeaning.models.registry import SERVING_OPTIONS, fingerprint
 from pgmeaning.releases.agreement import read, write
 from pgmeaning.releases.check import Finding
 from pgmeaning.releases.registry import describe, findings, use
@@ -333,6 +334,17 @@ class Client(Relations, Swaps, StoredRows, Diversity, Transfers):
     def sign_release(self, name: str, signed_off_by: str) -> None:
         """Record who has signed a release off, once and for all."""
         self._statements.value("sign_release", {"name": name, "signed_off_by": signed_off_by})
+
+    def set_model_options(self, name: str, options: Mapping[str, Any]) -> None:
+        """Set options of a model behind an endpoint that change no vector, also while it is in use; None removes one.
+
+        Raises ModelUnavailable for an option of a wrong type, ModelError for one that may change vectors.
+        """
+        model = self.model(name)
+        if model.backend == "http" and options.keys() <= SERVING_OPTIONS:
+            kept = {**model.options, **options}
+            serving(replace(model, options={key: value for key, value in kept.items() if value is not None}))
+        self._statements.value("set_model_options", {"name": name, "options": Jsonb(dict(options))})
 
     def allow_model(self, name: str, *, allowed: bool = True) -> None:
         """Let everybody ask sidecars for a model that no collection uses and that is no default; or no longer."""

@@ -99,6 +99,11 @@ class LoadedEmbedder:
     def checkpoint(self, checkpoint: Checkpoint | None) -> None:
         let_in(self._embedder, checkpoint)
 
+    def requests(self, documents: Sequence[Input]) -> int:
+        """In how many requests these documents go to an endpoint; 1 where there is none."""
+        count = getattr(self._embedder, "requests", None)
+        return int(count(as_documents(documents))) if count else 1
+
     def prepare(self, documents: Sequence[Input]) -> None:
         """Let it start preparing the documents that come next; returns at once."""
         prepare(self._embedder, as_documents(documents))
@@ -122,6 +127,11 @@ class LoadedReranker:
     def __init__(self, reranker: Reranker, modalities: Sequence[str] = ("text",)) -> None:
         self._reranker = reranker
         self.modalities = tuple(modalities)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it runs elsewhere, so that a call holds up nothing here."""
+        return bool(getattr(self._reranker, "is_remote", False))
 
     def score(self, query: Input, documents: Sequence[Input], instruction: str | None = None) -> Vectors:
         """float32 [n], 0..1; raises InputError for an unsuitable input, and BadVector."""

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-import os
 import random
-import re
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
-from pgmeaning.errors import BadVector, EndpointDown, InputError, ModelError, ModelUnavailable, TimedOut
-from pgmeaning.models.registry import SERVING_OPTIONS
-from pgmeaning.threads import each
+from pgmeaning.errors import BadVector, EndpointDown, InputError, ModelError, TimedOut
+from pgmeaning.models.keys import FILE, HOSTS, api_key, key_hosts, may_have_key, origin
+from pgmeaning.models.options import Serving
+from pgmeaning.threads import Pool, each
 from pgmeaning.types import Model
-
-KEY_VARIABLE = "PGMEANING_API_KEY"
-# Beside a variable with a key: the file with it, and the hosts that may have it.
-FILE, HOSTS = "_FILE", "_HOSTS"
-KEY_HOST = re.compile(r"(?:(https?)://)?(\[[0-9a-f:.]+\]|(?:\*\.)?[^\s/@?#:*\[\]]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
-PORTS = {"http": 80, "https": 443}
 
 # Statuses worth a second try, and those that blame the input.
 PASSING = frozenset({408, 429, 500, 502, 503, 504, 529})
@@ -35,81 +28,14 @@ WRONG = frozenset({401, 403, 404, 405})  # its address or our key is, whatever t
 
 LONGEST_WAIT = 30.0  # whatever Retry-After says
 SHOWN = 300  # characters of what the endpoint said
+SHOWN_NAMES = 5
+
+# Queries do not wait for a connection of bulk work.
+QUERIES_AT_ONCE = 2
+NAMES_SECONDS = 5.0
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Serving:
-    """The options for talking to an endpoint; none of them changes a vector."""
-
-    url: str = ""
-    served_name: str = ""  # what a request calls the model
-    path: str = ""  # if the engine's is not the usual one
-    concurrency: int = 8  # requests in progress at once
-    timeout: float = 60.0  # seconds without a byte
-    retries: int = 4
-    batch_rows: int = 32  # inputs in one request
-    api_key_env: str = KEY_VARIABLE
-    send_dimensions: bool = True  # False: vectors are cut on our side
-    rerank_field: str = "documents"  # their field in the request; TEI's is 'texts'
-    sigmoid: bool = False  # True: the endpoint returns logits
-    extra_body: Mapping[str, Any] = field(default_factory=dict)  # added to every request unchanged
-    price: float = 0.0  # of a million tokens: status says what a collection has cost
-
-
-def serving(model: Model, location: object = None, **options: Any) -> Serving:
-    """The registry's options, overridden by the caller's; raises ModelUnavailable if one is unknown or wrong."""
-    unknown = options.keys() - SERVING_OPTIONS
-    if unknown:
-        raise ModelUnavailable(
-            f"model {model.name!r}: the http backend has no option {min(unknown)!r}",
-            hint=f"it has location and {', '.join(sorted(SERVING_OPTIONS))}",
-        )
-    kept = {name: value for name, value in model.options.items() if name in SERVING_OPTIONS}
-    said = {**kept, **options, **({} if location is None else {"url": str(location)})}
-    is_url = _is_url(model.location)
-    said.setdefault("url", model.location if is_url else "")
-    said.setdefault("served_name", model.name if is_url else model.location or model.name)
-    for option in fields(Serving):
-        if option.name in said:
-            said[option.name] = _typed(model, option.name, option.type, said[option.name])
-    _check_path(model, str(said.get("path", "")))
-    return Serving(**{**said, "url": _base_url(model, said["url"])})
-
-
-def _is_url(location: str | None) -> bool:
-    return (location or "").startswith(("http://", "https://"))
-
-
-def _typed(model: Model, name: str, kind: Any, value: Any) -> Any:
-    wanted: dict[str, tuple[type, ...]] = {
-        "str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "Mapping[str, Any]": (dict,)
-    }  # fmt: skip
-    wrong = not isinstance(value, wanted[kind]) or (isinstance(value, bool) and kind != "bool")
-    if wrong or (kind in ("int", "float") and value < (0 if name == "retries" else 1e-9)):
-        raise ModelUnavailable(f"model {model.name!r}: its option {name} cannot be {value!r}", hint=f"give a {kind}")
-    return value
-
-
-def _base_url(model: Model, url: str) -> str:
-    if not _is_url(url):
-        raise ModelUnavailable(
-            f"model {model.name!r} has no endpoint" if not url else f"model {model.name!r}: {url!r} is not a URL",
-            hint="give the engine's base URL as its location or its option url, such as http://127.0.0.1:8000",
-        )
-    if "@" in urlsplit(url).netloc:
-        raise ModelUnavailable(
-            f"model {model.name!r}: its URL contains a user or password", hint=f"put the key into {KEY_VARIABLE}"
-        )
-    return url.rstrip("/").removesuffix("/v1")
-
-
-def _check_path(model: Model, path: str) -> None:
-    """Raise ModelUnavailable for a path that would lead to another host, as `@host/` or `.host/` behind a URL does."""
-    if path and not path.startswith("/"):
-        raise ModelUnavailable(f"model {model.name!r}: its option path is {path!r}", hint="it begins with a slash")
 
 
 class Endpoint:
@@ -120,8 +46,13 @@ class Endpoint:
         self._model = model.name
         self._wait = wait
         api_key(how.api_key_env), key_hosts(how.api_key_env)  # a wrong one is an error now
-        limits = httpx.Limits(max_connections=how.concurrency, max_keepalive_connections=how.concurrency)
+        most = how.concurrency + QUERIES_AT_ONCE
+        limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
         self._client = httpx.Client(timeout=httpx.Timeout(how.timeout, pool=None), limits=limits)
+        # While as many requests as allowed are under way, the next are made ready: encoding images takes a while.
+        self._pool = Pool(2 * how.concurrency)
+        self._turns = threading.BoundedSemaphore(how.concurrency)
+        self._this_thread = threading.local()
         weakref.finalize(self, self._client.close)
 
     def post(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
@@ -134,7 +65,9 @@ class Endpoint:
         content = json.dumps(
             {**self.how.extra_body, "model": self.how.served_name, **body}, ensure_ascii=False, allow_nan=False
         ).encode()
-        answer = self._answer(url, self._respond(url, content))
+        with self._turns if getattr(self._this_thread, "takes_turns", False) else nullcontext():
+            response = self._respond(url, content)
+        answer = self._answer(url, response)
         try:
             return read(answer)
         except BadVector as error:
@@ -143,9 +76,18 @@ class Endpoint:
                 public=self._public("returned something unusable"),
             ) from None  # fmt: skip
 
+    def start(self, work: Callable[[T], R], items: Sequence[T]) -> Callable[[], list[R]]:
+        """Begin `work` for each item, over all calls as many at once as allowed; what is returned waits for them."""
+
+        def in_turn(item: T) -> R:
+            self._this_thread.takes_turns = True
+            return work(item)
+
+        return self._pool.start(in_turn, items)
+
     def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """The result of `work` for each item, in order, with several in progress at once; raises the first error."""
-        return each(work, items, self.how.concurrency)
+        """The result of `work` for each item, in order, beside what was started: for queries. Raises an error."""
+        return each(work, items, QUERIES_AT_ONCE)
 
     def _respond(self, url: str, content: bytes) -> httpx.Response:
         attempt = 0
@@ -207,11 +149,11 @@ class Endpoint:
 
     def _failure(self, url: str, response: httpx.Response) -> Exception:
         status = response.status_code
-        if status in REFUSED:
+        if status in REFUSED and not self._is_about_its_name(response):
             what = f"refused the input with {status}"
             return InputError(f"{self._who(url)} {what}: {self._said(response)}", public=self._public(what))
         # An input may cause a 500, but not an engine that is busy, starting or gone.
-        kind = EndpointDown if status in DOWN | WRONG or response.is_redirect else ModelError
+        kind = EndpointDown if status in DOWN | WRONG | REFUSED or response.is_redirect else ModelError
         what, more, hint = self._reason(url, response)
         return kind(f"{self._who(url)} {what}{more}", hint=hint, public=self._public(what))
 
@@ -220,12 +162,39 @@ class Endpoint:
         status = response.status_code
         if status in (401, 403):
             return f"denied access ({status})", "", self._about_the_key(url)
-        if status in (404, 405):
-            what = f"has no {url.removeprefix(self.how.url)}, or no model {self.how.served_name!r} ({status})"
-            return what, f": {self._said(response)}", "set the option path or served_name"
+        if status in (404, 405) or status in REFUSED:
+            return self._reason_of_names(url, response)
         if response.is_redirect:
             return f"redirects elsewhere ({status})", "", "give the final URL"
         return f"failed with {status}", f": {self._said(response)}", "see the engine's own log"
+
+    def _is_about_its_name(self, response: httpx.Response) -> bool:
+        """Whether a refusal, as some engines have it, means that they serve no model of that name."""
+        if self.how.served_name not in response.text:
+            return False
+        names = self._served_names()
+        return bool(names) and self.how.served_name not in names
+
+    def _reason_of_names(self, url: str, response: httpx.Response) -> tuple[str, str, str]:
+        """For an endpoint that has no such model, or no such path; its own list of names tells which."""
+        status, asked, names = response.status_code, self.how.served_name, self._served_names()
+        if names and asked not in names:
+            return f"serves no model {asked!r} ({status})", f": it serves {_listed(names)}", self._suggestion(names)
+        what = f"has no {url.removeprefix(self.how.url)}, or no model {asked!r} ({status})"
+        return what, f": {self._said(response)}", "set the option path or served_name"
+
+    def _suggestion(self, names: Sequence[str]) -> str:
+        near = difflib.get_close_matches(self.how.served_name, names, n=1, cutoff=0.0)[0]
+        return f"set its option served_name: pgmeaning model set {self._model} --option served_name={near}"
+
+    def _served_names(self) -> list[str]:
+        """What the endpoint says it serves; nothing if it has no such list."""
+        url = f"{self.how.url}/v1/models"
+        try:
+            answer = self._client.get(url, headers=self._headers(url), timeout=NAMES_SECONDS).json()
+            return [str(item["id"]) for item in answer["data"]][:100]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return []
 
     def _public(self, what: str) -> str:
         """For users of the database, who need not know where the endpoint is, nor what it replied."""
@@ -233,12 +202,12 @@ class Endpoint:
 
     def _about_the_key(self, url: str) -> str:
         """What to do where access is denied."""
-        variable, origin = self.how.api_key_env, _origin(url)
+        variable, host = self.how.api_key_env, origin(url)
         if api_key(variable) is None:
-            return f"put its key into {variable} or into the file {variable}{FILE}, and {origin} into {variable}{HOSTS}"
+            return f"put its key into {variable} or into the file {variable}{FILE}, and {host} into {variable}{HOSTS}"
         if may_have_key(url, variable):
             return f"{variable} is not its key"
-        return f"the key was not sent: it goes to the hosts in {variable}{HOSTS} alone; for this one, add {origin}"
+        return f"the key was not sent: it goes to the hosts in {variable}{HOSTS} alone; for this one, add {host}"
 
     def _who(self, url: str) -> str:
         return f"model {self._model!r}: the endpoint {url}"
@@ -250,69 +219,9 @@ class Endpoint:
         return said[:SHOWN] + "…" if len(said) > SHOWN else said
 
 
-def api_key(variable: str = KEY_VARIABLE) -> str | None:
-    """The key in that variable, or in the file that the variable with _FILE names; read again each time.
-
-    Only variables that begin with PGMEANING_API_KEY: otherwise, whoever may add a model could send any variable to a
-    server of their own. Raises ModelUnavailable, never with the key in its message.
-    """
-    if not variable.startswith(KEY_VARIABLE) or variable.endswith((FILE, HOSTS)):
-        raise ModelUnavailable(f"api_key_env is {variable!r}", hint=f"it must begin with {KEY_VARIABLE}")
-    key, file = os.environ.get(variable), os.environ.get(f"{variable}{FILE}")
-    if not key and file:
-        try:
-            key = Path(file).read_text()
-        except (OSError, ValueError):
-            raise ModelUnavailable(f"{variable}_FILE names {file!r}, which cannot be read") from None
-    key = (key or "").strip()
-    if not (key.isascii() and key.isprintable()):
-        raise ModelUnavailable(f"{variable} contains characters that no key has", hint="a key is one line of ASCII")
-    return key or None
-
-
-def key_hosts(variable: str) -> list[tuple[str, str, int]]:
-    """(scheme, host, port) of those that may have a key; the host may be `*.name`. Raises ModelUnavailable."""
-    found = []
-    for entry in os.environ.get(f"{variable}{HOSTS}", "").split(","):
-        if not entry.strip():
-            continue
-        match = KEY_HOST.fullmatch(entry.strip())
-        if match is None:
-            raise ModelUnavailable(
-                f"{variable}{HOSTS} has {entry.strip()!r}, which is not a host",
-                hint="write api.example, *.example, api.example:8443 or http://vllm:8000, separated by commas",
-            )
-        host = match[2].lower().strip("[]")
-        scheme = (match[1] or ("http" if _is_loopback(host) else "https")).lower()
-        found.append((scheme, host, int(match[3] or PORTS[scheme])))
-    return found
-
-
-def may_have_key(url: str, variable: str) -> bool:
-    """Whether the very URL that is asked is at a host that may have the key, and by https or as it is named there."""
-    asked = httpx.URL(url)
-    port = asked.port or PORTS.get(asked.scheme, 0)
-    return any(
-        _is_host(asked.host.lower().rstrip("."), host) and port == named_port and asked.scheme in (scheme, "https")
-        for scheme, host, named_port in key_hosts(variable)
-    )
-
-
-def _is_host(asked: str, named: str) -> bool:
-    return asked == named or (named.startswith("*.") and asked.endswith(named[1:]))
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host.startswith("127.") or host == "::1"
-
-
-def _origin(url: str) -> str:
-    """The host of a URL as `_HOSTS` has it: without its scheme where that is https."""
-    asked = httpx.URL(url)
-    name = f"[{asked.host}]" if ":" in asked.host else asked.host
-    port = f":{asked.port}" if asked.port else ""
-    plain = asked.scheme == "http" and not (asked.port and _is_loopback(asked.host))
-    return f"{'http://' if plain else ''}{name}{port}"
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(map(repr, names[:SHOWN_NAMES])) + more
 
 
 def _seconds(response: httpx.Response | None, attempt: int) -> float:

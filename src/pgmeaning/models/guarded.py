@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pgmeaning.errors import EndpointDown, TimedOut
 from pgmeaning.models.base import Embedder
+from pgmeaning.models.pipeline import begin
 from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Document
+
+T = TypeVar("T")
 
 
 class Guarded:
@@ -42,20 +45,23 @@ class Guarded:
         return self._sure(lambda: self._embedder.embed_queries(queries))
 
     def begin_documents(self, documents: Sequence[Document]) -> Callable[[], Vectors]:
-        """The vectors, which are there already."""
-        vectors = self.embed_documents(documents)
-        return lambda: vectors
+        """Send them; what is returned waits for the vectors."""
+        finish = self._sure(lambda: begin(self._embedder, documents))
+        return lambda: self._noticing(finish)
 
     def count_tokens(self, documents: Sequence[Document]) -> list[int]:
         """The tokens of each document."""
         return self._embedder.count_tokens(documents)
 
-    def _sure(self, call: Callable[[], Vectors]) -> Vectors:
+    def _sure(self, call: Callable[[], T]) -> T:
+        if time.monotonic() >= self._due:
+            self._due = 0.0  # until the check has passed
+            self._noticing(self._check)
+            self._due = time.monotonic() + self._seconds
+        return self._noticing(call)
+
+    def _noticing(self, call: Callable[[], T]) -> T:
         try:
-            if time.monotonic() >= self._due:
-                self._due = 0.0  # until the check has passed
-                self._check()
-                self._due = time.monotonic() + self._seconds
             return call()
         except (EndpointDown, TimedOut):
             self._due = 0.0  # whatever answers next may be another

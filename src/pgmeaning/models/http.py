@@ -1,118 +1,248 @@
 """Models that a serving engine runs: vLLM, text-embeddings-inference (TEI), SGLang, Infinity, Ollama.
 
 `location` is the engine's base URL. Or the model keeps its hub name as location and has the option `url`: then its
-vectors may be compared with those that other backends make with that checkpoint. Options (`Serving`) come from the
-registry and from the code that loads the model, which takes precedence. The key comes from PGMEANING_API_KEY or from
-the file that PGMEANING_API_KEY_FILE names, never from the database, and goes to PGMEANING_API_KEY_HOSTS alone.
+vectors may be compared with those that other backends make with that checkpoint. Options (`models.options`) come from
+the registry and from the code that loads the model, which takes precedence. The key comes from PGMEANING_API_KEY or
+from the file that PGMEANING_API_KEY_FILE names, never from the database, and goes to PGMEANING_API_KEY_HOSTS alone.
 
-- Embeddings: POST /v1/embeddings. A model without a template gets `input`, with the registry's prompts; many inputs per
-  request. One whose template is ChatML (Qwen3-VL-Embedding, gme-Qwen2-VL) gets `messages`, which vLLM fills into the
-  model's own template: system, user, an empty assistant turn; one document per request, media as data URIs.
-- Scores: POST /rerank, or /score with the option path = "/score".
+POST /v1/embeddings, with the first of these that applies:
 
-A user's text stays text: an engine reads `<|im_end|>` in a message as the control token, so `<|word|>` is sent as
-`<| word|>`. An engine cuts or refuses a text that is too long; vLLM cuts with
-extra_body = {"truncate_prompt_tokens": -1}.
+- token ids, `{"input": [[ids], ...]}`, made here (`models.token_ids`) and cut here: texts of a model with a template
+  whose tokenizer is at hand, or wherever the option `send` is 'tokens'. They reach the model as the local backend reads
+  them, whatever is in them.
+- `messages`, several conversations in a request where the engine takes that: a model with a template, and images or no
+  tokenizer (Qwen3-VL-Embedding, gme-Qwen2-VL). vLLM fills them into the model's own template.
+- `input`, texts in the registry's prompts.
+
+No engine is left to cut: a text that it refuses as too long is shortened here and sent again.
 """
 
 from __future__ import annotations
 
-import base64
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 import numpy as np
 
 from pgmeaning.errors import BadVector, InputError, ModelUnavailable
-from pgmeaning.models.data_uri import image_uri, video_uri
-from pgmeaning.models.endpoint import Endpoint, serving
-from pgmeaning.models.text import checked_text, instruction, prompted, shortened
+from pgmeaning.models.answers import in_order, vector
+from pgmeaning.models.batches import batches
+from pgmeaning.models.conversation import check_media, conversation, image_tokens
+from pgmeaning.models.endpoint import Endpoint
+from pgmeaning.models.http_reranker import load_reranker
+from pgmeaning.models.options import IDS_TOGETHER, IMAGES_TOGETHER, TEXTS_TOGETHER, serving
+from pgmeaning.models.pipeline import Budget
+from pgmeaning.models.shortening import may_be_too_long, shorter
+from pgmeaning.models.text import prompted
+from pgmeaning.models.token_ids import TokenIds, token_ids
 from pgmeaning.models.vectors import Vectors, finished
 from pgmeaning.types import Document, Model
 
-# Templates that an engine fills in from a conversation. Any other would be ignored silently.
+__all__ = ["HttpEmbedder", "load", "load_reranker"]  # the entry points
+
+# Templates that an engine fills in from a conversation. Any other takes token ids.
 CONVERSATIONS = frozenset({"qwen3-vl", "gme-qwen2-vl"})
-JUDGED = frozenset({"qwen3-vl-reranker"})
 
 CHARACTERS_PER_TOKEN = 4  # a guess, for batches by budget
-TOKENS_PER_MEDIUM = 1024
-
-CONTROL = re.compile(r"<\|(?=[^\s<>|]+\|>)")
+CALLS_CLAIMED = 2
+# Engines that take ids and conversations also send vectors in 4 bytes a number, which is read much faster.
+PACKED = {"encoding_format": "base64"}
+LEAST_TOGETHER = 4  # texts in a request; fewer are not worth spreading over several
 
 Body = dict[str, Any]
 
 
 def load(model: Model, dimensions: int, location: object = None, **options: Any) -> HttpEmbedder:
     """An embedder behind an endpoint, which is not contacted yet; raises ModelUnavailable for invalid options."""
-    _check_template(model, CONVERSATIONS)
-    return HttpEmbedder(Endpoint(model, serving(model, location, **options)), model, dimensions)
+    how = serving(model, location, **options)
+    tokens = token_ids(model, how)
+    if model.template not in CONVERSATIONS | {None} and tokens is None:
+        raise ModelUnavailable(
+            f"model {model.name!r}: an endpoint fills in its own template, not {str(model.template)[:40]!r}",
+            hint=f"it can be {' or '.join(sorted(CONVERSATIONS))}, or none; with its tokenizer beside the sidecar, any",
+        )
+    return HttpEmbedder(Endpoint(model, how), model, dimensions, tokens)
 
 
-def load_reranker(model: Model, location: object = None, **options: Any) -> HttpReranker:
-    """A reranker behind an endpoint; options as for `load`."""
-    _check_template(model, JUDGED)
-    return HttpReranker(Endpoint(model, serving(model, location, **options)), model)
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What goes into one request: the places of its documents, and what makes their vectors."""
+
+    places: Sequence[int]
+    documents: Sequence[Document]
+    ask: Callable[[Sequence[Document], str | None], Vectors]
 
 
 class HttpEmbedder:
-    """An `Embedder` that posts to /v1/embeddings."""
+    """An `Embedder` that posts to /v1/embeddings. Any thread may use it."""
 
     is_remote = True
 
-    def __init__(self, endpoint: Endpoint, model: Model, dimensions: int) -> None:
+    def __init__(self, endpoint: Endpoint, model: Model, dimensions: int, tokens: TokenIds | None) -> None:
         self.dimensions = dimensions
         self._endpoint = endpoint
         self._model = model
-        shorter = dimensions < model.dimensions
-        self._cut_here = shorter and (
+        self._tokens = tokens
+        self._takes_several = True  # conversations in a request, until it is known otherwise
+        shorter_wanted = dimensions < model.dimensions
+        self._cut_here = shorter_wanted and (
             not endpoint.how.send_dimensions or bool(model.options.get("layer_norm_before_cut"))
         )
-        self._asked = {"dimensions": dimensions} if shorter and not self._cut_here else {}
+        self._asked = {"dimensions": dimensions} if shorter_wanted and not self._cut_here else {}
+
+    @property
+    def budget(self) -> Budget:
+        """A call fills all requests that may be under way: an endpoint knows no padding, and batches by itself."""
+        how = self._endpoint.how
+        rows = how.concurrency * self._together(IDS_TOGETHER if self._tokens else TEXTS_TOGETHER)
+        tokens = how.concurrency * how.batch_tokens
+        limits = [limit for limit in (how.tokens_per_minute, how.tokens_per_day) if limit]
+        return Budget(
+            min([tokens, *limits]), rows, CALLS_CLAIMED * rows, padded=False, launched=True, least=2 * how.concurrency
+        )
 
     def embed_documents(self, documents: Sequence[Document]) -> Vectors:
         """float32 [n, dimensions]. Raises InputError if the endpoint refuses an input, or it cannot be sent."""
-        return self._embed(documents, self._model.document_prompt)
+        return self.begin_documents(documents)()
+
+    def begin_documents(self, documents: Sequence[Document]) -> Callable[[], Vectors]:
+        """Send the same, and return what waits for the answers."""
+        prompt = self._model.document_prompt
+        parts = list(self._parts(documents, prompt))
+        answers = self._endpoint.start(lambda part: part.ask(part.documents, prompt), parts)
+        return lambda: self._whole(parts, answers())
 
     def embed_queries(self, queries: Sequence[Document]) -> Vectors:
-        """The same with the model's query prompt; an instruction of the query's own replaces the model's."""
-        return self._embed(queries, self._model.query_prompt)
+        """The same with the model's query prompt, beside bulk work; a query's own instruction replaces the model's."""
+        prompt = self._model.query_prompt
+        parts = list(self._parts(queries, prompt))
+        return self._whole(parts, self._endpoint.each(lambda part: part.ask(part.documents, prompt), parts))
 
     def count_tokens(self, documents: Sequence[Document]) -> list[int]:
-        """A guess: a token per four characters, 1024 per image or video."""
-        return [_tokens(document, self._model.max_tokens) for document in documents]
+        """Exact where the tokenizer is at hand; else a guess, a token per four characters."""
+        return self._lengths(documents, self._model.document_prompt)
 
-    def _embed(self, documents: Sequence[Document], prompt: str | None) -> Vectors:
+    def requests(self, documents: Sequence[Document]) -> int:
+        """In how many requests these documents go."""
+        return sum(1 for _ in self._parts(documents, self._model.document_prompt))
+
+    def _lengths(self, documents: Sequence[Document], prompt: str | None) -> list[int]:
+        most = self._model.max_tokens or 1 << 30
+        counted = self._tokens.lengths(documents, prompt) if self._tokens else map(_guessed, documents)
+        media = (image_tokens(self._model, document) if document.images else 0 for document in documents)
+        return [min(text + images, most) for text, images in zip(counted, media, strict=True)]
+
+    def _parts(self, documents: Sequence[Document], prompt: str | None) -> Iterator[Part]:
         for document in documents:
             check_media(self._model, document)
-        parts = list(self._parts(documents))
-        found = self._endpoint.each(lambda part: self._ask(part, prompt), parts)
-        if not found:
+        lengths = self._lengths(documents, prompt)
+        apart = {place for place, document in enumerate(documents) if self._may_be_refused(document)}
+        yield from (Part([place], [documents[place]], self._ask_shortened) for place in sorted(apart))
+        for is_sent, most, ask in (
+            (self._goes_as_ids, IDS_TOGETHER, self._ask_ids),
+            (self._goes_as_images, IMAGES_TOGETHER, self._ask_conversations),
+            (self._goes_as_text, TEXTS_TOGETHER, self._ask_conversations if self._model.template else self._ask_texts),
+        ):
+            places = [place for place, each in enumerate(documents) if is_sent(each) and place not in apart]
+            yield from self._cut(places, documents, lengths, most, ask)
+
+    def _cut(
+        self, places: Sequence[int], documents: Sequence[Document], lengths: Sequence[int], most: int,
+        ask: Callable[[Sequence[Document], str | None], Vectors],
+    ) -> Iterator[Part]:  # fmt: skip
+        how, rows = self._endpoint.how, self._together(most)
+        if not how.requests_per_minute:  # else few large ones
+            least = 1 if most == IMAGES_TOGETHER else LEAST_TOGETHER
+            rows = min(rows, max(least, ceil(len(places) / how.concurrency)))
+        for batch in batches([lengths[place] for place in places], how.batch_tokens, max(rows, 1), padded=False):
+            chosen = [places[place] for place in batch.places]
+            yield Part(chosen, [documents[place] for place in chosen], ask)
+
+    def _together(self, most: int) -> int:
+        return self._endpoint.how.batch_rows or most
+
+    def _goes_as_ids(self, document: Document) -> bool:
+        return self._tokens is not None and not document.images
+
+    def _goes_as_images(self, document: Document) -> bool:
+        return bool(document.images)
+
+    def _goes_as_text(self, document: Document) -> bool:
+        return self._tokens is None and not document.images
+
+    def _may_be_refused(self, document: Document) -> bool:
+        return self._tokens is None and may_be_too_long(document.text, self._model.max_tokens)
+
+    def _whole(self, parts: Sequence[Part], answers: Sequence[Vectors]) -> Vectors:
+        if not parts:
             return np.empty((0, self.dimensions), np.float32)
+        found = np.concatenate(answers)
+        vectors = np.empty_like(found)
+        vectors[[place for part in parts for place in part.places]] = found
         # An engine that does not know `dimensions` returns all of them.
-        return finished(np.concatenate(found), self._model, self.dimensions)
+        return finished(vectors, self._model, self.dimensions)
 
-    def _parts(self, documents: Sequence[Document]) -> Iterator[Sequence[Document]]:
-        """The documents of each request; a conversation holds only one."""
-        size = 1 if self._model.template else self._endpoint.how.batch_rows
-        for start in range(0, len(documents), size):
-            yield documents[start : start + size]
+    def _ask_ids(self, documents: Sequence[Document], prompt: str | None) -> Vectors:
+        assert self._tokens is not None
+        return self._post({"input": self._tokens.ids(documents, prompt), **PACKED}, len(documents))
 
-    def _ask(self, documents: Sequence[Document], prompt: str | None) -> Vectors:
-        if self._model.template:
-            body = conversation(self._model, documents[0], prompt)
-        else:
-            body = {"input": [prompted(self._model, document, prompt) for document in documents]}
-        encoding = self._endpoint.how.extra_body.get("encoding_format", "float")
-        path = self._endpoint.how.path or "/v1/embeddings"
+    def _ask_texts(self, documents: Sequence[Document], prompt: str | None) -> Vectors:
+        return self._post({"input": [prompted(self._model, each, prompt) for each in documents]}, len(documents))
+
+    def _ask_conversations(self, documents: Sequence[Document], prompt: str | None) -> Vectors:
+        if len(documents) == 1:
+            return self._converse(documents, prompt)
+        if self._takes_several:
+            try:
+                return self._converse(documents, prompt)
+            except InputError:  # one of them, or that they are several, which older engines do not take
+                vectors = self._one_by_one(documents, prompt)
+                self._takes_several = False
+                return vectors
+        return self._one_by_one(documents, prompt)
+
+    def _one_by_one(self, documents: Sequence[Document], prompt: str | None) -> Vectors:
+        return np.concatenate([self._converse([document], prompt) for document in documents])
+
+    def _converse(self, documents: Sequence[Document], prompt: str | None) -> Vectors:
+        said = [conversation(self._model, self._fitted(document, prompt), prompt) for document in documents]
+        body = {
+            "messages": said if len(said) > 1 else said[0],
+            "continue_final_message": True,
+            "add_special_tokens": True,
+            **PACKED,
+        }
+        return self._post(body, len(documents))
+
+    def _fitted(self, document: Document, prompt: str | None) -> Document:
+        """With its text cut so that images and text together are within the limit, if that can be told."""
+        if self._tokens is None:
+            return document
+        return replace(document, text=self._tokens.fitting(document, prompt, image_tokens(self._model, document)))
+
+    def _ask_shortened(self, documents: Sequence[Document], prompt: str | None) -> Vectors:
+        """One document that may be too long: shorter and shorter, until the endpoint takes it."""
+        ask = self._ask_conversations if self._model.template else self._ask_texts
+        (document,) = documents
+        for text in shorter(document.text or "", self._model.max_tokens, image_tokens(self._model, document)):
+            try:
+                return ask([replace(document, text=text)], prompt)
+            except InputError as error:
+                refused = error
+        raise refused
+
+    def _post(self, body: Body, count: int) -> Vectors:
+        how = self._endpoint.how
+        said = {name: how.extra_body[name] for name in PACKED if name in how.extra_body}
         return self._endpoint.post(
-            path,
-            {"encoding_format": encoding, **self._asked, **body},
-            lambda answer: self._read(answer, len(documents)),
-        )
+            how.path or "/v1/embeddings", {"encoding_format": "float", **self._asked, **body, **said},
+            lambda answer: self._read(answer, count),
+        )  # fmt: skip
 
     def _read(self, answer: Any, count: int) -> Vectors:
-        rows = [_vector(item.get("embedding")) for item in _in_order(answer, count, "vector")]
+        rows = [vector(item.get("embedding")) for item in in_order(answer, count, "vector")]
         expected = {self._model.dimensions} if self._cut_here else {self.dimensions, self._model.dimensions}
         lengths = {len(row) for row in rows}
         if len(lengths) > 1 or not lengths <= expected:
@@ -123,136 +253,5 @@ class HttpEmbedder:
         return np.stack(rows)
 
 
-class HttpReranker:
-    """A `Reranker` that posts to /rerank or /score."""
-
-    def __init__(self, endpoint: Endpoint, model: Model) -> None:
-        self._endpoint = endpoint
-        self._model = model
-        self._path = endpoint.how.path or "/rerank"
-
-    def score(self, query: Document, documents: Sequence[Document], instruction: str | None = None) -> Vectors:
-        """float32 [n], 0..1. An instruction is sent only if the model has a template, which has a place for it."""
-        size = self._endpoint.how.batch_rows
-        parts = [documents[start : start + size] for start in range(0, len(documents), size)]
-        found = self._endpoint.each(lambda part: self._ask(query, part, instruction), parts)
-        return np.concatenate([np.empty(0, np.float32), *found])
-
-    def _ask(self, query: Document, documents: Sequence[Document], instruction: str | None) -> Vectors:
-        asked, judged = self._content(query), [self._content(document) for document in documents]
-        scored = self._path.rstrip("/").endswith("/score")
-        names = ("text_1", "text_2") if scored else ("query", self._endpoint.how.rerank_field)
-        body = {names[0]: asked, names[1]: judged, **self._instruction(query, instruction)}
-        return self._endpoint.post(self._path, body, lambda answer: self._read(answer, len(documents)))
-
-    def _read(self, answer: Any, count: int) -> Vectors:
-        found = _in_order(answer, count, "score")
-        scores = _numbers([item.get("score", item.get("relevance_score")) for item in found])
-        if self._endpoint.how.sigmoid:
-            return np.asarray(1 / (1 + np.exp(-scores.clip(-60, 60))), np.float32)
-        if ((scores < 0) | (scores > 1)).any():
-            raise BadVector("returned a score that is not 0..1", hint="for logits, set the option sigmoid = true")
-        return scores
-
-    def _instruction(self, query: Document, instruction: str | None) -> Body:
-        said = (instruction or query.instruction or "").strip()
-        return {"instruction": harmless(checked_text(said))} if said and self._model.template else {}
-
-    def _content(self, document: Document) -> Any:
-        """A document of only text as a string; one with media as the parts of a message."""
-        check_media(self._model, document)
-        if document.images or document.videos:
-            return {"content": parts_of(self._model, document)}
-        text = checked_text(shortened(document.text or "", self._model.max_tokens))
-        return harmless(text) if self._model.template else text
-
-
-def conversation(model: Model, document: Document, prompt: str | None) -> Body:
-    """The messages that vLLM turns into the sequence that a Qwen3-VL-Embedding model was trained on."""
-    system = harmless(checked_text(instruction(document.instruction, prompt or "")))
-    return {
-        "messages": [
-            {"role": "system", "content": [_text(system)]},
-            {"role": "user", "content": parts_of(model, document)},
-            {"role": "assistant", "content": [_text("")]},
-        ],
-        "continue_final_message": True,
-        "add_special_tokens": True,
-    }
-
-
-def parts_of(model: Model, document: Document) -> list[Body]:
-    """Videos, images, text, in the order of the model's training; an empty document is the word NULL."""
-    parts: list[Body] = [{"type": "video_url", "video_url": {"url": video_uri(video)}} for video in document.videos]
-    parts += [{"type": "image_url", "image_url": {"url": image_uri(image)}} for image in document.images]
-    if document.text is not None:
-        parts.append(_text(harmless(checked_text(shortened(document.text, model.max_tokens)))))
-    return parts or [_text("NULL")]
-
-
-def harmless(text: str) -> str:
-    """The text with `<|word|>` as `<| word|>`, which no tokenizer reads as a control token."""
-    return CONTROL.sub("<| ", text)
-
-
-def check_media(model: Model, document: Document) -> None:
-    """Raise InputError for an image or video that the model does not take."""
-    for kind, media in (("image", document.images), ("video", document.videos)):
-        if media and (kind not in model.modalities or not model.template):
-            raise InputError(
-                f"model {model.name!r} takes no {kind} through its endpoint",
-                hint="a Qwen3-VL model on vLLM does",
-            )
-
-
-def _check_template(model: Model, known: frozenset[str]) -> None:
-    if model.template is not None and model.template not in known:
-        raise ModelUnavailable(
-            f"model {model.name!r}: an endpoint fills in its own template, not {model.template[:40]!r}",
-            hint=f"it can be {' or '.join(sorted(known))}, or none",
-        )
-
-
-def _text(text: str) -> Body:
-    return {"type": "text", "text": text}
-
-
-def _tokens(document: Document, most: int | None) -> int:
-    text = 1 + len(document.text or "") // CHARACTERS_PER_TOKEN
-    media = TOKENS_PER_MEDIUM * (len(document.images) + len(document.videos))
-    return text + media if most is None else min(text + media, most)
-
-
-def _in_order(answer: Any, count: int, what: str) -> list[Body]:
-    """The items of an answer, sorted by their `index`, as any order is allowed; raises BadVector if any is missing."""
-    items = answer
-    if isinstance(answer, dict):
-        items = answer.get("data", answer.get("results"))
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise BadVector(f"answered without {what}s", hint="does it serve the OpenAI API on this path?")
-    places = {item.get("index", place): item for place, item in enumerate(items)}
-    if len(items) != count or places.keys() != set(range(count)):
-        raise BadVector(f"returned {len(items)} {what}s, or wrong indexes, for {count} inputs")
-    return [places[place] for place in range(count)]
-
-
-def _vector(value: Any) -> Vectors:
-    """A vector given as numbers, or as base64 of little-endian float32, which some engines return on request."""
-    if isinstance(value, str):
-        try:
-            return _numbers(np.frombuffer(base64.b64decode(value, validate=True), "<f4"))
-        except ValueError as error:
-            raise BadVector(f"returned a vector that is not base64 of float32: {error}") from None
-    return _numbers(value)
-
-
-def _numbers(value: Any) -> Vectors:
-    """float32 [n]; raises BadVector for anything else, such as the nulls that some engines write for NaN."""
-    try:
-        with np.errstate(over="ignore"):
-            numbers = np.asarray(value, np.float32)
-    except (TypeError, ValueError):
-        raise BadVector("returned something other than numbers") from None
-    if numbers.ndim != 1 or not np.isfinite(numbers).all():
-        raise BadVector("returned NaN or infinity, or no vector", hint="half precision overflows")
-    return numbers
+def _guessed(document: Document) -> int:
+    return 1 + len(document.text or "") // CHARACTERS_PER_TOKEN

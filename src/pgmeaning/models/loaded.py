@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from pgmeaning.errors import ModelDrifted, ModelError, describe_in_public
+from pgmeaning.errors import ModelDrifted, ModelError, OverLimit, describe_in_public
 
 log = structlog.get_logger()
 M = TypeVar("M")
@@ -19,6 +19,10 @@ M = TypeVar("M")
 DOWN_SECONDS = 5.0
 # The time until a model that failed to load is tried again: a mount or a download may appear.
 RETRY_SECONDS = 60.0
+# While a limit is used up, it is looked at again after so long at most: somebody may have raised it.
+LIMIT_SECONDS = 60.0
+# A drain waits for a limit of a minute, not for the next day.
+DRAIN_SECONDS = 120.0
 
 
 class LoadedModels(Generic[M]):
@@ -33,6 +37,7 @@ class LoadedModels(Generic[M]):
         self._passing = passing
         self._loaded: dict[str, M] = {}
         self._failed: dict[str, tuple[float, ModelError]] = {}
+        self._over: dict[str, tuple[float, OverLimit]] = {}  # those whose bulk work waits, while queries go on
         self._began: dict[str, float] = {}  # of those that are being loaded
         self._changing = threading.Lock()
         self._loading = threading.Lock()  # one at a time: libraries patch themselves while they load
@@ -73,18 +78,31 @@ class LoadedModels(Generic[M]):
         with self._changing:
             self._loaded.pop(name, None)
             self._failed.pop(name, None)
+            self._over.pop(name, None)
 
     def suspend(self, name: str, error: ModelError) -> None:
-        """Suspend a loaded model for a while: its endpoint is down, or serves something else."""
+        """Suspend a loaded model for a while: its endpoint is down, or serves something else. Or just its bulk work."""
+        if isinstance(error, OverLimit):
+            with self._changing:
+                self._over[name] = (time.monotonic() + min(error.seconds, LIMIT_SECONDS), error)
+            log.info("model waits for its limit", model=name, error=str(error))
+            return
         seconds = RETRY_SECONDS if isinstance(error, ModelDrifted) else DOWN_SECONDS
         with self._changing:
             self._failed[name] = (time.monotonic() + seconds, error)
         log.warning("model suspended", model=name, seconds=seconds, error=str(error))
 
     def is_suspended(self, name: str) -> bool:
-        """Whether it is suspended now."""
+        """Whether it is suspended now, at least for bulk work."""
         with self._changing:
-            return self._rests(name)
+            return self._rests(name) or (name in self._over and time.monotonic() < self._over[name][0])
+
+    def waits(self, longer_than: float = 0.0) -> dict[str, str]:
+        """Models whose bulk work waits for a limit now, and for how long; only those that wait longer than that."""
+        with self._changing:
+            now = time.monotonic()
+            waiting = [(name, error) for name, (until, error) in self._over.items() if now < until]
+        return {name: str(error) for name, error in waiting if error.seconds > longer_than}
 
     def _rests(self, name: str) -> bool:
         return name in self._failed and time.monotonic() < self._failed[name][0]

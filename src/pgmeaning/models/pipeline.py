@@ -30,6 +30,7 @@ class Budget:
     claim_rows: int
     padded: bool  # whether every row of a call costs as much as the longest
     launched: bool = False  # whether `begin_documents` returns before the device is done
+    least: int = 1  # rows to claim at least, however slow it is: what keeps all of an endpoint's requests busy
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ CHECKPOINT_BACKENDS = frozenset({"qwen3_vl", "sentence_transformers", "http"})
 
 # Options of the http backend that say how to talk to an endpoint, and change no vector.
 SERVING_OPTIONS = frozenset({
-    "url", "served_name", "path", "concurrency", "timeout", "retries", "batch_rows", "api_key_env", "send_dimensions",
-    "rerank_field", "sigmoid", "extra_body", "price",
+    "url", "served_name", "path", "send", "tokenizer", "concurrency", "timeout", "retries", "batch_rows",
+    "batch_tokens", "api_key_env", "send_dimensions", "rerank_field", "sigmoid", "extra_body", "requests_per_minute",
+    "tokens_per_minute", "tokens_per_day", "price",
 })  # fmt: skip
 
 
@@ -55,9 +56,15 @@ def templates() -> dict[str, str]:
 
 
 def located(model: Model, folder: str | None) -> Model:
-    """The model, with its location in the folder of models if it is there."""
-    own = Path(folder or "", model.name)
-    return replace(model, location=str(own.absolute())) if folder and own.is_dir() else model
+    """The model, with its location in the folder of models if it is there; behind an endpoint, with its tokenizer."""
+    if not folder:
+        return model
+    own = Path(folder, model.name)
+    if model.backend != "http":
+        return replace(model, location=str(own.absolute())) if own.is_dir() else model
+    places = (own, Path(folder, (model.location or "").rpartition("/")[2] or model.name))
+    found = next((str(place.absolute()) for place in places if (place / "tokenizer.json").is_file()), None)
+    return replace(model, options={"tokenizer": found, **model.options}) if found else model
 
 
 def fingerprint(model: Model) -> str:

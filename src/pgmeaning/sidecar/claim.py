@@ -198,6 +198,8 @@ class Claimer:
         return bool(claims)
 
     def _embedder(self, model: str) -> Embedder | None:
+        if self._embedders.is_suspended(model):
+            return None
         try:
             return self._embedders.get(model)
         except ModelError:
@@ -214,7 +216,7 @@ class Claimer:
     def _limit(self, lane: Lane, budget: Budget) -> int:
         """How many rows a claim may hold."""
         most = min(budget.claim_rows, self._settings.media_rows) if lane[1] else budget.claim_rows
-        return self._paces[lane].rows_in(self._settings.claim_seconds, budget.rows, most)
+        return max(min(budget.least, most), self._paces[lane].rows_in(self._settings.claim_seconds, budget.rows, most))
 
     def _take_suspect(self, lanes: Sequence[Lane]) -> None:
         """Claim a suspect. It is handed on once nothing else is in flight, and meanwhile nothing else is claimed."""

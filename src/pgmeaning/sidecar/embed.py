@@ -109,8 +109,13 @@ class EmbedStep:
             with self._run.model_call(partial(vectors.claims, ahead)):
                 prepare(work.embedder, [vectors.documents[place] for place in ahead])
             if self._embedders.is_suspended(work.target.model) or not self._embed_batch(work, vectors, batch):
-                self._outputs.put(without_vectors(work.target, handed_back=vectors.waiting))
+                self._hand_back(work, vectors)
                 return
+
+    def _hand_back(self, work: Work, vectors: RowVectors) -> None:
+        """What is launched of these rows may still come, and counts no more."""
+        if rows := vectors.hand_back():
+            self._outputs.put(without_vectors(work.target, handed_back=rows))
 
     def _hand_on_given(self, work: Work) -> None:
         """Rows whose vectors another generation has need no model."""
@@ -191,11 +196,15 @@ class EmbedStep:
     def _finish(self) -> None:
         """Hand on the rows that have all their vectors with the batch that was launched."""
         if (batch := self._launched) is None:
-            return
+            return None
         self._launched = None
         target, vectors = batch.work.target, batch.vectors
-        with self._run.model_call(partial(vectors.claims, batch.places), batch.tokens):
-            found = self._awaited(batch)
+        try:
+            with self._run.model_call(partial(vectors.claims, batch.places), batch.tokens):
+                found = self._awaited(batch)
+        except (EndpointDown, ModelDrifted) as unfit:
+            self._embedders.suspend(target.model, unfit)
+            return self._hand_back(batch.work, vectors)
         now = time.monotonic()
         seconds, self._finished_at = now - max(batch.started, self._finished_at), now
         self._paces[target.model, target.has_media].record(len(batch.places) * vectors.rows_each, seconds)
@@ -207,6 +216,7 @@ class EmbedStep:
         if done.rows or done.errors:
             output = embedded(target, done.rows, done.vectors, done.errors, tokens=batch.tokens, seconds=seconds)
             self._outputs.put(replace(output, origin=batch.work.origin))
+        return None
 
     def _report(self, batch: Launched, seconds: float) -> None:
         """What the batch was like: its share of padding, and how much of what a call may hold it was."""
@@ -223,6 +233,8 @@ class EmbedStep:
         """What became of a batch; if the device failed, it is embedded again, to find the document that is to blame."""
         try:
             return batch.finish()
+        except (EndpointDown, ModelDrifted):
+            raise
         except BaseException:
             with self._embedders.priority_lock.bulk():
                 return embed(batch.work.embedder, batch.documents, batch.work.target.dimensions)

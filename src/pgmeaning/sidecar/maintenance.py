@@ -154,7 +154,7 @@ class Maintenance:
         arguments = {
             "id": self._run.id, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__,
             "models": self._embedders.names + self._rerankers.names, "named": list(self._run.models or ()),
-            "problems": Jsonb(self._embedders.problems | self._rerankers.problems),
+            "problems": Jsonb(self._embedders.problems | self._embedders.waits() | self._rerankers.problems),
             "rows_done": self._in_flight.rows_done, "rates": Jsonb(self._in_flight.rates.now()),
         }  # fmt: skip
         connection.execute(sql.query("maintenance/heartbeat"), arguments)

@@ -25,6 +25,7 @@ from pgmeaning.documents.chunking import Cutters, Limits
 from pgmeaning.errors import SettingsError
 from pgmeaning.indexes.build import AS_ANYBODY, Indexer
 from pgmeaning.models.base import Embedder, Reranker, load_embedder, load_reranker
+from pgmeaning.models.loaded import DRAIN_SECONDS
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.bounded_queue import BoundedQueue
 from pgmeaning.sidecar.claim import Claimer
@@ -47,7 +48,6 @@ from pgmeaning.sidecar.source import Source, reading
 from pgmeaning.sidecar.watch import Call
 from pgmeaning.sidecar.work import Output, Work
 from pgmeaning.sidecar.write import Writer
-from pgmeaning.types import Model
 
 if TYPE_CHECKING:
     from pgmeaning.sidecar.metrics import Metrics
@@ -74,8 +74,8 @@ class Sidecar:
 
     def __init__(
         self, dsn: str, settings: Settings | None = None, models: Sequence[str] | None = None,
-        load: Callable[[Model], Embedder] = load_embedder,
-        load_reranker: Callable[[Model], Reranker] = load_reranker, beat: Callable[[], object] = bool,
+        load: Callable[..., Embedder] = load_embedder,
+        load_reranker: Callable[..., Reranker] = load_reranker, beat: Callable[[], object] = bool,
     ) -> None:  # fmt: skip
         """`beat` is called about every second while `run` goes on."""
         self.dsn = dsn
@@ -205,7 +205,10 @@ class Sidecar:
 
     def _drained(self) -> Drain | None:
         looked = self._maintenance.looked_at_sources
-        return Drain(self._run, lambda: self.embedders.problems, looked, self.stop) if self._drain else None
+        return Drain(self._run, self._not_drainable, looked, self.stop) if self._drain else None
+
+    def _not_drainable(self) -> dict[str, str]:
+        return self.embedders.problems | self.embedders.waits(longer_than=DRAIN_SECONDS)
 
     # Threads
 

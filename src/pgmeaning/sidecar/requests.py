@@ -7,7 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
@@ -298,11 +298,14 @@ class RerankRequests(Requests):
         reranker, query = self._loaded(request), Document(text=request.input)
         documents = [Document(text=text) for text in request.documents or ()]
         scores: list[float] = []
-        for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
+        # What an endpoint does holds up nothing here, and it takes all that it may at once.
+        remote = bool(getattr(reranker, "is_remote", False))
+        at_once = max(len(documents), 1) if remote else DOCUMENTS_AT_ONCE
+        for start in range(0, len(documents), at_once):
             if time.monotonic() > deadline:
                 raise TimedOut(f"{len(scores)} of {len(documents)} documents were judged in time")
-            with self._rerankers.priority_lock.query():
-                judged = reranker.score(query, documents[start : start + DOCUMENTS_AT_ONCE], None)
+            with nullcontext() if remote else self._rerankers.priority_lock.query():
+                judged = reranker.score(query, documents[start : start + at_once], None)
             scores += np.asarray(judged, np.float64).tolist()
         return scores
 

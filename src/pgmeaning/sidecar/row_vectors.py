@@ -53,10 +53,10 @@ class RowVectors:
         for user, place in zip(pieces, places, strict=True):
             self._users[place].append(user)
 
-    @property
-    def waiting(self) -> list[Row]:
-        """Rows that do not have all their vectors yet, nor an error."""
-        return list(self._waiting.values())
+    def hand_back(self) -> list[Row]:
+        """Rows that do not have all their vectors yet, nor an error; from now on none waits."""
+        rows, self._waiting = list(self._waiting.values()), {}
+        return rows
 
     def needed(self, places: Sequence[int]) -> Sequence[int]:
         """The documents among these that a row still waits for; a failed row waits for none."""

@@ -16,11 +16,14 @@ from pgmeaning.database.probes import begin_serving, stored_probes
 from pgmeaning.errors import EndpointDown, ModelNotFound, ModelUnavailable, TimedOut
 from pgmeaning.models.base import Embedder, Reranker
 from pgmeaning.models.guarded import Guarded
+from pgmeaning.models.limited import Limited
 from pgmeaning.models.loaded import LoadedModels
+from pgmeaning.models.options import serving as serving_options
 from pgmeaning.models.pipeline import let_in
 from pgmeaning.models.probes import check, probed
 from pgmeaning.models.registry import located
 from pgmeaning.sidecar.run import Run
+from pgmeaning.sidecar.spending import Spending
 from pgmeaning.types import Model
 
 log = structlog.get_logger()
@@ -31,16 +34,16 @@ PASSING = (psycopg.OperationalError, psycopg.InterfaceError)
 # settings.model_timeout is for each 1,024: so long may the probes of one model take.
 PROBE_TOKENS = 8192
 
-# Whether a model is retired, and its fingerprint.
-Mark = tuple[bool, str]
+# Whether a model is retired, its fingerprint, and a hash of its options.
+Mark = tuple[bool, str, str]
 
 
 class Serving:
     """`connect`: a connection of its own for each model that is loaded, which may take minutes."""
 
     def __init__(
-        self, run: Run, connect: Callable[[], AbstractContextManager[Connection]], load: Callable[[Model], Embedder],
-        load_reranker: Callable[[Model], Reranker],
+        self, run: Run, connect: Callable[[], AbstractContextManager[Connection]], load: Callable[..., Embedder],
+        load_reranker: Callable[..., Reranker],
     ) -> None:  # fmt: skip
         self._run = run
         self._connect = connect
@@ -55,7 +58,7 @@ class Serving:
         if not self._marks:
             return
         rows = connection.execute(sql.query("maintenance/model_marks"), {"names": list(self._marks)}).fetchall()
-        found: dict[str, Mark] = {name: (retired, fingerprint) for name, retired, fingerprint in rows}
+        found: dict[str, Mark] = {name: (retired, *made_of) for name, retired, *made_of in rows}
         for name, mark in list(self._marks.items()):
             if found.get(name) != mark:
                 log.warning("the registry has changed: model dropped", model=name)
@@ -67,14 +70,22 @@ class Serving:
         with self._connect() as connection:
             model = self._model(connection, name)
             fingerprint = self._marks[name][1]
-            embedder = self._load(model)
+            embedder = self._load(model, **self._options(model))
             let_in(embedder, self.embedders.priority_lock.give_way)
             if getattr(embedder, "is_remote", False):
                 begin_serving(connection, self._run.id, name, fingerprint)
-                return Guarded(embedder, partial(self._check, model, fingerprint, embedder), self._interval)
+                return self._remote(model, fingerprint, embedder)
             with self.embedders.priority_lock.bulk(), self._run.model_call(lambda: (), PROBE_TOKENS, "the probes"):
                 self._probe(connection, model, fingerprint, embedder)
         return embedder
+
+    def _remote(self, model: Model, fingerprint: str, embedder: Embedder) -> Embedder:
+        """With its probes now and then; within its limits, if there are any."""
+        how = serving_options(model)
+        if not how.is_limited:
+            return Guarded(embedder, partial(self._check, model, fingerprint, embedder), self._interval)
+        limited = Limited(embedder, Spending(model.name, how, self._connect))
+        return Guarded(limited, partial(self._check, model, fingerprint, limited.let_through()), self._interval)
 
     @property
     def _interval(self) -> float:
@@ -108,7 +119,12 @@ class Serving:
     def _reranker(self, name: str) -> Reranker:
         with self._connect() as connection:
             model = self._model(connection, name)
-        return self._load_reranker(model)
+        return self._load_reranker(model, **self._options(model))
+
+    def _options(self, model: Model) -> dict[str, bool]:
+        """What the settings say about a backend's way of running."""
+        chosen = self._run.settings.compile
+        return {} if chosen is None or model.backend != "qwen3_vl" else {"compile": chosen}
 
     def _model(self, connection: Connection, name: str) -> Model:
         """The model as the registry has it; raises ModelError if it is not to be served."""
@@ -116,8 +132,8 @@ class Serving:
         found = targets.model(connection, name)
         if found is None or mark is None:
             raise ModelNotFound(f"there is no model {name!r} in this database", hint="pgmeaning model list")
-        _, retired, fingerprint = mark
-        self._marks[name] = (retired, fingerprint)
+        _, retired, fingerprint, options = mark
+        self._marks[name] = (retired, fingerprint, options)
         if retired:
             raise ModelUnavailable(
                 f"model {name!r} is retired and no longer served",

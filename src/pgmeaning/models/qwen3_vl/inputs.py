@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
 
 from pgmeaning.models.pipeline import Ready
+from pgmeaning.models.prompts import Ids, PromptTokenizer, TokenCache, document_pieces
 from pgmeaning.models.qwen3_vl.packing import Prompt
-from pgmeaning.models.qwen3_vl.prompt import Ids, Piece, PromptTokenizer
 from pgmeaning.models.qwen3_vl.vision import END, IMAGE, START, Vision, Visual
-from pgmeaning.models.text import instruction
 from pgmeaning.types import Document
 
-# What is counted is embedded soon afterwards; so many tokens are remembered meanwhile.
-TOKENS_KEPT = 4_000_000
 # Documents whose images are prepared, or about to be, and that nobody has asked for yet.
 DOCUMENTS_AHEAD = 128
 THREADS = min(8, max(1, (os.cpu_count() or 1) // 2))
@@ -31,7 +28,7 @@ class Inputs:
     def __init__(self, tokenizer: PromptTokenizer, vision: Vision) -> None:
         self._tokenizer = tokenizer
         self._vision = vision
-        self._kept = TokenCache(TOKENS_KEPT)
+        self._kept = TokenCache()
         self._ahead: OrderedDict[int, tuple[Document, Future[list[Visual]]]] = OrderedDict()
         self._changing = threading.Lock()
 
@@ -46,14 +43,13 @@ class Inputs:
     def texts(self, documents: Sequence[Document], default: str) -> list[Ids]:
         """The ids of the prompts, with one token for each image, and nothing for videos."""
         keys = [(document.text, document.instruction, default, self._marked(document)) for document in documents]
-        found = self._kept.get(keys)
-        new = [place for place, ids in enumerate(found) if ids is None]
         media = START + IMAGE + END
-        pieces = [self.pieces(documents[place], default, [media] * self._marked(documents[place])) for place in new]
-        for place, numbers in zip(new, self._tokenizer.encode(pieces), strict=True):
-            found[place] = np.array(numbers, np.int32)
-        self._kept.put([(keys[place], ids) for place in new if (ids := found[place]) is not None])
-        return [ids for ids in found if ids is not None]
+
+        def make(places: Sequence[int]) -> list[list[int]]:
+            marked = [(documents[place], [media] * self._marked(documents[place])) for place in places]
+            return self._tokenizer.encode([document_pieces(self._tokenizer, each, default, at) for each, at in marked])
+
+        return self._kept.made(keys, make)
 
     def prepare(self, documents: Iterable[Document]) -> None:
         """Begin with their images and videos; returns at once."""
@@ -93,7 +89,7 @@ class Inputs:
         visuals = self._taken(document)
         videos, images = visuals[: len(document.videos)], visuals[len(document.videos) :]
         if videos:
-            pieces = self.pieces(document, default, [visual.placeholder for visual in visuals])
+            pieces = document_pieces(self._tokenizer, document, default, [visual.placeholder for visual in visuals])
             ids = np.array(self._tokenizer.encode([pieces])[0], np.int32)
         else:
             (ids,) = self.texts([document], default)
@@ -101,12 +97,6 @@ class Inputs:
             times[ids == self._tokenizer.image_pad] = [visual.tokens for visual in images]
             ids = np.repeat(ids, times)
         return Prompt(self._tokenizer.cut_right(ids), tuple(images), tuple(videos))
-
-    def pieces(self, document: Document, default: str, placeholders: Sequence[str]) -> list[Piece]:
-        """The prompt, in pieces of text and control tokens."""
-        task = self._tokenizer.text(instruction(document.instruction, default))
-        content = list(self._tokenizer.content(document, placeholders, textless=document.text is None))
-        return self._tokenizer.fill({"instruction": [task], "content": content})
 
     def _marked(self, document: Document) -> int:
         return 0 if document.videos else len(document.images)
@@ -125,27 +115,3 @@ class Inputs:
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(THREADS, "pgmeaning images")
-
-
-class TokenCache:
-    """Ids by what they were made of, the latest ones, from any thread."""
-
-    def __init__(self, tokens: int) -> None:
-        self._limit = tokens
-        self._held = 0
-        self._kept: OrderedDict[Hashable, Ids] = OrderedDict()
-        self._changing = threading.Lock()
-
-    def get(self, keys: Sequence[Hashable]) -> list[Ids | None]:
-        """None for what is not there."""
-        with self._changing:
-            return [self._kept.get(key) for key in keys]
-
-    def put(self, entries: Iterable[tuple[Hashable, Ids]]) -> None:
-        """Keep these; the oldest go."""
-        with self._changing:
-            for key, ids in entries:
-                self._held += len(ids) - len(self._kept.pop(key, ()))
-                self._kept[key] = ids
-            while self._held > self._limit:
-                self._held -= len(self._kept.popitem(last=False)[1])

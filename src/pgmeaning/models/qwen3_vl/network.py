@@ -17,10 +17,10 @@ from transformers import AutoProcessor, AutoTokenizer
 from pgmeaning.errors import ModelUnavailable
 from pgmeaning.models.checkpoints import dtype_of, loaded, tokens_at_once
 from pgmeaning.models.pipeline import Budget, Checkpoint
+from pgmeaning.models.prompts import PromptTokenizer
 from pgmeaning.models.qwen3_vl import layers
 from pgmeaning.models.qwen3_vl.packed import PackedModel
 from pgmeaning.models.qwen3_vl.packing import Prompt
-from pgmeaning.models.qwen3_vl.prompt import PromptTokenizer
 from pgmeaning.models.qwen3_vl.vision import Vision
 from pgmeaning.models.registry import templates
 from pgmeaning.models.vectors import Vectors
@@ -73,7 +73,9 @@ def load_network(
             f"model {model.name!r}: {len(missing)} weights are missing at its location, among them {missing[0]}",
             hint="fetch the checkpoint anew",
         )
-    prompts = PromptTokenizer(tokenizer, templates().get(model.template or "", model.template or ""), _limit(model))
+    prompts = PromptTokenizer(
+        tokenizer.backend_tokenizer, templates().get(model.template or "", model.template or ""), _limit(model)
+    )
     vision = Vision(load_processor, model.options)
     side = model.options.get("padding_side", "right")
     return Network(

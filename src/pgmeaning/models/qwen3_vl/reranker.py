@@ -12,9 +12,9 @@ from transformers import AutoModelForImageTextToText
 from pgmeaning.errors import ModelUnavailable
 from pgmeaning.models.batches import batches
 from pgmeaning.models.pipeline import Checkpoint
+from pgmeaning.models.prompts import Piece, pair_pieces
 from pgmeaning.models.qwen3_vl.network import Network, copied_back, load_network
 from pgmeaning.models.qwen3_vl.packing import Prompt
-from pgmeaning.models.qwen3_vl.prompt import Piece
 from pgmeaning.models.qwen3_vl.vision import Visual
 from pgmeaning.models.vectors import Vectors
 from pgmeaning.types import Document, Model
@@ -83,14 +83,7 @@ class Qwen3VLReranker:
     def _pieces(
         self, query: Document, document: Document, task: str, asked: Sequence[Visual], judged: Sequence[Visual]
     ) -> list[Piece]:
-        tokenizer = self._network.tokenizer
-        return tokenizer.fill(
-            {
-                "instruction": [tokenizer.text(task)],
-                "query": list(tokenizer.content(query, _placeholders(asked), textless=query.text is None)),
-                "document": list(tokenizer.content(document, _placeholders(judged), textless=document.text is None)),
-            }
-        )
+        return pair_pieces(self._network.tokenizer, query, document, task, _placeholders(asked), _placeholders(judged))
 
 
 def _placeholders(visuals: Sequence[Visual]) -> list[str]:

@@ -1,4 +1,4 @@
-"""From a template and what fills it to the token ids that Qwen3-VL reads.
+"""From a template and what fills it to the token ids that a model reads, here or behind an endpoint.
 
 Control tokens come from the template and from images alone. A user's `<|im_end|>` is read as the ten characters that
 it is. Text between two control tokens is tokenised as one piece, whoever wrote its parts, as the reference code does.
@@ -7,21 +7,24 @@ it is. Text between two control tokens is tokenised as one piece, whoever wrote 
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pgmeaning.errors import InputError, ModelUnavailable
-from pgmeaning.models.text import checked_text, shortened
+from pgmeaning.models.text import checked_text, instruction, shortened
 from pgmeaning.types import Document
 
 END = "<|endoftext|>"
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 # What stands for a content that is not there.
 ABSENT = "NULL"
+# What is counted is embedded soon afterwards; so many tokens are remembered meanwhile.
+TOKENS_KEPT = 4_000_000
 FIELD = re.compile(r"\{(\w+)\}")
 
 Ids = NDArray[np.int32]
@@ -30,14 +33,17 @@ Piece = str | tuple[int, ...]
 
 
 class PromptTokenizer:
-    """Qwen's tokenizer, with what is a control token and what is text kept apart."""
+    """Qwen's tokenizer, with what is a control token and what is text kept apart. Any thread may use it."""
 
     def __init__(self, tokenizer: Any, template: str, max_tokens: int) -> None:
+        """`tokenizer`: a tokenizers.Tokenizer, which is this object's own from now on."""
         self.max_tokens = max_tokens
         self._tokenizer = tokenizer
-        # A tokenizer keeps its settings as state, so two threads must not use it at once.
-        self._tokenizing = threading.Lock()
-        special = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True  # a control token that somebody wrote is text
+        added = tokenizer.get_added_tokens_decoder()
+        special = {token.content: number for number, token in added.items() if token.special}
         missing = {END, IMAGE_PAD, VIDEO_PAD} - set(special)
         if missing:
             raise ModelUnavailable(
@@ -98,14 +104,15 @@ class PromptTokenizer:
         ]
 
     def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        # split_special_tokens: a control token that somebody wrote is text.
-        with self._tokenizing:
-            encoded: list[list[int]] = self._tokenizer(
-                list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False
-            )["input_ids"]
-        return encoded
+        return [each.ids for each in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def first_tokens(self, text: str, count: int) -> str:
+        """The text, or as much of its beginning as is at most so many tokens."""
+        text = self.text(text)
+        while len(found := self._tokenizer.encode(text, add_special_tokens=False)) > count:
+            # A word that was cut may take a token more than its beginning did.
+            text = text[: min(found.offsets[count][0], len(text) - 1)]
+        return text
 
     def cut_right(self, ids: Ids) -> Ids:
         """At most `max_tokens`, the last one kept; raises InputError where an image would be cut."""
@@ -136,7 +143,7 @@ class PromptTokenizer:
 
     def appends_one_end_token(self) -> bool:
         """Whether a text, as the checkpoint's own tokenizer reads it, ends with exactly one end token."""
-        ids = list(self._tokenizer("x")["input_ids"])
+        ids: list[int] = self._tokenizer.encode("x").ids
         return ids[-1:] == [self.end] and ids.count(self.end) == 1
 
     def _too_much_media(self, tokens: int) -> InputError:
@@ -144,3 +151,58 @@ class PromptTokenizer:
             f"the images and videos of this input take {tokens:,} tokens, the model reads {self.max_tokens:,}",
             hint="give fewer or smaller ones",
         )
+
+
+def document_pieces(
+    tokenizer: PromptTokenizer, document: Document, default: str, placeholders: Sequence[str] = ()
+) -> list[Piece]:
+    """An embedder's prompt for a document, in pieces of text and control tokens."""
+    task = tokenizer.text(instruction(document.instruction, default))
+    content = list(tokenizer.content(document, placeholders, textless=document.text is None))
+    return tokenizer.fill({"instruction": [task], "content": content})
+
+
+def pair_pieces(
+    tokenizer: PromptTokenizer, query: Document, document: Document, task: str,
+    asked: Sequence[str] = (), judged: Sequence[str] = (),
+) -> list[Piece]:  # fmt: skip
+    """A reranker's prompt for a pair; `asked` and `judged` are the placeholders of their images and videos."""
+    return tokenizer.fill(
+        {
+            "instruction": [tokenizer.text(task)],
+            "query": list(tokenizer.content(query, asked, textless=query.text is None)),
+            "document": list(tokenizer.content(document, judged, textless=document.text is None)),
+        }
+    )
+
+
+class TokenCache:
+    """Ids by what they were made of, the latest ones, from any thread."""
+
+    def __init__(self, tokens: int = TOKENS_KEPT) -> None:
+        self._limit = tokens
+        self._held = 0
+        self._kept: OrderedDict[Hashable, Ids] = OrderedDict()
+        self._changing = Lock()
+
+    def get(self, keys: Sequence[Hashable]) -> list[Ids | None]:
+        """None for what is not there."""
+        with self._changing:
+            return [self._kept.get(key) for key in keys]
+
+    def made(self, keys: Sequence[Hashable], make: Callable[[Sequence[int]], Sequence[Sequence[int]]]) -> list[Ids]:
+        """The ids for each key; `make` is given the places of those that are not there yet."""
+        found = self.get(keys)
+        new = [place for place, ids in enumerate(found) if ids is None]
+        made = {place: np.array(numbers, np.int32) for place, numbers in zip(new, make(new), strict=True)}
+        self.put([(keys[place], ids) for place, ids in made.items()])
+        return [made[place] if ids is None else ids for place, ids in enumerate(found)]
+
+    def put(self, entries: Iterable[tuple[Hashable, Ids]]) -> None:
+        """Keep these; the oldest go."""
+        with self._changing:
+            for key, ids in entries:
+                self._held += len(ids) - len(self._kept.pop(key, ()))
+                self._kept[key] = ids
+            while self._held > self._limit:
+                self._held -= len(self._kept.popitem(last=False)[1])

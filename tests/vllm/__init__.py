@@ -1,0 +1,1 @@
+"""Conformance against a real vLLM on the CPU: see `make test-engine`."""
