@@ -26,7 +26,11 @@ def page() -> str:
     sections = [
         _function("pgmeaning.connect", pgmeaning.connect),
         _class("pgmeaning.Client", pgmeaning.Client, "client"),
+        _function("pgmeaning.connect_async", pgmeaning.connect_async),
+        _class("pgmeaning.AsyncClient", pgmeaning.AsyncClient, "client"),
         _class("pgmeaning.Hit", pgmeaning.Hit),
+        _function("pgmeaning.where", pgmeaning.where),
+        _class("pgmeaning.Condition", pgmeaning.Condition),
         _class("pgmeaning.Match", pgmeaning.Match),
         _class("pgmeaning.Label", pgmeaning.Label),
         _class("pgmeaning.Cluster", pgmeaning.Cluster),

@@ -380,3 +380,23 @@ END
 $$;
 COMMENT ON FUNCTION pgmeaning.swap_rollback
     IS 'Lets the previous generation serve again; it was kept up to date, and the new one still is.';
+
+-- For a migration that is taken back: gives up the swap that is under way, if one is, at whatever point it is, so that
+-- the generation from before serves alone. False: there is none, it was finished, so only another swap leads back.
+CREATE OR REPLACE FUNCTION pgmeaning._undo_swap(collection text) RETURNS bool
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    c pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection(collection));
+    s pgmeaning.swap;
+BEGIN
+    SELECT * INTO s FROM pgmeaning.swap AS k WHERE k.collection = c.name AND k.state IN ('filling', 'activated');
+    IF NOT FOUND THEN
+        RETURN false;
+    ELSIF s.state = 'activated' THEN
+        PERFORM pgmeaning.swap_rollback(c.name, overrule => 'a migration is taken back');
+    END IF;
+    PERFORM pgmeaning.swap_cancel(c.name);
+    RETURN true;
+END
+$$;

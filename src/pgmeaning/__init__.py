@@ -17,7 +17,10 @@ from pgmeaning.version import __version__
 
 if TYPE_CHECKING:
     from pgmeaning import errors
-    from pgmeaning.client.client import Client, connect
+    from pgmeaning.client.async_client import AsyncClient, connect_async
+    from pgmeaning.client.client import Client
+    from pgmeaning.client.conditions import Condition, where
+    from pgmeaning.client.connecting import connect
     from pgmeaning.client.parquet import Imported
     from pgmeaning.client.rerank import Ranked, rerank
     from pgmeaning.client.vectors import Embedding
@@ -25,9 +28,12 @@ if TYPE_CHECKING:
     from pgmeaning.types import Cluster, Hit, Label, Match
 
 _HOMES = {
+    "AsyncClient": "pgmeaning.client.async_client",
     "Client": "pgmeaning.client.client",
-    "connect": "pgmeaning.client.client",
+    "connect": "pgmeaning.client.connecting",
+    "connect_async": "pgmeaning.client.async_client",
     "Cluster": "pgmeaning.types",
+    "Condition": "pgmeaning.client.conditions",
     "Embedding": "pgmeaning.client.vectors",
     "Hit": "pgmeaning.types",
     "Imported": "pgmeaning.client.parquet",
@@ -37,11 +43,12 @@ _HOMES = {
     "load_embedder": "pgmeaning.models.base",
     "load_reranker": "pgmeaning.models.base",
     "rerank": "pgmeaning.client.rerank",
+    "where": "pgmeaning.client.conditions",
 }
 
 __all__ = [
-    "Client", "Cluster", "Embedding", "Hit", "Imported", "Label", "Match", "Ranked", "__version__", "connect", "errors",
-    "load_embedder", "load_reranker", "rerank",
+    "AsyncClient", "Client", "Cluster", "Condition", "Embedding", "Hit", "Imported", "Label", "Match", "Ranked",
+    "__version__", "connect", "connect_async", "errors", "load_embedder", "load_reranker", "rerank", "where",
 ]  # fmt: skip
 
 

@@ -12,9 +12,12 @@ PgmeaningError
 ├── ArgumentError          an argument has a wrong type or makes no sense; also a ValueError
 ├── CollectionError        a collection is unknown, broken, paused or exists already
 ├── DatabaseError          the database raised an error, or there is no connection
+│   ├── ArgumentRefused    the database finds that an argument makes no sense; also an ArgumentError
+│   ├── ConnectionFailed   the server cannot be reached, or the connection to it was lost
+│   ├── PermissionDenied   a privilege is missing
 │   └── SchemaOutdated     the database's schema is older or newer than this package
 ├── ServerError            the embedded PostgreSQL cannot be started, stopped or found
-└── TimedOut               no answer came in time
+└── TimedOut               no answer came in time, or a statement was cancelled, as by statement_timeout
 
 `detail` and `hint` say more about the error and what to do; `sqlstate` is set if the database raised it; `public` is
 what whoever asked from SQL may be told, if not all of it.
@@ -90,6 +93,18 @@ class DatabaseError(PgmeaningError):
     """The database raised an error, or there is no connection; SQLSTATE, DETAIL and HINT are the server's."""
 
 
+class ArgumentRefused(DatabaseError, ArgumentError):
+    """The database finds that an argument makes no sense."""
+
+
+class ConnectionFailed(DatabaseError):
+    """The server cannot be reached, refuses the connection, or the connection to it was lost."""
+
+
+class PermissionDenied(DatabaseError):
+    """A privilege is missing."""
+
+
 class SchemaOutdated(DatabaseError):
     """The database's pgmeaning schema is older or newer than this package."""
 
@@ -99,7 +114,7 @@ class ServerError(PgmeaningError):
 
 
 class TimedOut(PgmeaningError):
-    """No answer came in time."""
+    """No answer came in time, or a statement was cancelled, as by statement_timeout."""
 
 
 def describe(error: BaseException) -> str:

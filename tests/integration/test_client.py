@@ -309,14 +309,6 @@ def test_an_argument_that_makes_no_sense_says_what_is_wanted(docs: None, client:
             call()
 
 
-def test_a_lost_connection_is_a_database_error(client: Client, db: Connection) -> None:
-    db.execute("SELECT pg_terminate_backend(%s, 10000)", (client.connection.info.backend_pid,))
-    with pytest.raises(DatabaseError):
-        client.status()
-    with pytest.raises(DatabaseError):
-        client.search("docs", "x")
-
-
 def test_a_client_closes_its_connection(dsn: str) -> None:
     with pgmeaning.connect(dsn) as client:
         assert client.models()

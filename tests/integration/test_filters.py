@@ -11,7 +11,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from pgmeaning.client.client import Client, connect
+from pgmeaning.client.client import Client
+from pgmeaning.client.connecting import connect
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.integration.docs import Docs

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from pgmeaning.client.client import connect as client_of
+from pgmeaning.client.connecting import connect as client_of
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.integration.docs import cache

@@ -6,6 +6,7 @@ import traceback
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 import pgmeaning
 from pgmeaning.cli.gpu import _large_default
@@ -38,7 +39,9 @@ WRONG = [
     f"postgresql://me:[{SECRET}@[::1/db",
     f"Postgresql://me:{SECRET}@127.0.0.1:1/db",
     f"postgres:/me:{SECRET}@127.0.0.1:1/db",
-    f"postgresql+psycopg://me:{SECRET}@127.0.0.1:1/db",
+    f"postgresql+psycopg://me:{SECRET}/db",
+    f"postgresql+asyncpg://me:p@127.0.0.1:1/db?{SECRET}",
+    f"postgresql+asyncpg://me:p@127.0.0.1:1/db?x={SECRET}\ud800",
     f"me:{SECRET}@127.0.0.1:1/db",
     SECRET,
     f"host=127.0.0.1 port=1 password=my {SECRET}",
@@ -88,6 +91,22 @@ def test_a_dsn_that_is_none_is_refused_without_a_word_of_it(dsn: str) -> None:
 @pytest.mark.parametrize("dsn", WELL_FORMED)
 def test_a_dsn_that_is_one_is_left_as_it_is(dsn: str) -> None:
     assert checked(dsn) == dsn
+
+
+@pytest.mark.parametrize(
+    ("url", "dsn"),
+    [
+        ("postgresql+psycopg://me:p%40ss@host:5432/db", "postgresql://me:p%40ss@host:5432/db"),
+        ("postgres+psycopg2://host/db?sslmode=require", "postgres://host/db?sslmode=require"),
+        ("postgresql+asyncpg://host/db?ssl=require&command_timeout=5", "postgresql://host/db?sslmode=require"),
+        ("postgresql+asyncpg:///db?host=/tmp&timeout=5", "postgresql:///db?host=%2Ftmp&connect_timeout=5"),
+        ("postgresql+psycopg://me@/db?host=a:1&host=b:2", "postgresql://me@/db?host=a%2Cb&port=1%2C2"),
+        ("postgresql+psycopg://me:a b@host/db", "postgresql://me:a%20b@host/db"),
+    ],
+)
+def test_a_url_with_a_drivers_name_becomes_one_that_libpq_reads(url: str, dsn: str) -> None:
+    found = checked(url)
+    assert conninfo_to_dict(found) == conninfo_to_dict(dsn)
 
 
 @pytest.mark.parametrize("dsn", WRONG[:4] + WRONG[20:24])

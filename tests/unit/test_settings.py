@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pgmeaning.cli.output import secret
 from pgmeaning.media import Policy
+from pgmeaning.secret_values import secret
 from pgmeaning.settings import Settings
 
 

@@ -18,6 +18,7 @@ from pgmeaning.cli.evaluate import evaluate
 from pgmeaning.cli.gpu import print_gpu_advice
 from pgmeaning.cli.groups import DataDir, Port, model_app, server_app
 from pgmeaning.cli.index import index
+from pgmeaning.cli.mcp import mcp
 from pgmeaning.cli.output import (
     AsJson,
     Collection,
@@ -39,6 +40,7 @@ from pgmeaning.cli.releases import release_app
 from pgmeaning.cli.search import search
 from pgmeaning.cli.status import status
 from pgmeaning.cli.swap import swap_app
+from pgmeaning.cli.ui import ui
 from pgmeaning.cli.uninstall import uninstall
 from pgmeaning.cli.vectors import vectors_app
 from pgmeaning.cli.verify import model_verify  # noqa: F401  it adds itself to the models' commands
@@ -402,3 +404,5 @@ app.command()(index)
 app.command()(evaluate)
 app.command()(doctor)
 app.command()(uninstall)
+app.command()(mcp)
+app.command()(ui)

@@ -20,6 +20,7 @@ import typer
 
 from pgmeaning.errors import PgmeaningError, SettingsError
 from pgmeaning.json_values import plain
+from pgmeaning.secret_values import read_secret, secret
 from pgmeaning.tables import printable, table
 
 if TYPE_CHECKING:
@@ -80,32 +81,10 @@ def address(dsn: str | None) -> str:
     return read_secret("--dsn-file", common.dsn_file) if common.dsn_file else secret("PGMEANING_DSN")
 
 
-def secret(variable: str) -> str:
-    """The value of a variable, or what is in the file that the same name with _FILE names; empty if there is neither.
-
-    Raises SettingsError for a file that cannot be read.
-    """
-    file = os.environ.get(f"{variable}_FILE")
-    return os.environ.get(variable) or (read_secret(f"{variable}_FILE", file) if file else "")
-
-
-def read_secret(setting: str, file: str) -> str:
-    """What is in a file that a setting names, without the blanks around it."""
-    try:
-        with open(file, encoding="utf-8") as opened:
-            found = opened.read().strip()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise SettingsError(f"{setting} names {file!r}, which cannot be read: {reason}") from None
-    if not found:
-        raise SettingsError(f"{setting} names {file!r}, which is empty")
-    return found
-
-
 def connected(dsn: str | None) -> Client:
     """A client; what libraries log goes to stderr."""
     configure_logging(None, "warning")
-    from pgmeaning.client.client import connect
+    from pgmeaning.client.connecting import connect
 
     return connect(address(dsn))
 

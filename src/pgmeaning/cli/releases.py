@@ -111,7 +111,7 @@ def release_compare(
 
     Exit status 1 unless all are equal or compatible.
     """
-    from pgmeaning.client.client import connect
+    from pgmeaning.client.connecting import connect
 
     with connected(dsn) as client, connect(other) as theirs:
         found = client.compare_release(theirs)

@@ -39,8 +39,10 @@ class Asking:
 
     def lacks_loopback(self, error: DatabaseError) -> bool:
         """Whether a question needs a loopback that is not there; in a transaction it cannot be asked otherwise."""
-        idle = self._statements.connection.info.transaction_status == TransactionStatus.IDLE
-        return error.sqlstate == "PM009" and idle and self._statements.connection.autocommit
+        if error.sqlstate != "PM009":
+            return False
+        with self._statements.using() as connection:
+            return connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE
 
     def _ask(self, name: str, timeout: float, arguments: Mapping[str, Any]) -> list[str]:
         """A sidecar's replies, one for each question; raises TimedOut."""

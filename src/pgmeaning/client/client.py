@@ -1,8 +1,9 @@
-"""What applications use: attach, search, rerank. One autocommit connection, always with the caller's privileges."""
+"""What applications use: attach, search, rerank; always with the caller's privileges."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
@@ -31,22 +32,22 @@ from pgmeaning.client.arguments import (
     whole_or_none,
 )
 from pgmeaning.client.asking import Asking
+from pgmeaning.client.diversity import Diversity
 from pgmeaning.client.doctor import Diagnosis, examine
 from pgmeaning.client.doctor import adopt as adopt_column
 from pgmeaning.client.evaluating import AnyQueries, Searching, given_queries, options_of, recorded
+from pgmeaning.client.links import Borrowed, Link
 from pgmeaning.client.parquet import Transfers
 from pgmeaning.client.query_vectors import check_modalities, embed_here, query_document
 from pgmeaning.client.relations import Relations
 from pgmeaning.client.rerank import loaded_reranker, rerank
 from pgmeaning.client.rows import document_of, without
 from pgmeaning.client.statements import Statements
+from pgmeaning.client.stored_rows import StoredRows
 from pgmeaning.client.swaps import Swaps
 from pgmeaning.client.vectors import Embedding
-from pgmeaning.database import sql_files as sql
 from pgmeaning.database import targets
-from pgmeaning.database.dsn import checked
-from pgmeaning.database.values import register_times, register_vectors, translated_errors
-from pgmeaning.errors import ArgumentError, DatabaseError, InputError, ModelNotFound, SchemaOutdated
+from pgmeaning.errors import ArgumentError, DatabaseError, InputError, ModelNotFound
 from pgmeaning.evaluation import Evaluation
 from pgmeaning.evaluation.answers import Progress
 from pgmeaning.evaluation.run import evaluate
@@ -62,46 +63,31 @@ from pgmeaning.types import Document, Hit, Model
 DEFAULT = ("embedder", "default")
 
 
-def connect(dsn: str = "") -> Client:
-    """Connect to a database in which `pgmeaning migrate` was run. With an empty DSN, libpq's PG* variables apply.
+class Client(Relations, Swaps, StoredRows, Diversity, Transfers):
+    """A database with pgmeaning. Threads may share it: over one connection they take turns, with a pool or an engine
+    each has a connection of its own."""
 
-    Raises DatabaseError if it cannot connect, SchemaOutdated if the schema is missing or of another version.
-    """
-    with translated_errors():
-        # prepare_threshold: behind a pooler the next statement may go to a server that has not prepared it.
-        connection = psycopg.connect(
-            checked(dsn), autocommit=True, application_name="pgmeaning client", prepare_threshold=None
-        )
-    try:
-        with translated_errors():
-            _check_schema(connection)
-            register_vectors(connection)
-            register_times(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return Client(connection)
-
-
-def _check_schema(connection: psycopg.Connection[Any]) -> None:
-    """Compare the schema's revision with the migrations' names: importing Alembic would take long."""
-    if connection.execute(sql.query("migrate/installed_tables")).fetchone() != (True, True):
-        raise SchemaOutdated("this database has no pgmeaning schema", hint="run: pgmeaning migrate")
-    (revision,) = connection.execute(sql.query("migrate/installed_revision")).fetchone() or (None,)
-    if revision != sql.newest_migration():
-        raise SchemaOutdated(
-            f"the database's pgmeaning schema is {revision or 'unknown'}, this package needs {sql.newest_migration()}",
-            hint="run: pgmeaning migrate, or install the version of the package that matches the database",
-        )
-
-
-class Client(Relations, Swaps, Transfers):
-    """A connection to a database with pgmeaning. Not for use by several threads at once."""
-
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        self.connection = connection
-        self._statements = Statements(connection)
+    def __init__(self, link: Link | psycopg.Connection[Any]) -> None:
+        self._link = Borrowed(lambda: link) if isinstance(link, psycopg.Connection) else link
+        self._statements = Statements(self._link)
         self._asking = Asking(self._statements)
+
+    @property
+    def connection(self) -> psycopg.Connection[Any]:
+        """The client's connection, in autocommit mode where it is its own. It is another one after a reconnect.
+
+        Raises ArgumentError where it takes connections of a pool or an engine.
+        """
+        return self._link.connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Connection[Any]]:
+        """One transaction, for all that this thread calls in the block and for statements over the connection it gives.
+
+        If the connection is lost meanwhile, what follows raises ConnectionFailed, and nothing of it remains.
+        """
+        with self._statements.using() as connection, connection.transaction():
+            yield connection
 
     def __enter__(self) -> Self:
         return self
@@ -112,8 +98,8 @@ class Client(Relations, Swaps, Transfers):
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
-        self.connection.close()
+        """Close the client's own connection; one that it was given is its owner's to close."""
+        self._link.close()
 
     def attach(
         self, source: str, columns: Sequence[str] | None = None, template: str | None = None,
@@ -144,7 +130,8 @@ class Client(Relations, Swaps, Transfers):
                     "a column has one vector a row, of a text: adopt goes with no chunking, image or video",
                     hint="leave them out, or leave out adopt",
                 )
-            column = Identifier(adopt).as_string(self.connection)
+            with self._statements.using() as connection:
+                column = Identifier(adopt).as_string(connection)
             self._check_adoptable(f"{source}.{column}", model, columns, template)
         arguments = {
             "source": source, "columns": texts_or_none("columns", columns), "template": template,
@@ -155,7 +142,7 @@ class Client(Relations, Swaps, Transfers):
         }  # fmt: skip
         if adopt is None:
             return str(self._statements.value("attach", arguments))
-        with self.connection.transaction():
+        with self.transaction():
             name = str(self._statements.value("attach", arguments))
             self.pause(name)  # or a sidecar would embed what is taken up
         try:
@@ -241,7 +228,10 @@ class Client(Relations, Swaps, Transfers):
         return self._statements.dicts("plan_index", {"collection": collection, "kind": kind, "dimensions": dimensions})
 
     def want_index(self, collection: str, kind: str = "auto", dimensions: int | None = None) -> None:
-        """Choose the kind of index: auto, none, signature, prefix (of `dimensions`) or direct. A sidecar builds it."""
+        """Choose the kind of index: auto, none, signature, prefix (of `dimensions`), direct, diskann or vchordrq.
+
+        A sidecar builds it.
+        """
         self._statements.value("want_index", {"collection": collection, "kind": kind, "dimensions": dimensions})
 
     def index_report(self, collection: str | None = None) -> list[dict[str, Any]]:
@@ -264,8 +254,8 @@ class Client(Relations, Swaps, Transfers):
 
     def model(self, name: str) -> Model:
         """A model of the registry; raises ModelNotFound."""
-        with translated_errors():
-            found = targets.model(self.connection, name)
+        with self._statements.using() as connection:
+            found = targets.model(connection, name)
         if found is None:
             raise ModelNotFound(f"this database has no model {name!r}", hint="see: pgmeaning model list")
         return found
@@ -310,7 +300,8 @@ class Client(Relations, Swaps, Transfers):
 
         Options of models that may be secret are left out. Raises ModelNotFound for an unknown release.
         """
-        found = describe(self.connection, name)
+        with self._statements.using() as connection:
+            found = describe(connection, name)
         write(found, Path(file))
         return str(found.release["name"])
 
@@ -319,11 +310,15 @@ class Client(Relations, Swaps, Transfers):
 
         Raises InputError for a damaged file.
         """
-        return findings(self.connection, read(Path(file)), Settings().probe_tolerance)
+        with self._statements.using() as connection:
+            return findings(connection, read(Path(file)), Settings().probe_tolerance)
 
     def compare_release(self, other: Client) -> list[Finding]:
         """The same for another database's current release and the models that its collections use."""
-        return findings(self.connection, describe(other.connection, in_use=True), Settings().probe_tolerance)
+        with other._statements.using() as connection:
+            theirs = describe(connection, in_use=True)
+        with self._statements.using() as connection:
+            return findings(connection, theirs, Settings().probe_tolerance)
 
     def import_release(self, file: str | Path) -> str:
         """Register a file's models and probes, and follow its release, all or nothing; returns its name.
@@ -331,7 +326,8 @@ class Client(Relations, Swaps, Transfers):
         Raises InputError for a damaged file, DatabaseError if this database means something else by one of its names.
         """
         wanted = read(Path(file))
-        use(self.connection, wanted, Settings().probe_tolerance)
+        with self._statements.using() as connection:
+            use(connection, wanted, Settings().probe_tolerance)
         return str(wanted.release["name"])
 
     def sign_release(self, name: str, signed_off_by: str) -> None:
@@ -395,9 +391,9 @@ class Client(Relations, Swaps, Transfers):
         With `rerank`, that many rows are found first, and a reranker judges their texts in a sidecar (None: the
         database's default); `score` is then the reranker's, 0..1, instead of the cosine similarity. A `reranker` that
         is loaded (load_reranker) judges in this process, images too; so does any for a query with an image or video.
-        `columns` are those of `row`; None: all. `filter` is an SQL condition on the
-        source's columns, with $1, $2, ... for `filter_params`; or a mapping of columns to the values that they must
-        equal. `mode` "hybrid" searches for the words too; `weights` are the vectors' and the words', 1 and 1.
+        `columns` are those of `row`; None: all. `filter` is an SQL condition on the source's columns, with $1, $2, ...
+        for `filter_params`; what `pgmeaning.where` makes; or a mapping of columns to the values that they must equal.
+        `mode` "hybrid" searches for the words too; `weights` are the vectors' and the words', 1 and 1.
 
         A document that was cut into chunks is found once, by its best chunk; with `grouped=False`, every chunk counts.
 
@@ -566,8 +562,8 @@ class Client(Relations, Swaps, Transfers):
         return [without(replace(found[result.index], score=result.score), media) for result in best]
 
     def _reranker(self, name: str) -> Model:
-        with translated_errors():
-            found = targets.model(self.connection, name)
+        with self._statements.using() as connection:
+            found = targets.model(connection, name)
         if found is None or found.kind != "reranker":
             raise ModelNotFound(f"this database has no reranker {name!r}", hint="pgmeaning model list")
         if found.status == "retired":

@@ -13,7 +13,6 @@ from psycopg import sql as compose
 from pgmeaning.client.query_vectors import embed_documents_here
 from pgmeaning.client.statements import Statements
 from pgmeaning.database import sql_files as sql
-from pgmeaning.database.values import translated_errors
 from pgmeaning.documents.template import filled
 from pgmeaning.errors import ArgumentError
 from pgmeaning.models.registry import located
@@ -112,8 +111,7 @@ def _parts(statements: Statements, template: str | None) -> list[tuple[str, str 
 
 def _count(statements: Statements, table: str, vector: str) -> tuple[int, int]:
     statement = _composed(statements, "client/doctor_count", table, vector)
-    with translated_errors():
-        rows, vectors = statements.connection.execute(statement, {}).fetchone() or (0, 0)
+    [(rows, vectors)] = statements.composed(statement, {})
     return rows, vectors
 
 
@@ -121,8 +119,7 @@ def _drawn(
     statements: Statements, table: str, vector: str, columns: Sequence[str], sample: int
 ) -> list[tuple[list[str | None], Vectors]]:
     statement = _composed(statements, "client/doctor_sample", table, vector, columns)
-    with translated_errors():
-        found = statements.connection.execute(statement, {"sample": sample}).fetchall()
+    found = statements.composed(statement, {"sample": sample})
     return [(texts, np.array(json.loads(numbers), np.float32)) for texts, numbers in found]
 
 
@@ -130,7 +127,8 @@ def _composed(
     statements: Statements, name: str, table: str, vector: str, columns: Sequence[str] = ()
 ) -> compose.Composed:  # fmt: skip
     """A statement about a table, whose name the database has quoted."""
-    quoted = [compose.Identifier(each).as_string(statements.connection) for each in (vector, *columns)]
+    with statements.using() as connection:
+        quoted = [compose.Identifier(each).as_string(connection) for each in (vector, *columns)]
     texts = ", ".join(f"s.{each}::text" for each in quoted[1:])
     parts = {"table": table, "vector": quoted[0], "texts": texts, "columns": ", ".join(dict.fromkeys(quoted))}
     return sql.composed(name, parts)

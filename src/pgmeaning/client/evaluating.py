@@ -19,7 +19,6 @@ from pgmeaning.client.query_vectors import embed_texts_here
 from pgmeaning.client.rerank import loaded_reranker, rerank
 from pgmeaning.client.statements import Statements
 from pgmeaning.database import targets
-from pgmeaning.database.values import translated_errors
 from pgmeaning.errors import DatabaseError, ModelNotFound
 from pgmeaning.evaluation import Queries, read_queries, to_queries
 from pgmeaning.evaluation.answers import Options
@@ -118,8 +117,8 @@ class Searching:
         return [one.score for one in sorted(ranked, key=lambda one: one.index)]
 
     def _model(self, name: str) -> Model:
-        with translated_errors():
-            found = targets.model(self._statements.connection, name)
+        with self._statements.using() as connection:
+            found = targets.model(connection, name)
         if found is None:
             raise ModelNotFound(f"this database has no model {name!r}", hint="see: pgmeaning model list")
         return found

@@ -20,9 +20,9 @@ from pgmeaning.types import Document, Hit, Target
 Load = Callable[[int, Any], Any]
 
 
-def loading(connection: psycopg.Connection[Any]) -> Load:
+def loading(cursor: psycopg.Cursor[Any]) -> Load:
     """A function that makes a Python value of a type's oid and a text, as if the column itself had been selected."""
-    transformer, encoding = Transformer.from_context(connection), connection.info.encoding
+    transformer, encoding = Transformer(cursor), cursor.connection.info.encoding
 
     def load(type: int, content: Any) -> Any:
         if content is None:

@@ -63,7 +63,8 @@ def connect(dsn: str, name: str, **pinned: str) -> Connection:
 
     Raises DatabaseError for a DSN that is none.
     """
-    given = psycopg.conninfo.conninfo_to_dict(checked(dsn))
+    dsn = checked(dsn)
+    given = psycopg.conninfo.conninfo_to_dict(dsn)
     more = " ".join(f"-c {key}={value}" for key, value in pinned.items())
     # prepare_threshold: a prepared statement breaks when a source changes the type of a column. Statements on our own
     # tables are prepared by hand and planned each time: a plan made for an empty queue would scan a full one.

@@ -6,12 +6,21 @@ libpq quotes what it cannot read: of `postgresql://me:secret/db`, which lacks it
 from __future__ import annotations
 
 import re
+from urllib.parse import parse_qsl, quote, urlencode
 
 import psycopg
 from psycopg import conninfo
 
 from pgmeaning.errors import DatabaseError
 
+# As frameworks write it: the driver's name behind a plus.
+WITH_DRIVER = re.compile(r"(postgres(?:ql)?)\+\w+(?=://)", re.IGNORECASE)
+# What only asyncpg's or SQLAlchemy's own URLs have; libpq would refuse it.
+NOT_LIBPQ = frozenset({
+    "prepared_statement_cache_size", "statement_cache_size", "prepared_statement_name_func", "command_timeout",
+    "async_fallback", "server_settings",
+})  # fmt: skip
+RENAMED = {"ssl": "sslmode", "timeout": "connect_timeout"}
 URI = re.compile(r"postgres(?:ql)?://", re.IGNORECASE)
 # What is none of a name's characters, but stands between a name and a password where somebody took it for a colon.
 SEPARATORS = re.compile(r"[;,|=&!\s]")
@@ -28,8 +37,12 @@ HINT = (
 
 
 def checked(dsn: str) -> str:
-    """The DSN, if libpq can read it and nothing of it looks misplaced; raises DatabaseError that quotes none of it."""
+    """The DSN as libpq takes it, if nothing of it looks misplaced; raises DatabaseError that quotes none of it.
+
+    A driver's name, as in postgresql+asyncpg://, is left out, and so are options that only that driver has.
+    """
     try:
+        dsn = _without_driver(dsn) if WITH_DRIVER.match(dsn) else dsn
         found = {name: str(value) for name, value in conninfo.conninfo_to_dict(dsn).items()}
     except (psycopg.Error, ValueError) as error:  # ValueError: broken Unicode, a null byte
         raise _unreadable(_reason(str(error))) from None
@@ -44,6 +57,21 @@ def checked(dsn: str) -> str:
     if URI.match(dsn):
         _check_uri(dsn, found)
     return dsn
+
+
+def _without_driver(url: str) -> str:
+    """A URL of SQLAlchemy's as libpq reads it: other names of options, and several hosts in one."""
+    address, mark, query = WITH_DRIVER.sub(r"\1", url, count=1).partition("?")
+    given = parse_qsl(query, keep_blank_values=True)
+    if mark and len(given) != query.count("&") + 1:
+        raise _unreadable("what follows its ? is not name=value")
+    options = [(RENAMED.get(name, name), value) for name, value in given if name not in NOT_LIBPQ]
+    hosts = [value for name, value in options if name == "host"]
+    if len(hosts) > 1:
+        options = [(name, value) for name, value in options if name != "host"]
+        places = [host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "") for host in hosts]
+        options += [("host", ",".join(place[0] for place in places)), ("port", ",".join(p[2] for p in places))]
+    return address.replace(" ", "%20") + (f"?{urlencode(options, quote_via=quote)}" if options else "")
 
 
 def _check_uri(dsn: str, found: dict[str, str]) -> None:

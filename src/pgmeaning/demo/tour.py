@@ -21,7 +21,8 @@ from psycopg.rows import dict_row
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pgmeaning.client.client import Client, connect
+from pgmeaning.client.client import Client
+from pgmeaning.client.connecting import connect
 from pgmeaning.database import migrate
 from pgmeaning.database import sql_files as sql
 from pgmeaning.demo.docstrings import Docstring, docstrings

@@ -81,7 +81,7 @@ class Maintenance:
                     f"this package needs {state.head}",
                     hint="pgmeaning migrate",
                 )
-            problem = self.schema_problem(connection)
+            problem = self._schema.problem(connection, state)
             if problem is not None:
                 raise SchemaOutdated(problem)
             try:
