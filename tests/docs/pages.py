@@ -32,6 +32,7 @@ REASONS = {
     "needs a GPU",
     "needs an engine",
     "needs Docker",
+    "needs Kubernetes",
     "needs PgBouncer",
     "runs for minutes",
     "needs servers of these names",

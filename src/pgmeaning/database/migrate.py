@@ -159,6 +159,11 @@ def downgrade(dsn: str) -> None:
         connection.execute(sql.query("migrate/drop_schema"))
 
 
+def connected(dsn: str) -> psycopg.Connection[Any]:
+    """A connection for what changes the schema; raises DatabaseError where there is none."""
+    return _connect(dsn)
+
+
 def _connect(dsn: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
     try:
         connection = psycopg.connect(
