@@ -259,6 +259,7 @@ def test_chunks_are_left_to_a_sidecar(db: Connection, dsn: str) -> None:
 
 def test_a_model_that_is_not_what_it_was_embeds_nothing(filled: Client, db: Connection, drain: Drain) -> None:
     assert drain() == 0  # keeps the probes
+    db.execute("ALTER TABLE pgmeaning.model_probe DISABLE TRIGGER probes_stay")
     db.execute(
         "UPDATE pgmeaning.model_probe "
         "SET embedding = (SELECT array_agg(-x ORDER BY i) FROM unnest(embedding::real[]) WITH ORDINALITY AS u (x, i))"

@@ -106,7 +106,7 @@ def test_a_pipeline_survives_a_file(shared_dsn: str, table: str, monkeypatch: py
     pipeline.add_component("retriever", PgmeaningRetriever(store, top_k=1, filter_policy="merge"))
     written = pipeline.dumps()
     assert shared_dsn not in written
-    read = Pipeline.loads(written)
+    read = Pipeline.loads(written, allowed_modules=["pgmeaning.integrations.haystack"])
     again = cast(PgmeaningRetriever, read.get_component("retriever")).document_store
     assert again.to_dict() == store.to_dict()
     again.write_documents(DOCUMENTS)

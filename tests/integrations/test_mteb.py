@@ -7,6 +7,7 @@ from typing import Any
 
 import mteb
 import pytest
+from mteb.results.task_result import TaskError
 
 from pgmeaning import Client
 from pgmeaning.errors import ArgumentError, CollectionError
@@ -26,7 +27,7 @@ class Queries(list[dict[str, Any]]):
 
 
 def passed(results: Any) -> set[str]:
-    failed = {name: status for name, status in results.items() if isinstance(status, mteb.TaskError)}
+    failed = {name: status for name, status in results.items() if isinstance(status, TaskError)}
     assert not failed, failed
     return {name for name, status in results.items() if status is not None}
 

@@ -138,6 +138,19 @@ class AsyncClient:
     swaps = Awaited(Client.swaps)
     export_vectors = Awaited(Client.export_vectors)
     import_vectors = Awaited(Client.import_vectors)
+    upsert_rows = Awaited(Client.upsert_rows)
+    get_rows = Awaited(Client.get_rows)
+    embedded_texts = Awaited(Client.embedded_texts)
+    find_keys = Awaited(Client.find_keys)
+    count_rows = Awaited(Client.count_rows)
+    distinct_values = Awaited(Client.distinct_values)
+    delete_rows = Awaited(Client.delete_rows)
+    merge_rows = Awaited(Client.merge_rows)
+    wait_for_rows = Awaited(Client.wait_for_rows)
+    embed_many = Awaited(Client.embed_many)
+    stored_vectors = Awaited(Client.stored_vectors)
+    embed_rows = Awaited(Client.embed_rows)
+    diverse = Awaited(Client.diverse)
 
 
 async def connect_async(

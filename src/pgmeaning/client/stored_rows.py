@@ -9,8 +9,9 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import numpy as np
+import psycopg
 from pgvector import Vector
-from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import SQL, Composable, Composed, Identifier
 
 from pgmeaning import json_values
 from pgmeaning.client.arguments import Filter, filtered, jsonb, texts, whole, whole_or_none
@@ -64,7 +65,8 @@ class StoredRows:
         written: list[Key] = []
         with self._statements.using() as connection, connection.transaction():
             for page in _alike(wanted):
-                statement = self._composed("client/upsert_rows", source, **_upsert(source, tuple(page[0]), on_conflict))
+                parts = _upsert(source, tuple(page[0]), on_conflict)
+                statement = _composed(connection, "client/upsert_rows", source, parts)
                 found = connection.execute(statement, {"rows": jsonb(page)}).fetchall()
                 written += [json_values.loads(key) for (key,) in found]
         return written
@@ -215,15 +217,15 @@ class StoredRows:
         """The model, which this process may run: it gives what its probes say. Raises ModelDrifted."""
         with self._statements.using() as connection:
             found = targets.model(connection, name)
-            if found is None:
-                raise ModelNotFound(f"this database has no model {name!r}", hint="see: pgmeaning model list")
-            proved = (name, fingerprint(found))
-            if proved not in self._proved:
-                with embedder_here(found) as embedder:
-                    settings = Settings()
-                    probes = stored_probes(connection, name)
-                    check(probes, located(found, settings.location), embedder, settings.probe_tolerance)
-                self._proved.add(proved)
+            probes = stored_probes(connection, name)
+        if found is None:
+            raise ModelNotFound(f"this database has no model {name!r}", hint="see: pgmeaning model list")
+        proved = (name, fingerprint(found))
+        if proved not in self._proved:
+            settings = Settings()
+            with embedder_here(found) as embedder:
+                check(probes, located(found, settings.location), embedder, settings.probe_tolerance)
+            self._proved.add(proved)
         return found
 
     @property
@@ -245,12 +247,13 @@ class StoredRows:
             return []
         possible = self._statements.value("possible_keys", {"collection": collection, "keys": _written(keys)})
         arguments = {"collection": collection, "keys": possible, "columns": columns}
-        cursor = self._statements.execute("rows", arguments)
-        load, found = loading(cursor), cursor.fetchall()
         rows: list[tuple[dict[str, Any], str | None] | None] = [None] * len(keys)
-        for place, names, types, contents, text in found:
-            values = zip(names, types, contents, strict=True)
-            rows[place - 1] = ({name: load(type, content) for name, type, content in values}, text)
+        with self._statements.using() as connection:
+            cursor = connection.execute(sql.query("rows"), arguments)
+            load = loading(cursor)
+            for place, names, types, contents, text in cursor.fetchall():
+                values = zip(names, types, contents, strict=True)
+                rows[place - 1] = ({name: load(type, content) for name, type, content in values}, text)
         return rows
 
     def _changed(
@@ -260,28 +263,22 @@ class StoredRows:
         if not keys:
             return 0
         source = self._source(collection)
-        parts = {} if column is None else {"column": Identifier(column).as_string()}
         if column is not None and column not in source["columns"]:
             raise _no_column(column, source)
+        parts = {} if column is None else {"column": Identifier(column)}
         possible = self._statements.value("possible_keys", {"collection": collection, "keys": _written(keys)})
-        statement = self._composed(name, source, **parts)
         with self._statements.using() as connection:
+            statement = _composed(connection, name, source, parts)
             return connection.execute(statement, {"keys": possible, **arguments}).rowcount
 
     def _source(self, collection: str) -> dict[str, Any]:
         return self._statements.dicts("row_source", {"collection": collection})[0]
 
-    def _composed(self, name: str, source: Mapping[str, Any], **parts: str) -> Any:
-        """A statement about the collection's table, with its identifiers quoted."""
-        ready = {part: source[part] for part in ("source", "key_record", "is_record", "key_json")}
-        quoted = {part: value if isinstance(value, str) else str(value.as_string()) for part, value in parts.items()}
-        return sql.composed(name, {**ready, **quoted})
-
 
 # ---------------------------------------------------------------- statements
 
 
-def _upsert(source: Mapping[str, Any], columns: Sequence[str], on_conflict: OnConflict) -> dict[str, Any]:
+def _upsert(source: Mapping[str, Any], columns: Sequence[str], on_conflict: OnConflict) -> dict[str, Composable]:
     key = source["key_columns"]
     others = [column for column in columns if column not in key]
     conflict: SQL | Composed = SQL("")
@@ -294,8 +291,16 @@ def _upsert(source: Mapping[str, Any], columns: Sequence[str], on_conflict: OnCo
     return {"columns": _names(columns), "values": values, "conflict": conflict}
 
 
-def _names(columns: Sequence[str]) -> Any:
+def _names(columns: Sequence[str]) -> Composed:
     return SQL(", ").join(Identifier(column) for column in columns)
+
+
+def _composed(
+    connection: psycopg.Connection[Any], name: str, source: Mapping[str, Any], parts: Mapping[str, Composable]
+) -> Composed:
+    """A statement about the collection's table, with its identifiers quoted."""
+    ready = {part: source[part] for part in ("source", "key_record", "is_record", "key_json")}
+    return sql.composed(name, {**ready, **{part: each.as_string(connection) for part, each in parts.items()}})
 
 
 # ---------------------------------------------------------------- rows and keys

@@ -6,9 +6,7 @@ The table is attached like any other, so SQL and the framework see the same rows
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from uuid import uuid4
@@ -21,7 +19,6 @@ from pgmeaning.client.arguments import AnyVector, Filter
 from pgmeaning.client.conditions import Operand
 from pgmeaning.client.vectors import Embedding
 from pgmeaning.database import sql_files as sql
-from pgmeaning.database.values import translated_errors
 from pgmeaning.errors import ArgumentError, TimedOut
 
 OnConflict = Literal["update", "skip", "fail"]
@@ -60,11 +57,11 @@ class Layout:
 
 
 class TextStore:
-    """Texts in a table that a collection embeds. Any thread may use it: one at a time has the connection.
+    """Texts in a table that a collection embeds. Threads may share it, as they may a Client.
 
-    `connection` is a Client or a DSN; None: PG* variables. A table that does not exist is made, with `id`, `content`,
-    `metadata` and `extra`; one that no collection embeds is attached, with the arguments of `attach` in `options`.
-    `collection` chooses among several of a table. `layout` None: by the names and kinds of the table's columns.
+    `connection` is a Client or what `pgmeaning.connect` takes. A table that does not exist is made, with `id`,
+    `content`, `metadata` and `extra`; one that no collection embeds is attached, with the arguments of `attach` in
+    `options`. `collection` chooses among several of a table. `layout` None: by the names and kinds of its columns.
 
     Texts that were added are found as soon as `add` returns: it waits, up to `wait` seconds, until a sidecar has
     embedded them; with `local`, this process embeds them, and queries too, so that no sidecar need run.
@@ -74,10 +71,9 @@ class TextStore:
         self, connection: Client | str | None = None, table: str = "documents", *, collection: str | None = None,
         layout: Layout | None = None, local: bool = False, wait: float = 30, **options: Any,
     ) -> None:  # fmt: skip
-        self.client = connection if isinstance(connection, Client) else pgmeaning.connect(connection or "")
+        self.client = connection if isinstance(connection, Client) else pgmeaning.connect(connection)
         self._owns_client = not isinstance(connection, Client)
         self.local, self.wait = local, wait
-        self._lock = threading.RLock()
         try:
             self.collection = collection or _attached(self.client, table, options)
             self._source = self.client._statements.dicts("row_source", {"collection": self.collection})[0]
@@ -91,12 +87,6 @@ class TextStore:
         """Close the connection, if the store opened it."""
         if self._owns_client:
             self.client.close()
-
-    @contextmanager
-    def using(self) -> Iterator[Client]:
-        """The client, for one thread."""
-        with self._lock:
-            yield self.client
 
     # ------------------------------------------------------------ writing
 
@@ -112,11 +102,10 @@ class TextStore:
         """
         named = [self._named(text) for text in given]
         ids = [text.id for text in named]
-        with self.using() as client:
-            with translated_errors(), client.transaction():
-                keys = self._upsert([text for text in named if text.id is not None], on_conflict)
-                made = self._upsert([text for text in named if text.id is None], on_conflict)
-            self._see_embedded(keys + made)
+        with self.client.transaction():
+            keys = self._upsert([text for text in named if text.id is not None], on_conflict)
+            made = self._upsert([text for text in named if text.id is None], on_conflict)
+        self._see_embedded(keys + made)
         fresh = iter(made)
         names = [str(next(fresh)[self.layout.id]) if id is None else id for id in ids]
         return names, len(keys) + len(made)
@@ -172,13 +161,12 @@ class TextStore:
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete texts by id; returns how many there were."""
-        with self.using() as client:
-            return client.delete_rows(self.collection, self._keys(ids))
+        return self.client.delete_rows(self.collection, self._keys(ids))
 
     def delete_where(self, condition: Condition | None) -> int:
         """Delete the texts that a condition lets through; None: all. Returns how many there were."""
-        with self.using() as client, translated_errors(), client.transaction():
-            return client.delete_rows(self.collection, client.find_keys(self.collection, condition))
+        with self.client.transaction():
+            return self.client.delete_rows(self.collection, self.client.find_keys(self.collection, condition))
 
     def update_where(self, condition: Condition | None, metadata: Mapping[str, Any]) -> int:
         """Add to the metadata of the texts that a condition lets through, or replace it; returns how many there are."""
@@ -186,33 +174,28 @@ class TextStore:
             raise ArgumentError(
                 f"{self._source['source']} keeps this metadata in columns of its own", hint="change it by SQL's UPDATE"
             )
-        with self.using() as client, translated_errors(), client.transaction():
-            keys = client.find_keys(self.collection, condition)
-            return client.merge_rows(self.collection, keys, self.layout.metadata, metadata)
+        with self.client.transaction():
+            keys = self.client.find_keys(self.collection, condition)
+            return self.client.merge_rows(self.collection, keys, self.layout.metadata, metadata)
 
     # ------------------------------------------------------------ reading
 
     def get(self, ids: Sequence[str]) -> list[Text]:
         """The texts with these ids, in their order, without those that there are not."""
-        with self.using() as client:
-            return self._read(client, self._keys(ids))
+        return self._read(self._keys(ids))
 
     def find(self, condition: Condition | None = None, limit: int | None = None) -> list[Text]:
         """The texts that a condition lets through; None: all."""
-        with self.using() as client:
-            keys = client.find_keys(self.collection, condition, limit=limit)
-            return [
-                text for start in range(0, len(keys), 1000) for text in self._read(client, keys[start : start + 1000])
-            ]
+        keys = self.client.find_keys(self.collection, condition, limit=limit)
+        return [text for start in range(0, len(keys), 1000) for text in self._read(keys[start : start + 1000])]
 
     def count(self, condition: Condition | None = None) -> int:
         """How many texts a condition lets through; None: all."""
-        with self.using() as client:
-            return client.count_rows(self.collection, condition)
+        return self.client.count_rows(self.collection, condition)
 
-    def _read(self, client: Client, keys: Sequence[Any]) -> list[Text]:
-        rows = client.get_rows(self.collection, keys, columns=self.layout.shown)
-        texts = [None] * len(keys) if self.layout.content else client.embedded_texts(self.collection, keys)
+    def _read(self, keys: Sequence[Any]) -> list[Text]:
+        rows = self.client.get_rows(self.collection, keys, columns=self.layout.shown)
+        texts = [None] * len(keys) if self.layout.content else self.client.embedded_texts(self.collection, keys)
         return [self._text(row, text) for row, text in zip(rows, texts, strict=True) if row is not None]
 
     def _text(self, row: Mapping[str, Any], embedded: str | None, hit: Hit | None = None) -> Text:
@@ -237,20 +220,19 @@ class TextStore:
         """The k texts nearest to a text or a vector, the best first. `mode` "hybrid" searches for the words, too."""
         if k < 1:
             return []
-        with self.using() as client:
-            options: dict[str, Any] = {
-                "filter": condition, "filter_params": filter_params, "mode": mode, "columns": self.layout.shown
-            }  # fmt: skip
-            asks_sidecar = isinstance(query, str) and (rerank is not None or not self.local)
-            if asks_sidecar:
-                hits = client.search(
-                    self.collection, str(query), k, rerank=rerank, reranker=reranker, timeout=timeout, **options
-                )
-            elif mode == "hybrid":
-                raise ArgumentError("a hybrid search takes a text and a sidecar", hint="leave out mode, or local")
-            else:
-                hits = client.nearest(self.collection, self._vector(client, query), k, **options)
-            return self._found(hits)
+        options: dict[str, Any] = {
+            "filter": condition, "filter_params": filter_params, "mode": mode, "columns": self.layout.shown
+        }  # fmt: skip
+        asks_sidecar = isinstance(query, str) and (rerank is not None or not self.local)
+        if asks_sidecar:
+            hits = self.client.search(
+                self.collection, str(query), k, rerank=rerank, reranker=reranker, timeout=timeout, **options
+            )
+        elif mode == "hybrid":
+            raise ArgumentError("a hybrid search takes a text and a sidecar", hint="leave out mode, or local")
+        else:
+            hits = self.client.nearest(self.collection, self._vector(query), k, **options)
+        return self._found(hits)
 
     def diverse(
         self, query: str | AnyVector, k: int, candidates: int, balance: float, condition: Condition | None = None
@@ -258,17 +240,16 @@ class TextStore:
         """k of the nearest texts that differ from each other; `balance` 1 counts nearness alone."""
         if k < 1:
             return []
-        with self.using() as client:
-            hits = client.diverse(
-                self.collection, query, k, candidates=candidates, balance=balance, filter=condition,
-                columns=self.layout.shown, local=self.local,
-            )  # fmt: skip
-            return self._found(hits)
+        hits = self.client.diverse(
+            self.collection, query, k, candidates=candidates, balance=balance, filter=condition,
+            columns=self.layout.shown, local=self.local,
+        )  # fmt: skip
+        return self._found(hits)
 
-    def _vector(self, client: Client, query: str | AnyVector) -> AnyVector:
+    def _vector(self, query: str | AnyVector) -> AnyVector:
         if not isinstance(query, str):
             return query
-        [made] = client.embed_many([query], collection=self.collection, local=True)
+        [made] = self.client.embed_many([query], collection=self.collection, local=True)
         return made
 
     def _found(self, hits: Sequence[Hit]) -> list[Text]:
@@ -276,22 +257,19 @@ class TextStore:
 
     def vectors(self, texts: Sequence[Text]) -> list[Embedding | None]:
         """The stored vectors of texts that were found."""
-        with self.using() as client:
-            return client.stored_vectors(self.collection, self._keys([str(text.id) for text in texts]))
+        return self.client.stored_vectors(self.collection, self._keys([str(text.id) for text in texts]))
 
     def values(self, operand: Operand, condition: Condition | None = None) -> list[Any]:
         """The different values of a column or of metadata, of the texts that a condition lets through."""
-        with self.using() as client:
-            return [value for value, _ in client.distinct_values(self.collection, operand, condition)]
+        return [value for value, _ in self.client.distinct_values(self.collection, operand, condition)]
 
     def metadata_kinds(self) -> dict[str, str]:
         """The keys of the metadata, each with the kind that most of its values are of, by JSON's names, and real."""
         kinds: dict[str, str] = {}
         if self.layout.metadata is not None:
             arguments = {"collection": self.collection, "column": self.layout.metadata}
-            with self.using() as client:
-                for key, kind in client._statements.execute("metadata_kinds", arguments).fetchall():
-                    kinds.setdefault(key, kind)
+            for key, kind in self.client._statements.execute("metadata_kinds", arguments).fetchall():
+                kinds.setdefault(key, kind)
         return kinds
 
     # ------------------------------------------------------------ filters
@@ -313,7 +291,7 @@ class TextStore:
 
 def _attached(client: Client, table: str, options: Mapping[str, Any]) -> str:
     """The collection of a table, which is made and attached where that is not so."""
-    with translated_errors(), client.transaction():
+    with client.transaction() as connection:
         exists, collection = client._statements.execute("documents/find", {"table": table}).fetchone() or (False, None)
         if collection is not None:
             return str(collection)
@@ -322,16 +300,12 @@ def _attached(client: Client, table: str, options: Mapping[str, Any]) -> str:
         if collection is not None:
             return str(collection)
         if not exists:
+            parts = client._statements.value("documents/parts", {"table": table})
+            quoted = Identifier(*parts).as_string(connection)
             for name in ("documents/create", "documents/index"):
-                client.connection.execute(sql.composed(name, {"table": _quoted(client, table)}))
+                connection.execute(sql.composed(name, {"table": quoted}))
         columns = {} if exists else {"columns": ["content"]}
         return client.attach(table, **{**columns, **options})
-
-
-def _quoted(client: Client, table: str) -> str:
-    """The name as PostgreSQL reads it in SQL, quoted."""
-    parts = client._statements.value("documents/parts", {"table": table})
-    return Identifier(*parts).as_string()
 
 
 def _guessed(client: Client, collection: str, source: Mapping[str, Any]) -> Layout:

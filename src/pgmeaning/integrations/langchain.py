@@ -46,7 +46,7 @@ class PgmeaningEmbeddings(Embeddings):
         self, connection: Client | str | None = None, *, collection: str | None = None, model: str | None = None,
         local: bool = False, timeout: float = 60,
     ) -> None:  # fmt: skip
-        self.client = connection if isinstance(connection, Client) else pgmeaning.connect(connection or "")
+        self.client = connection if isinstance(connection, Client) else pgmeaning.connect(connection)
         self.collection, self.model, self.local, self.timeout = collection, model, local, timeout
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
@@ -68,7 +68,7 @@ class PgmeaningEmbeddings(Embeddings):
 class PgmeaningVectorStore(VectorStore):
     """A vector store on a table of PostgreSQL, which is made if it does not exist.
 
-    `connection` is a Client or a DSN; None: libpq's PG* variables. A new table has `id`, `content`, `metadata` (jsonb)
+    `connection` is a Client, or what `pgmeaning.connect` takes. A new table has `id`, `content`, `metadata` (jsonb)
     and `extra`. A table that there is keeps its columns: its key is the id, the column that is embedded the text, and
     the others are metadata; `content`, `metadata` and `fields` name them otherwise. A table that no collection embeds
     is attached, with `model`, `dimensions`, `language` and the other arguments of `attach`.
@@ -90,7 +90,7 @@ class PgmeaningVectorStore(VectorStore):
 
     @property
     def client(self) -> Client:
-        """The connection to the database; one thread at a time may use it."""
+        """The connection to the database."""
         return self.store.client
 
     @property

@@ -49,7 +49,7 @@ OPERATORS = {
 class PgmeaningVectorStore(BasePydanticVectorStore):
     """A vector store on a table of PostgreSQL, which is made if it does not exist.
 
-    `connection` is a Client or a DSN; None: libpq's PG* variables. A new table has `id`, `content`, `metadata` (jsonb)
+    `connection` is a Client, or what `pgmeaning.connect` takes. A new table has `id`, `content`, `metadata` (jsonb)
     and `extra`, which keeps what else a node is. A table that there is keeps its columns: its key is the id, the column
     that is embedded the text, the others are metadata. One that no collection embeds is attached, with the arguments of
     `attach`.
@@ -76,7 +76,7 @@ class PgmeaningVectorStore(BasePydanticVectorStore):
 
     @property
     def client(self) -> Client:
-        """The connection to the database; one thread at a time may use it."""
+        """The connection to the database."""
         return self._store.client
 
     def close(self) -> None:
@@ -241,7 +241,7 @@ class PgmeaningEmbedding(BaseEmbedding):
         local: bool = False, timeout: float = 60, **settings: Any,
     ) -> None:  # fmt: skip
         super().__init__(model_name=model or collection or "pgmeaning", **settings)
-        self._client = connection if isinstance(connection, Client) else pgmeaning.connect(connection or "")
+        self._client = connection if isinstance(connection, Client) else pgmeaning.connect(connection)
         self._options = {"collection": collection, "model": model, "local": local, "timeout": timeout}
 
     @classmethod

@@ -42,7 +42,7 @@ class PgmeaningEncoder(AbsEncoder):  # type: ignore[misc]
         self, connection: Client | str | None = None, model: str | None = None, *, collection: str | None = None,
         local: bool = False, timeout: float = 600,
     ) -> None:  # fmt: skip
-        self.client = connection if isinstance(connection, Client) else pgmeaning.connect(connection or "")
+        self.client = connection if isinstance(connection, Client) else pgmeaning.connect(connection)
         self._options: dict[str, Any] = {"collection": collection, "model": model, "local": local, "timeout": timeout}
         used, length = self.client._embedder(collection, model)
         self.mteb_model_meta = _meta(self.client, used, length)
@@ -74,7 +74,7 @@ class PgmeaningSearch:
         mode: str | None = None, rerank: int | None = None, reranker: str | None = None, local: bool = False,
         wait: float = 3600, **attach: Any,
     ) -> None:  # fmt: skip
-        self.client = connection if isinstance(connection, Client) else pgmeaning.connect(connection or "")
+        self.client = connection if isinstance(connection, Client) else pgmeaning.connect(connection)
         self._table, self._collection, self._local, self._wait = table, collection, local, wait
         self._attach = attach
         self._options: dict[str, Any] = {"mode": mode, "rerank": rerank, "reranker": reranker}

@@ -47,7 +47,7 @@ def vectors_frame(client: Client, collection: str, filter: Filter = None) -> pol
     Rows without a vector are left out; of a row in chunks it is the first.
 
     >>> vectors_frame(client, "recipes", filter="minutes <= 30").schema
-    Schema({'id': Int64, 'embedding': Array(Float32, shape=(384,))})
+    Schema([('id', Int64), ('embedding', Array(Float32, shape=(384,)))])
     """
     keys, vectors = vectors_of(client, collection, filter)
     if not len(vectors):
