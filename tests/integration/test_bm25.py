@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.integration.dumps import dump, restore
 from tests.types import Connection, Drain
 
 VECTORS = 'pgmeaning_data."docs__synthetic-384"'
@@ -338,3 +339,16 @@ def test_a_step_that_is_cut_short_leaves_the_lists_as_they_were(db: Connection, 
     same(found(db, "w0 w1"), bm25(dict(enumerate(texts)), "w0 w1", listed=200))
     index(db)
     same(found(db, "w0 w1"), bm25(dict(enumerate(texts)), "w0 w1"), within=ROUGHLY)
+
+
+def test_a_restored_dump_has_the_lists_and_goes_on_with_the_numbers(
+    db: Connection, dsn: str, empty_dsn: str, filled: dict[int, str]
+) -> None:
+    restore(db, dump(db, dsn), empty_dsn)
+    with psycopg.connect(empty_dsn, autocommit=True) as copy:
+        assert copy.execute("SELECT rows FROM pgmeaning.word_report").fetchone() == (3000,)
+        same(found(copy, "w0 w5"), bm25(filled, "w0 w5", listed=3000))
+        write(copy, ["w0 w5 new"], first=4000)
+        same(found(copy, "w0 w5"), bm25({**filled, 4000: "w0 w5 new"}, "w0 w5", listed=3000))
+        index(copy)
+        assert copy.execute("SELECT rows FROM pgmeaning.word_report").fetchone() == (3051,)
