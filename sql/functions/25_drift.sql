@@ -88,6 +88,11 @@ AS $$
         SELECT o.id, 4, concat_ws(':', g.oid, g.tgenabled)
         FROM ours AS o JOIN pg_trigger AS g ON g.tgrelid = o.vectors WHERE NOT g.tgisinternal
         UNION ALL
+        SELECT c.id, 4, concat_ws(':', 'postings', r.oid, a.attnum)
+        FROM chosen AS c JOIN pgmeaning.word_index AS x ON x.collection_id = c.id
+        JOIN pg_class AS r ON r.oid = x.postings
+        JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
         SELECT o.id, 4, concat_ws(':', 'primary', i.indkey::text)
         FROM ours AS o JOIN pg_index AS i ON i.indrelid = o.vectors WHERE i.indisprimary
         UNION ALL
@@ -149,10 +154,11 @@ BEGIN
         EXECUTE format('ALTER TABLE %s ADD PRIMARY KEY (%s, chunk)', relation, pgmeaning._vector_key(c));
     END IF;
     PERFORM pgmeaning._protect(c, t.vectors);
-    IF c.language IS NOT NULL AND NOT EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = t.vectors
-                                              AND g.tgname = 'words' AND g.tgenabled IN ('O', 'A')) THEN
-        PERFORM pgmeaning._add_words(c, relation);
-    END IF;
+    PERFORM pgmeaning._add_words(c, t)
+    WHERE c.language IS NOT NULL
+      AND ((SELECT count(*) FROM pg_trigger AS g
+            WHERE g.tgrelid = t.vectors AND g.tgname IN ('words', 'words_emptied') AND g.tgenabled IN ('O', 'A')) < 2
+           OR NOT columns @> '{words,words_id}' OR NOT pgmeaning._has_postings(t));
 END
 $$;
 

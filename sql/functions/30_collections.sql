@@ -241,6 +241,7 @@ DECLARE
     table_name text := c.name || '__' || model;
     relation   text;
     role       name;
+    made       pgmeaning.target;
 BEGIN
     IF octet_length(table_name) > 63 OR to_regclass(format('pgmeaning_data.%I', table_name)) IS NOT NULL THEN
         table_name := format('collection_%s__%s', c.id, md5(model));
@@ -256,14 +257,13 @@ BEGIN
         model, dimensions, pgmeaning._vector_key(c), vector_type);
     EXECUTE format('COMMENT ON TABLE %s IS %L', relation, format('Vectors of %s by %s', c.source_name, model));
     PERFORM pgmeaning._protect(c, relation::regclass);
-    IF c.language IS NOT NULL THEN
-        PERFORM pgmeaning._add_words(c, relation);
-    END IF;
     FOREACH role IN ARRAY c.grant_to LOOP
         EXECUTE format('GRANT SELECT ON %s TO %s', relation, pgmeaning._grantee(role));
     END LOOP;
     INSERT INTO pgmeaning.target (collection_id, model, dimensions, vector_type, vectors, fingerprint)
-    SELECT c.id, m.name, $3, $4, relation::regclass, m.fingerprint FROM pgmeaning.model AS m WHERE m.name = $2;
+    SELECT c.id, m.name, $3, $4, relation::regclass, m.fingerprint FROM pgmeaning.model AS m WHERE m.name = $2
+    RETURNING * INTO made;
+    PERFORM pgmeaning._add_words(c, made) WHERE c.language IS NOT NULL;
     RETURN relation::regclass;
 END
 $$;
@@ -457,7 +457,7 @@ LANGUAGE plpgsql
 AS $$
 DECLARE
     taken constant name[] := '{chunk,chunk_text,model,embedding,signature,content_hash,embedded_at,words,'
-                             'pgmeaning.distance}';  -- the last is what a search calls the distance
+                             'words_id,pgmeaning.distance}';  -- the last is what a search calls the distance
 BEGIN
     SELECT coalesce(c.name, r.relname), n.nspname, pgmeaning._relation_name(c.source)
     INTO c.name, c.view_schema, c.source_name
@@ -644,6 +644,7 @@ BEGIN
             EXECUTE format('DROP TABLE %s', pgmeaning._relation_name(item.vectors));
         END IF;
     END LOOP;
+    EXECUTE format('DROP TABLE IF EXISTS pgmeaning_data.%I', 'postings_' || c.id);
     PERFORM pgmeaning._drop_policy_functions(c);
     EXECUTE format('DROP FUNCTION IF EXISTS pgmeaning_data.%I()', 'words_' || c.id);
     UPDATE pgmeaning.swap AS s SET state = 'cancelled', ended_at = now()

@@ -9,6 +9,7 @@ DECLARE
 BEGIN
     EXECUTE format('DROP POLICY IF EXISTS source_rows ON %s', vectors);
     EXECUTE format('DROP TRIGGER IF EXISTS words ON %s', vectors);
+    EXECUTE format('DROP TRIGGER IF EXISTS words_emptied ON %s', vectors);
     c.model := t.model;
     INSERT INTO pgmeaning.kept_vectors AS k (vectors, collection, definition, grant_to)
     VALUES (t.vectors, c.name, pgmeaning._definition(c, t.dimensions, pgmeaning._vector_type(t.vectors)), c.grant_to)
@@ -37,7 +38,7 @@ AS $$
 DECLARE
     wanted   jsonb := pgmeaning._definition(c, dimensions, vector_type);
     kept     pgmeaning.kept_vectors;
-    relation text;
+    t        pgmeaning.target;
 BEGIN
     DELETE FROM pgmeaning.kept_vectors AS k
     WHERE k.vectors = (SELECT o.vectors FROM pgmeaning.kept_vectors AS o JOIN pg_class AS r ON r.oid = o.vectors
@@ -48,13 +49,11 @@ BEGIN
         PERFORM pgmeaning._drop_kept_view(c);
         RETURN false;
     END IF;
-    relation := pgmeaning._relation_name(kept.vectors);
     PERFORM pgmeaning._protect(c, kept.vectors);
-    IF c.language IS NOT NULL THEN
-        PERFORM pgmeaning._make_words_function(c), pgmeaning._fill_words(c, relation);
-    END IF;
     INSERT INTO pgmeaning.target (collection_id, model, dimensions, vector_type, vectors, fingerprint)
-    SELECT c.id, m.name, $2, $3, kept.vectors, m.fingerprint FROM pgmeaning.model AS m WHERE m.name = c.model;
+    SELECT c.id, m.name, $2, $3, kept.vectors, m.fingerprint FROM pgmeaning.model AS m WHERE m.name = c.model
+    RETURNING * INTO t;
+    PERFORM pgmeaning._add_words(c, t) WHERE c.language IS NOT NULL;
     PERFORM pgmeaning._change_grants(c, kept.vectors, kept.grant_to);
     RETURN true;
 END

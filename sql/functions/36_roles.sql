@@ -18,6 +18,10 @@ BEGIN
         JOIN pg_class AS r ON r.oid = t.vectors
         WHERE t.collection_id = c.id AND r.relowner <> pgmeaning._sidecar_role()::regrole
         UNION ALL
+        SELECT 'TABLE', pgmeaning._relation_name(r.oid), pgmeaning._sidecar_role() FROM pgmeaning.word_index AS x
+        JOIN pg_class AS r ON r.oid = x.postings
+        WHERE x.collection_id = c.id AND r.relowner <> pgmeaning._sidecar_role()::regrole
+        UNION ALL
         SELECT 'VIEW', pgmeaning._relation_name(r.oid), pgmeaning._owner() FROM pgmeaning.target AS t
         CROSS JOIN LATERAL pgmeaning._views_on(t.vectors, c.name) AS v JOIN pg_class AS r ON r.oid = v
         WHERE t.collection_id = c.id AND r.relowner <> pgmeaning._owner()::regrole

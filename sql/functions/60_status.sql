@@ -215,6 +215,17 @@ LEFT JOIN LATERAL (SELECT i.* FROM pgmeaning._indexes(t.vectors) AS i WHERE i.va
 COMMENT ON VIEW pgmeaning.index_report
     IS 'The index of each collection''s vectors, and what was measured of it: recall, time, candidates.';
 
+CREATE OR REPLACE VIEW pgmeaning.word_report AS
+SELECT c.name AS collection, x.model, c.language, x.row_count AS rows, x.waiting, x.indexed_at,
+       CASE WHEN r.oid IS NOT NULL THEN pg_total_relation_size(r.oid) END AS bytes,
+       coalesce(x.problem, CASE WHEN r.oid IS NULL THEN 'its posting lists were dropped' END) AS problem
+FROM pgmeaning.word_index AS x
+JOIN pgmeaning.collection AS c ON c.id = x.collection_id
+LEFT JOIN pg_class AS r ON r.oid = x.postings;
+COMMENT ON VIEW pgmeaning.word_report
+    IS 'The posting lists of each collection''s words: the rows in them, and those that wait to be added, which '
+       'searches look at one by one.';
+
 CREATE OR REPLACE VIEW pgmeaning.failures AS
 SELECT c.name AS collection, q.key, q.model, q.attempts, q.last_error AS error, q.failed_at,
        q.failed_at IS NULL AS will_retry, CASE WHEN q.failed_at IS NULL THEN q.visible_at END AS next_attempt_at

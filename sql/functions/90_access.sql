@@ -37,9 +37,8 @@ BEGIN
         GRANT EXECUTE ON ALL ROUTINES IN SCHEMA pgmeaning TO pgmeaning_user, pgmeaning_sidecar;
         GRANT SELECT ON ALL TABLES IN SCHEMA pgmeaning TO pgmeaning_sidecar;
         GRANT INSERT, UPDATE, DELETE ON pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.queue, pgmeaning.vector_index,
-            pgmeaning.query_cache, pgmeaning.request, pgmeaning.sidecar, pgmeaning.lock, pgmeaning.usage,
-            pgmeaning.model_spending
-            TO pgmeaning_sidecar;
+            pgmeaning.word_index, pgmeaning.query_cache, pgmeaning.request, pgmeaning.sidecar, pgmeaning.lock,
+            pgmeaning.usage, pgmeaning.model_spending TO pgmeaning_sidecar;
         REVOKE ALL ON pgmeaning.loopback FROM pgmeaning_sidecar;  -- it asks nobody, and a password is in it
         GRANT DELETE ON pgmeaning.kept_vectors TO pgmeaning_sidecar;
         -- Not what a collection is: functions of the owner's go by it.
@@ -58,7 +57,8 @@ BEGIN
                    'fingerprint, added_at, allowed, replacement) ON pgmeaning.model TO %1$s; '
                    'GRANT SELECT ON pgmeaning._model_options TO %1$s', users);
     EXECUTE format('GRANT SELECT ON pgmeaning.release, pgmeaning.collection, pgmeaning.target, '
-                   'pgmeaning.vector_index, pgmeaning.usage, pgmeaning.swap, pgmeaning.swaps, pgmeaning.status, '
+                   'pgmeaning.vector_index, pgmeaning.word_index, pgmeaning.usage, pgmeaning.swap, pgmeaning.swaps, '
+                   'pgmeaning.status, pgmeaning.word_report, '
                    'pgmeaning.index_report, pgmeaning.sidecars, pgmeaning.models, pgmeaning.model_probe, '
                    'pgmeaning.releases, pgmeaning.evaluations, pgmeaning.alembic_version, pgmeaning.installation '
                    'TO %s', users);

@@ -1,7 +1,7 @@
 -- Takes everything of pgmeaning out of the database, the vectors too. Source tables are untouched.
 DROP SCHEMA pgmeaning_data CASCADE;
 DROP VIEW IF EXISTS pgmeaning.status, pgmeaning.failures, pgmeaning.sidecars, pgmeaning.models, pgmeaning.releases,
-    pgmeaning.index_report, pgmeaning.evaluations, pgmeaning.swaps, pgmeaning._unfolded CASCADE;
+    pgmeaning.index_report, pgmeaning.word_report, pgmeaning.evaluations, pgmeaning.swaps, pgmeaning._unfolded CASCADE;
 DO $$
 DECLARE
     item record;
@@ -17,6 +17,7 @@ END
 $$;
 DROP TABLE pgmeaning.evaluation, pgmeaning.installation, pgmeaning.sidecar, pgmeaning.lock, pgmeaning.request,
     pgmeaning.query_cache, pgmeaning.queue, pgmeaning.inbox, pgmeaning.bulk_inbox, pgmeaning.vector_index,
+    pgmeaning.word_index,
     pgmeaning.kept_vectors, pgmeaning.usage, pgmeaning.swap, pgmeaning.target, pgmeaning.collection, pgmeaning.release,
     pgmeaning.registry_log, pgmeaning.model_probe, pgmeaning.model_spending,
     pgmeaning.model;

@@ -211,6 +211,22 @@ CREATE TABLE pgmeaning.vector_index (
     FOREIGN KEY (collection_id, model) REFERENCES pgmeaning.target ON DELETE CASCADE
 );
 
+-- The posting lists of a collection's words, and how far they have come.
+CREATE TABLE pgmeaning.word_index (
+    collection_id   int NOT NULL,
+    model           text NOT NULL,
+    postings        regclass NOT NULL,
+    indexed_to      bigint NOT NULL DEFAULT 0,  -- rows with numbers up to this one are in the lists
+    row_count       bigint NOT NULL DEFAULT 0,  -- in the lists, those that were deleted since included
+    waiting         bigint NOT NULL DEFAULT 0,  -- rows that are not in the lists yet, as last looked at
+    indexed_at      timestamptz,
+    next_check      int,                        -- the block to look at next; null: all were looked at
+    checked_deletes bigint,                     -- the rows that had been deleted from the table then
+    problem         text,                       -- why the lists could not be brought up to date
+    PRIMARY KEY (collection_id, model),
+    FOREIGN KEY (collection_id, model) REFERENCES pgmeaning.target ON DELETE CASCADE
+);
+
 -- What the triggers write; append-only for users. A note instead of a key: 'truncate', 'reconcile' or 'broken: ...'.
 CREATE TABLE pgmeaning.inbox (
     collection_id int NOT NULL,

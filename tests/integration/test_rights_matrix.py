@@ -101,6 +101,8 @@ RELATIONS: dict[str, tuple[str, ...]] = {
     VECTORS: VIEWED,
     "pgmeaning.status": ANYBODY,
     "pgmeaning.index_report": ANYBODY,
+    "pgmeaning.word_report": ANYBODY,
+    "pgmeaning_data.postings_1": ANYBODY,  # no rows of it, but for who reads the vectors and sees all rows
     "pgmeaning.sidecars": ANYBODY,
     "pgmeaning.models": ANYBODY,
     "pgmeaning.model_probe": ANYBODY,
@@ -127,8 +129,8 @@ RELATIONS: dict[str, tuple[str, ...]] = {
 # What nobody but the installation's owner writes to.
 WRITTEN = [
     "collection", "target", "model", "release", "registry_log", "model_probe", "installation", "vector_index", "queue",
-    "inbox", "bulk_inbox", "request", "query_cache", "kept_vectors", "sidecar", "lock", "swap", "usage", "evaluation",
-    "model_spending",
+    "word_index", "inbox", "bulk_inbox", "request", "query_cache", "kept_vectors", "sidecar", "lock", "swap", "usage",
+    "evaluation", "model_spending",
 ]  # fmt: skip
 
 

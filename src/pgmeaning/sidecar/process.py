@@ -24,6 +24,7 @@ from pgmeaning.database.connection import Connection, connect
 from pgmeaning.documents.chunking import Cutters, Limits
 from pgmeaning.errors import SettingsError
 from pgmeaning.indexes.build import AS_ANYBODY, Indexer
+from pgmeaning.indexes.words import WordIndexer
 from pgmeaning.models.base import Embedder, Reranker, load_embedder, load_reranker
 from pgmeaning.models.loaded import DRAIN_SECONDS
 from pgmeaning.settings import Settings
@@ -59,7 +60,7 @@ log = structlog.get_logger()
 # deletion of the queue row, so the row is owed again.
 PATIENCE = {"lock_timeout": "300ms", "synchronous_commit": "off"}
 WRITER_PATIENCE = {"lock_timeout": "2s", "synchronous_commit": "off"}
-PINNED = {"write": WRITER_PATIENCE, "index": AS_ANYBODY}
+PINNED = {"write": WRITER_PATIENCE, "index": AS_ANYBODY, "words": {**AS_ANYBODY, **PATIENCE}}
 # Draining gives up after this many unexpected errors in a row; without draining, a sidecar keeps trying.
 DRAIN_ERRORS = 5
 # After the grace period, vectors that are ready may still be written for this long.
@@ -95,6 +96,7 @@ class Sidecar:
         self._paces = Paces()
         self._cutters = Cutters(Limits(self._run.settings.document_characters, self._run.settings.document_chunks))
         self._indexer = Indexer(self._run.settings, self._run.stopping, self._run.recorder.indexed)
+        self._words = WordIndexer(self._run.settings, self._run.stopping)
         self._maintenance = Maintenance(self._run, self.in_flight, serving, self._indexer, self._outdated)
         self._is_outdated = threading.Event()
         self._work: BoundedQueue[Work] = BoundedQueue(2)
@@ -216,7 +218,7 @@ class Sidecar:
         """Start the threads that make work or vectors."""
         connected = {
             "claim": self._claim_and_read, "queries": self._answer_queries, "rerank": self._answer_reranks,
-            "maintenance": self._maintenance.run,
+            "maintenance": self._maintenance.run, "words": self._words.run,
         }  # fmt: skip
         if not self._drain:  # a drain ends once nothing is owed, without waiting for an index
             connected["index"] = self._indexer.run
@@ -310,6 +312,8 @@ class Sidecar:
         try:
             with self._connect("sidecar", **PATIENCE) as connection:
                 Queue(connection, self.id, self._run.settings).release_all()
+                if self._drain and not self._is_outdated.is_set():
+                    self._words.finish(connection)
                 connection.execute(sql.query("maintenance/goodbye"), {"id": self.id})
         except psycopg.Error as error:
             if self._is_outdated.is_set():
