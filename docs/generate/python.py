@@ -29,6 +29,8 @@ def page() -> str:
         _function("pgmeaning.connect_async", pgmeaning.connect_async),
         _class("pgmeaning.AsyncClient", pgmeaning.AsyncClient, "client"),
         _class("pgmeaning.Hit", pgmeaning.Hit),
+        _function("pgmeaning.where", pgmeaning.where),
+        _class("pgmeaning.Condition", pgmeaning.Condition),
         _class("pgmeaning.Match", pgmeaning.Match),
         _class("pgmeaning.Label", pgmeaning.Label),
         _class("pgmeaning.Cluster", pgmeaning.Cluster),

@@ -102,6 +102,20 @@ CREATE OR REPLACE FUNCTION pgmeaning._row_count(relation regclass) RETURNS bigin
 LANGUAGE sql STABLE
 AS $$ SELECT (pgmeaning._rows_of(relation)).rows $$;
 
+-- Rows that are owed, with those that a first scan has yet to see: never more than there are, or are queued.
+CREATE OR REPLACE FUNCTION pgmeaning._owed(queued bigint, source_rows bigint, t pgmeaning.target) RETURNS bigint
+LANGUAGE sql STABLE
+AS $$
+    SELECT CASE WHEN t.scanning AND t.scan_finished_at IS NULL
+                THEN least(queued + greatest(source_rows - t.scanned, 0), greatest(source_rows, queued))
+                ELSE queued END
+$$;
+
+-- What a million tokens of a model cost: option price of an endpoint. Null: it is not known.
+CREATE OR REPLACE FUNCTION pgmeaning._price(options jsonb) RETURNS float8
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT CASE WHEN jsonb_typeof(options -> 'price') = 'number' THEN (options ->> 'price')::float8 END $$;
+
 CREATE OR REPLACE VIEW pgmeaning.status AS
 SELECT c.name AS collection,
        CASE WHEN r.oid IS NULL THEN c.source_name ELSE pgmeaning._relation_name(c.source) END AS source,
@@ -113,9 +127,7 @@ SELECT c.name AS collection,
        t.model, t.dimensions, c.role,
        counts.source_rows, counts.vectors,
        -- What the first scan has yet to see is owed, too; but a row that was changed meanwhile is not owed twice.
-       CASE WHEN t.scanning AND t.scan_finished_at IS NULL
-            THEN least(work.owed + greatest(counts.source_rows - t.scanned, 0), greatest(counts.source_rows, work.owed))
-            ELSE work.owed END AS owed,
+       pgmeaning._owed(work.owed, counts.source_rows, t) AS owed,
        work.failed,
        CASE WHEN t.scanning THEN least(t.scanned / greatest(counts.source_rows, 1)::float8, 1) ELSE 1 END AS scanned,
        work.oldest_owed,
@@ -124,7 +136,13 @@ SELECT c.name AS collection,
        nullif(concat_ws('; ', coalesce(c.warning, CASE WHEN trouble.unseen THEN pgmeaning._watch_problem(c) END,
                                        CASE WHEN r.oid IS NOT NULL THEN pgmeaning._unseen_writes(c) END),
                         pgmeaning._model_warning(c.name, t.model), refused.warning), '') AS warning,
-       counts.estimated OR work.many OR t.scanning AND t.scan_finished_at IS NULL AS estimated
+       counts.estimated OR work.many OR t.scanning AND t.scan_finished_at IS NULL AS estimated,
+       pace.rows_per_second,
+       make_interval(secs => nullif(pgmeaning._owed(work.owed, counts.source_rows, t), 0) / pace.rows_per_second)
+           AS time_left,
+       bill.price * used.tokens / 1e6 AS cost,
+       bill.price * used.tokens / 1e6 / nullif(used.documents, 0)
+           * pgmeaning._owed(work.owed, counts.source_rows, t) AS cost_left
 FROM pgmeaning.collection AS c
 JOIN pgmeaning.target AS t ON t.collection_id = c.id
 JOIN pgmeaning.model AS of_model ON of_model.name = t.model
@@ -148,6 +166,13 @@ LEFT JOIN LATERAL (
     WHERE s.heartbeat_at > clock_timestamp() - interval '15 seconds' AND s.problems ? t.model LIMIT 1) AS refused
     ON true
 CROSS JOIN LATERAL pgmeaning._index_state(t.vectors) AS built
+LEFT JOIN pgmeaning.usage AS used ON used.collection_id = c.id AND used.model = t.model
+CROSS JOIN LATERAL (
+    SELECT coalesce((SELECT s.price FROM pgmeaning.swap AS s WHERE c.id = s.new_id AND s.state = 'filling'),
+                    pgmeaning._price(of_model.options)) AS price) AS bill
+CROSS JOIN LATERAL (
+    SELECT nullif(sum((s.rates ->> c.id::text)::float8), 0) AS rows_per_second FROM pgmeaning.sidecar AS s
+    WHERE s.heartbeat_at > clock_timestamp() - interval '15 seconds') AS pace
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE q.failed_at IS NULL) AS owed, count(q.failed_at) AS failed,
            min(q.owed_since) FILTER (WHERE q.failed_at IS NULL) AS since
@@ -183,7 +208,8 @@ JOIN pgmeaning.target AS t ON t.collection_id = c.id
 LEFT JOIN pg_class AS made ON made.oid = t.vectors
 LEFT JOIN pgmeaning.vector_index AS x ON x.collection_id = t.collection_id AND x.model = t.model
 LEFT JOIN LATERAL (SELECT i.* FROM pgmeaning._indexes(t.vectors) AS i WHERE i.valid
-                   ORDER BY i.kind = x.kind DESC NULLS LAST, array_position('{direct,signature,prefix}', i.kind)
+                   ORDER BY i.kind = x.kind DESC NULLS LAST,
+                            array_position('{direct,vchordrq,diskann,signature,prefix}', i.kind)
                    LIMIT 1) AS present ON true;
 COMMENT ON VIEW pgmeaning.index_report
     IS 'The index of each collection''s vectors, and what was measured of it: recall, time, candidates.';

@@ -47,6 +47,10 @@ CALL pgmeaning._ask(pgmeaning._query_model(%(collection)s, %(model)s, 'embed('),
 CALL pgmeaning._ask(pgmeaning._reranker(%(reranker)s), ARRAY[%(query)s::text], true, %(timeout)s,
     %(documents)s::text[], NULL, NULL)
 
+-- name: rerank
+SELECT r.index, r.score FROM pgmeaning.rerank(%(query)s, %(documents)s::text[], model => %(reranker)s,
+    timeout => %(timeout)s) AS r
+
 -- name: similarity
 SELECT pgmeaning.similarity(%(a)s, %(b)s, model => %(model)s, timeout => %(timeout)s)
 
@@ -136,6 +140,49 @@ SELECT * FROM pgmeaning._cluster_sample(%(collection)s, %(seed)s)
 -- name: cluster_words
 SELECT w.place, w.words FROM pgmeaning._cluster_words(pgmeaning._collection(%(collection)s), %(keys)s::text[]::jsonb[],
     %(places)s::int[], %(word_count)s) AS w
+
+-- ---------------------------------------------------------------- Rows, by key and by filter
+
+-- name: row_source
+SELECT r.source, r.key_columns, r.key_types, r.columns, r.jsonb_columns, r.plain_columns, r.key_record, r.is_record,
+    r.key_json
+FROM pgmeaning._row_source(%(collection)s) AS r
+
+-- name: possible_keys
+SELECT pgmeaning._possible_keys(%(collection)s, %(keys)s::text[]::jsonb[])
+
+-- name: matching_keys
+SELECT m.key FROM pgmeaning._matching_keys(%(collection)s, %(filter)s, %(filter_params)s::text[], %(limit)s) AS m (key)
+
+-- name: count_rows
+SELECT pgmeaning._count_rows(%(collection)s, %(filter)s, %(filter_params)s::text[])
+
+-- name: column_values
+SELECT v.value, v.number_of_rows
+FROM pgmeaning._column_values(%(collection)s, %(column)s, %(keys)s::text[], %(filter)s, %(filter_params)s::text[]) AS v
+
+-- name: metadata_kinds
+SELECT k.key, k.kind FROM pgmeaning._metadata_kinds(%(collection)s, %(column)s) AS k
+
+-- name: owed_texts
+SELECT o.key, o.content_hash, o.texts
+FROM pgmeaning._owed_texts(%(collection)s, %(keys)s::text[]::jsonb[], %(characters)s) AS o
+
+-- name: stored_vectors
+SELECT v.place, v.embedding, v.model, v.fingerprint
+FROM pgmeaning._stored_vectors(%(collection)s, %(keys)s::text[]::jsonb[], %(chunks)s::int[]) AS v
+
+-- name: rows
+SELECT r.place, r.names, r.types, r.contents, r.embedded_text
+FROM pgmeaning._rows(%(collection)s, %(keys)s::text[]::jsonb[], NULL, %(columns)s::text[]) AS r ORDER BY r.place
+
+-- name: embed_many
+SELECT v.vector, m.name, m.fingerprint
+FROM pgmeaning.model AS m
+CROSS JOIN unnest(pgmeaning._vectors(m.name, %(inputs)s::text[], %(as_query)s, %(timeout)s))
+    WITH ORDINALITY AS v (vector, place)
+WHERE m.name = pgmeaning._query_model(%(collection)s, %(model)s, 'embed(')
+ORDER BY v.place
 
 -- ---------------------------------------------------------------- Vectors that leave and enter
 

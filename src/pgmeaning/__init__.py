@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pgmeaning import errors
     from pgmeaning.client.async_client import AsyncClient, connect_async
     from pgmeaning.client.client import Client
+    from pgmeaning.client.conditions import Condition, where
     from pgmeaning.client.connecting import connect
     from pgmeaning.client.parquet import Imported
     from pgmeaning.client.rerank import Ranked, rerank
@@ -32,6 +33,7 @@ _HOMES = {
     "connect": "pgmeaning.client.connecting",
     "connect_async": "pgmeaning.client.async_client",
     "Cluster": "pgmeaning.types",
+    "Condition": "pgmeaning.client.conditions",
     "Embedding": "pgmeaning.client.vectors",
     "Hit": "pgmeaning.types",
     "Imported": "pgmeaning.client.parquet",
@@ -41,11 +43,12 @@ _HOMES = {
     "load_embedder": "pgmeaning.models.base",
     "load_reranker": "pgmeaning.models.base",
     "rerank": "pgmeaning.client.rerank",
+    "where": "pgmeaning.client.conditions",
 }
 
 __all__ = [
-    "AsyncClient", "Client", "Cluster", "Embedding", "Hit", "Imported", "Label", "Match", "Ranked", "__version__",
-    "connect", "connect_async", "errors", "load_embedder", "load_reranker", "rerank",
+    "AsyncClient", "Client", "Cluster", "Condition", "Embedding", "Hit", "Imported", "Label", "Match", "Ranked",
+    "__version__", "connect", "connect_async", "errors", "load_embedder", "load_reranker", "rerank", "where",
 ]  # fmt: skip
 
 

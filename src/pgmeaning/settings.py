@@ -93,8 +93,16 @@ class Settings(BaseSettings):
         default=604_800, gt=0, description="how long a query vector is kept, to within a minute"
     )
     index_rows: int = Field(default=10_000, ge=1, description="vectors from which on an index is built automatically")
-    index_memory: int = Field(default=1024, ge=1, description="the most memory for building an index, in MB")
-    index_workers: int = Field(default=0, ge=0, description="parallel workers for building an index")
+    index_memory: int | None = Field(
+        default=None, ge=1,
+        description="the most memory for building an index, in MB; default: 1024, or more where the server is set up "
+        "for more or, on this machine, four times as much is free",
+    )  # fmt: skip
+    index_workers: int | None = Field(
+        default=None, ge=0,
+        description="parallel workers for building an index; default: all cores of a server on this machine, else its "
+        "max_parallel_maintenance_workers; none before pgvector 0.8.2",
+    )  # fmt: skip
     recall_goal: float = Field(
         default=0.99, gt=0, le=1, description="the share of the 10 nearest rows that an index must find"
     )
@@ -103,6 +111,11 @@ class Settings(BaseSettings):
         default=16_000_000, ge=1, lt=1 << 30, description="the longest text of a row that is split into chunks"
     )
     document_chunks: int = Field(default=10_000, ge=1, description="the most chunks of a row")
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65_535,
+        description="the port of a sidecar's /metrics, /healthz and /readyz; 0: any that is free; default: none",
+    )  # fmt: skip
+    metrics_address: str = Field(default="127.0.0.1", description="the address that they are served at; `::`: all")
     location: str | None = Field(
         default=None, description="a folder that holds models in subfolders of their names; searched before the hub"
     )
@@ -130,6 +143,20 @@ class Settings(BaseSettings):
     )
     media_rows: int = Field(default=32, ge=1, description="the most rows with images or videos claimed at once")
     media_threads: int = Field(default=4, ge=1, le=64, description="how many files and URLs are read at once")
+
+    mcp_rows: int = Field(default=50, ge=1, le=1000, description="the most rows in an answer to an agent")
+    mcp_value_characters: int = Field(
+        default=2_000, ge=50, description="the longest value of a row in an answer to an agent; what is longer is cut"
+    )
+    mcp_characters: int = Field(
+        default=40_000, ge=1_000, description="the most characters of an answer to an agent; rows beyond are left out"
+    )
+    mcp_timeout: float = Field(default=30, ge=1, le=3600, description="how long an agent's question may take")
+    mcp_connections: int = Field(default=4, ge=1, le=100, description="the most connections that agents' questions use")
+    mcp_token: str = Field(
+        default="", repr=False, description="what an agent must show over HTTP; if empty, one is made at each start"
+    )
+    mcp_token_file: str = Field(default="", description="the file that holds it instead")
 
     @field_validator("loopback_hosts")
     @classmethod

@@ -1,9 +1,10 @@
 -- What the schema pgmeaning consists of, without what belongs to single collections; ddl: how to make it again. Runs
 -- with search_path = pg_catalog, on which definitions depend. No function of ours: it may be what is missing.
 SELECT 'routine' AS kind,
-       format('%s(%s)', p.proname, (SELECT string_agg(t.typname, ', ' ORDER BY u.i)
-                                    FROM unnest(p.proargtypes) WITH ORDINALITY AS u (type, i)
-                                    JOIN pg_type AS t ON t.oid = u.type)) AS name,
+       -- A look-up for each type: a join would read all of pg_type for each function.
+       format('%s(%s)', p.proname, (SELECT string_agg((SELECT t.typname FROM pg_type AS t WHERE t.oid = u.type), ', '
+                                                      ORDER BY u.i)
+                                    FROM unnest(p.proargtypes) WITH ORDINALITY AS u (type, i))) AS name,
        hashtextextended(concat(p.prosrc, p.proconfig::text, p.prosecdef), 0)::text AS mark, NULL AS ddl
 FROM pg_proc AS p
 WHERE p.pronamespace = to_regnamespace('pgmeaning') AND p.proname !~ '^on_change_[0-9]+$'

@@ -20,4 +20,5 @@ WITH candidate AS MATERIALIZED (
 UPDATE pgmeaning.request AS r SET claimed_by = %(sidecar)s, claimed_pid = pg_backend_pid()
 FROM waiting AS w WHERE r.id = w.id AND pg_try_advisory_lock(pgmeaning._wake_number(w.id)) IS NOT NULL
 RETURNING r.id, r.model, r.input, r.as_query, r.documents, extract(epoch FROM r.expires_at - now())::float8,
-    r.documents IS NULL AND pgmeaning._cached(r.model, r.input_hash, r.as_query) IS NOT NULL
+    r.documents IS NULL AND pgmeaning._cached(r.model, r.input_hash, r.as_query) IS NOT NULL,
+    extract(epoch FROM clock_timestamp() - r.created_at)::float8

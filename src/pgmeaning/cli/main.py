@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -19,6 +18,7 @@ from pgmeaning.cli.evaluate import evaluate
 from pgmeaning.cli.gpu import print_gpu_advice
 from pgmeaning.cli.groups import DataDir, Port, model_app, server_app
 from pgmeaning.cli.index import index
+from pgmeaning.cli.mcp import mcp
 from pgmeaning.cli.output import (
     AsJson,
     Collection,
@@ -29,26 +29,23 @@ from pgmeaning.cli.output import (
     common,
     configure_logging,
     connected,
-    console,
     expected,
     json_object,
     prepare_streams,
     print_error,
-    print_json,
     print_rows,
     settings,
 )
 from pgmeaning.cli.releases import release_app
 from pgmeaning.cli.search import search
+from pgmeaning.cli.status import status
 from pgmeaning.cli.swap import swap_app
 from pgmeaning.cli.vectors import vectors_app
 from pgmeaning.cli.verify import model_verify  # noqa: F401  it adds itself to the models' commands
 from pgmeaning.errors import ModelError, ModelNotFound
-from pgmeaning.tables import as_json_text, table
+from pgmeaning.tables import as_json_text
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
     from pgmeaning.client.client import Client
     from pgmeaning.database.migrate import State
     from pgmeaning.sidecar.process import Sidecar
@@ -62,20 +59,6 @@ app.add_typer(model_app, name="model")
 app.add_typer(vectors_app, name="vectors")
 app.add_typer(release_app, name="release")
 app.add_typer(swap_app, name="swap")
-
-STATUS_COLUMNS = (
-    "collection",
-    "source",
-    "state",
-    "model",
-    "source_rows",
-    "vectors",
-    "owed",
-    "failed",
-    "index",
-    "problem",
-)
-SIDECAR_COLUMNS = ("host", "pid", "alive", "models", "rows_done", "claimed", "problems")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -399,67 +382,6 @@ def _stop_on_signals(process: Sidecar) -> None:
 
 
 @app.command()
-def status(
-    collection: Annotated[str | None, typer.Argument(metavar="[COLLECTION]", help="Show this collection only.")] = None,
-    dsn: Dsn = None,
-    as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh every second, until Ctrl-C.")] = False,
-) -> None:
-    """Show the progress of each collection, and the sidecars."""
-    from pgmeaning.database.vector_version import vector_advice
-
-    if watch and as_json:
-        raise typer.BadParameter("--watch and --json exclude each other")
-    with connected(dsn) as client:
-        if old := vector_advice(client.connection):
-            typer.echo(old, err=True)
-        if as_json:
-            print_json(client.status(collection))
-        elif watch:
-            _watch(client, collection)
-        else:
-            screen = console()
-            screen.print(_status(client, collection, screen.width), soft_wrap=True)
-
-
-def _watch(client: Client, collection: str | None) -> None:
-    from rich.live import Live
-
-    screen = console()
-    try:
-        if not screen.is_terminal:  # nothing there that could be drawn over
-            while True:
-                screen.print(_status(client, collection, screen.width), "", soft_wrap=True)
-                time.sleep(1)
-        with Live(_status(client, collection, screen.width), console=screen, auto_refresh=False) as live:
-            while True:
-                time.sleep(1)
-                live.update(_status(client, collection, screen.width), refresh=True)
-    except KeyboardInterrupt:
-        return
-
-
-def _marked(row: dict[str, Any]) -> dict[str, Any]:
-    """Numbers that are estimates, with a tilde."""
-    numbers = ("source_rows", "vectors", "owed") if row["estimated"] else ()
-    return {**row, **{name: f"~{row[name]}" for name in numbers if row[name] is not None}}
-
-
-def _status(client: Client, collection: str | None, width: int) -> Group:
-    from rich.console import Group
-
-    collections, sidecars = [_marked(row) for row in client.status(collection)], client.sidecars()
-    wanted = [name for name in STATUS_COLUMNS if name != "problem" or any(row["problem"] for row in collections)]
-    return Group(
-        table(collections, wanted, width)
-        if collections
-        else "no collections (make one: pgmeaning attach TABLE --column COLUMN)",
-        "",
-        table(sidecars, SIDECAR_COLUMNS, width) if sidecars else "no sidecar is running (start one: pgmeaning sidecar)",
-    )
-
-
-@app.command()
 def failures(
     collection: Annotated[str | None, typer.Argument(metavar="[COLLECTION]", help="Show this collection only.")] = None,
     dsn: Dsn = None,
@@ -474,7 +396,9 @@ def failures(
     print_rows(rows, columns, as_json=as_json, nothing="no failures", keys=["key"])
 
 
+app.command()(status)
 app.command()(search)
 app.command()(index)
 app.command()(evaluate)
 app.command()(doctor)
+app.command()(mcp)

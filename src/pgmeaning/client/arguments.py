@@ -7,18 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import psycopg
 from numpy.typing import NDArray
 from pgvector import HalfVector, Vector
 from psycopg.types.json import Jsonb
 
 from pgmeaning import json_values
+from pgmeaning.client.conditions import Condition, as_text
 from pgmeaning.client.vectors import Embedding
 from pgmeaning.errors import ArgumentError
 from pgmeaning.types import Hit
 
-# An SQL condition, or a mapping of columns to the values that they must equal.
-Filter = str | Mapping[str, object] | None
+# An SQL condition, one that where() made, or a mapping of columns to the values that they must equal.
+Filter = str | Condition | Mapping[str, object] | None
 # Numbers, or a vector as a connection with pgvector's types returns it.
 AnyVector = Sequence[float] | NDArray[Any] | Vector | HalfVector
 # Where a page begins: behind the last hit of the page before, or its distance and key.
@@ -72,22 +72,17 @@ def pair_or_none(name: str, values: Sequence[float] | None) -> list[float] | Non
 
 def filtered(filter: Filter, params: Sequence[object] | None) -> dict[str, Any]:
     """The arguments for a filter, with its parameters as text in PostgreSQL's output format."""
+    if isinstance(filter, Condition):
+        if params is not None:
+            raise ArgumentError("filter_params go with no condition of where()", hint="it has its values already")
+        return {"filter": filter.text, "filter_params": list(filter.params) or None}
     if not isinstance(filter, str | Mapping | None):
-        wanted = "an SQL condition, or a mapping of columns to the values that they must equal"
+        wanted = "an SQL condition, what where() makes, or a mapping of columns to the values that they must equal"
         raise ArgumentError(f"filter is {filter!r}", hint=f"give {wanted}")
     if isinstance(params, str | bytes | Mapping) or not isinstance(params, Iterable | None):
         raise ArgumentError(f"filter_params is {params!r}", hint="give a list; its first value is for $1")
     condition = json_values.dumps(filter) if isinstance(filter, Mapping) else filter
-    return {"filter": condition, "filter_params": None if params is None else [_as_text(value) for value in params]}
-
-
-def _as_text(value: object) -> str | None:
-    """A value in PostgreSQL's output format, by psycopg's adapters: an array as {1,2}, bytes as hex, dates in ISO."""
-    if value is None or isinstance(value, str):
-        return value
-    transformer = psycopg.adapt.Transformer()
-    dumped = transformer.get_dumper(value, psycopg.adapt.PyFormat.TEXT).dump(value)
-    return None if dumped is None else bytes(dumped).decode()
+    return {"filter": condition, "filter_params": None if params is None else [as_text(value) for value in params]}
 
 
 def jsonb(key: object) -> Jsonb:

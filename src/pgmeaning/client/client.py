@@ -32,6 +32,7 @@ from pgmeaning.client.arguments import (
     whole_or_none,
 )
 from pgmeaning.client.asking import Asking
+from pgmeaning.client.diversity import Diversity
 from pgmeaning.client.doctor import Diagnosis, examine
 from pgmeaning.client.doctor import adopt as adopt_column
 from pgmeaning.client.evaluating import AnyQueries, Searching, given_queries, options_of, recorded
@@ -42,6 +43,7 @@ from pgmeaning.client.relations import Relations
 from pgmeaning.client.rerank import loaded_reranker, rerank
 from pgmeaning.client.rows import document_of, without
 from pgmeaning.client.statements import Statements
+from pgmeaning.client.stored_rows import StoredRows
 from pgmeaning.client.swaps import Swaps
 from pgmeaning.client.vectors import Embedding
 from pgmeaning.database import targets
@@ -61,7 +63,7 @@ from pgmeaning.types import Document, Hit, Model
 DEFAULT = ("embedder", "default")
 
 
-class Client(Relations, Swaps, Transfers):
+class Client(Relations, Swaps, StoredRows, Diversity, Transfers):
     """A database with pgmeaning. Threads may share it: over one connection they take turns, with a pool or an engine
     each has a connection of its own."""
 
@@ -195,6 +197,14 @@ class Client(Relations, Swaps, Transfers):
         """The rows of pgmeaning.status, of all collections or of one."""
         return self._statements.report("status", collection)
 
+    def lags(self, collection: str | None = None) -> list[dict[str, Any]]:
+        """What each collection owes, and for how many seconds its oldest change has waited: `owed`, `oldest`, `failed`.
+
+        `broken`, `paused` and `problem` say why it may not come along, `attended` whether a living sidecar can run its
+        model.
+        """
+        return self._statements.dicts("metrics/collections", {"collection": collection})
+
     def failures(self, collection: str | None = None) -> list[dict[str, Any]]:
         """The rows of pgmeaning.failures, of all collections or of one."""
         return self._statements.report("failures", collection)
@@ -218,7 +228,10 @@ class Client(Relations, Swaps, Transfers):
         return self._statements.dicts("plan_index", {"collection": collection, "kind": kind, "dimensions": dimensions})
 
     def want_index(self, collection: str, kind: str = "auto", dimensions: int | None = None) -> None:
-        """Choose the kind of index: auto, none, signature, prefix (of `dimensions`) or direct. A sidecar builds it."""
+        """Choose the kind of index: auto, none, signature, prefix (of `dimensions`), direct, diskann or vchordrq.
+
+        A sidecar builds it.
+        """
         self._statements.value("want_index", {"collection": collection, "kind": kind, "dimensions": dimensions})
 
     def index_report(self, collection: str | None = None) -> list[dict[str, Any]]:
@@ -378,9 +391,9 @@ class Client(Relations, Swaps, Transfers):
         With `rerank`, that many rows are found first, and a reranker judges their texts in a sidecar (None: the
         database's default); `score` is then the reranker's, 0..1, instead of the cosine similarity. A `reranker` that
         is loaded (load_reranker) judges in this process, images too; so does any for a query with an image or video.
-        `columns` are those of `row`; None: all. `filter` is an SQL condition on the
-        source's columns, with $1, $2, ... for `filter_params`; or a mapping of columns to the values that they must
-        equal. `mode` "hybrid" searches for the words too; `weights` are the vectors' and the words', 1 and 1.
+        `columns` are those of `row`; None: all. `filter` is an SQL condition on the source's columns, with $1, $2, ...
+        for `filter_params`; what `pgmeaning.where` makes; or a mapping of columns to the values that they must equal.
+        `mode` "hybrid" searches for the words too; `weights` are the vectors' and the words', 1 and 1.
 
         A document that was cut into chunks is found once, by its best chunk; with `grouped=False`, every chunk counts.
 

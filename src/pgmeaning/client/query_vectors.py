@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +55,11 @@ def embed_documents_here(model: Model, texts: Sequence[str]) -> NDArray[np.float
     """The vectors of texts as documents, float32 [n, d], in the model's own length."""
     with _shared(model).use() as embedder:
         return embedder.embed_documents([Document(text) for text in texts])
+
+
+def embedder_here(model: Model) -> AbstractContextManager[LoadedEmbedder]:
+    """The model, loaded on first use; nobody else in this process uses it in the body."""
+    return _shared(model).use()
 
 
 def check_modalities(model: Model, document: Document) -> None:

@@ -56,6 +56,7 @@ class Serving:
     rerank_field: str = "documents"  # their field in the request; TEI's is 'texts'
     sigmoid: bool = False  # True: the endpoint returns logits
     extra_body: Mapping[str, Any] = field(default_factory=dict)  # added to every request unchanged
+    price: float = 0.0  # of a million tokens: status says what a collection has cost
 
 
 def serving(model: Model, location: object = None, **options: Any) -> Serving:

@@ -22,7 +22,7 @@ CHECKPOINT_BACKENDS = frozenset({"qwen3_vl", "sentence_transformers", "http"})
 # Options of the http backend that say how to talk to an endpoint, and change no vector.
 SERVING_OPTIONS = frozenset({
     "url", "served_name", "path", "concurrency", "timeout", "retries", "batch_rows", "api_key_env", "send_dimensions",
-    "rerank_field", "sigmoid", "extra_body",
+    "rerank_field", "sigmoid", "extra_body", "price",
 })  # fmt: skip
 
 

@@ -146,7 +146,9 @@ class Claimer:
 
     def _lanes(self) -> list[Lane]:
         targets = [target for target in self._session.registry.targets if target.workable and self._run.serves(target)]
-        return sorted({(target.model, target.has_media) for target in targets})
+        lanes = sorted({(target.model, target.has_media) for target in targets})
+        self._run.health.wanted = frozenset(model for model, _ in lanes)
+        return lanes
 
     def _claim_lane(self, lane: Lane) -> Generator[Claimed, None, bool]:
         """Claim for a lane: what is urgent, then as much as there is room for; returns whether there was anything."""
@@ -230,7 +232,7 @@ class Claimer:
 
     def _held(self, target: Target, claims: Sequence[Claim], embedder: Embedder, *, suspect: bool = False) -> Claimed:
         self._in_flight.add(claims, suspect=suspect)
-        return Claimed(target, tuple(claims), embedder)
+        return Claimed(target, tuple(claims), embedder, origin=self._run.recorder.claimed(target, len(claims)))
 
     def _scan(self, targets: Sequence[Target], limit: int, embedder: Embedder) -> Generator[Claimed, None, bool]:
         """The next page of each scan; returns whether there was one."""
@@ -263,7 +265,8 @@ class Claimer:
         """Wait for room in the pipeline; stay awake for a moment, or while it works; then sleep until woken."""
         full = next((place for place in map(self._place, (False, True)) if place.is_full()), None)
         if full is not None:
-            return full.wait_for_room(URGENT_POLL)
+            with self._run.recorder.waits("claim"):
+                return full.wait_for_room(URGENT_POLL)
         if self._in_flight.has_suspect:
             return self._wakefulness.pause()
         if self._wakefulness.awake and (self._in_flight or time.monotonic() - last_work < AWAKE_FOR):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -83,6 +84,7 @@ class EmbedStep:
         except BaseException as error:
             log.exception("unexpected error", thread="embed")
             errors = [(row, describe(error)) for row in work.rows]
+            self._run.recorder.failed("embed", len(errors), work.target)
             self._outputs.put(without_vectors(work.target, errors=errors))
 
     def _next(self) -> Work | None:
@@ -91,7 +93,8 @@ class EmbedStep:
             if (work := self._work.get_nowait()) is not None:
                 return work
             self._finish()
-        return self._work.get()
+        with self._run.recorder.waits("embed"):
+            return self._work.get()
 
     def _embed(self, work: Work) -> None:
         others = [row for row in work.rows if not row.vector_count]
@@ -115,6 +118,7 @@ class EmbedStep:
         if given:
             self._outputs.put(embedded(work.target, given, np.concatenate([row.given for row in given]), ()))
             self._run.usage.add(work.target, Used(reused=len(given)))
+            self._run.recorder.reused(work.target, len(given))
 
     def _let_urgent_go_first(self, work: Work) -> None:
         """Between two batches: a fresh row does not wait for the rest of a bulk."""
@@ -167,6 +171,7 @@ class EmbedStep:
             )
         except (EndpointDown, ModelDrifted) as unfit:
             self._embedders.suspend(work.target.model, unfit)
+            self._run.recorder.failed("endpoint" if isinstance(unfit, EndpointDown) else "drift", target=work.target)
             return False
         self._finish()
         self._launched = Launched(work, vectors, places, documents, tokens, started, finish)
@@ -177,7 +182,10 @@ class EmbedStep:
     def _launch(
         self, work: Work, vectors: RowVectors, places: Sequence[int], documents: Sequence[Document], tokens: int
     ) -> Callable[[], Embedded]:
-        with self._embedders.priority_lock.bulk(), self._run.model_call(partial(vectors.claims, places), tokens):
+        with ExitStack() as stack:
+            with self._run.recorder.waits("model"):
+                stack.enter_context(self._embedders.priority_lock.bulk())
+            stack.enter_context(self._run.model_call(partial(vectors.claims, places), tokens))
             return launch(work.embedder, documents, work.target.dimensions)
 
     def _finish(self) -> None:
@@ -192,11 +200,24 @@ class EmbedStep:
         seconds, self._finished_at = now - max(batch.started, self._finished_at), now
         self._paces[target.model, target.has_media].record(len(batch.places) * vectors.rows_each, seconds)
         self._run.usage.add(target, Used(len(batch.places), batch.tokens, seconds, _cut(batch)))
+        self._report(batch, seconds)
         done = vectors.take(batch.places, found)
+        if done.errors:
+            self._run.recorder.failed("embed", len(done.errors), target)
         if done.rows or done.errors:
-            self._outputs.put(
-                embedded(target, done.rows, done.vectors, done.errors, tokens=batch.tokens, seconds=seconds)
-            )
+            output = embedded(target, done.rows, done.vectors, done.errors, tokens=batch.tokens, seconds=seconds)
+            self._outputs.put(replace(output, origin=batch.work.origin))
+
+    def _report(self, batch: Launched, seconds: float) -> None:
+        """What the batch was like: its share of padding, and how much of what a call may hold it was."""
+        budget = self._run.budget(batch.work.embedder)
+        real = sum(batch.work.lengths[place] for place in batch.places)
+        self._run.recorder.embedded(
+            batch.work.target, len(batch.places), batch.tokens, seconds,
+            padding=max(0.0, 1 - real / max(batch.tokens, 1)),
+            fill=min(1.0, max(batch.tokens / budget.tokens, len(batch.places) / budget.rows)),
+            origin=batch.work.origin,
+        )  # fmt: skip
 
     def _awaited(self, batch: Launched) -> Embedded:
         """What became of a batch; if the device failed, it is embedded again, to find the document that is to blame."""

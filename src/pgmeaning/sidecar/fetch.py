@@ -6,6 +6,7 @@ bytes stay encoded, so that rows waiting for the model take little memory: the m
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -39,16 +40,23 @@ class Fetcher:
 
     def run(self) -> None:
         """Run until the queue ends."""
-        while (work := self._fetchable.get()) is not None:
+        while (work := self._next()) is not None:
+            started = time.monotonic()
             try:
                 rows, errors = self.fetch(work.rows)
             except BaseException as error:
                 log.exception("unexpected error", thread="fetch")
                 rows, errors = [], [(row, describe(error)) for row in work.rows]
+            self._run.recorder.fetched(work.target, len(rows), time.monotonic() - started, work.origin)
             if errors:
+                self._run.recorder.failed("fetch", len(errors), work.target)
                 self._outputs.put(without_vectors(work.target, errors=errors))
             if rows:
                 self._work.put(measured(self._run, replace(work, rows=tuple(rows))), urgent=work.urgent)
+
+    def _next(self) -> Work | None:
+        with self._run.recorder.waits("fetch"):
+            return self._fetchable.get()
 
     def fetch(self, rows: Sequence[Row]) -> tuple[list[Row], list[tuple[Row, str]]]:
         """The rows with their bytes, and the rows that failed, each with the reason. Not all of them once stopped."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import structlog
 
+from pgmeaning.sidecar.rates import Rates
 from pgmeaning.types import Claim, Target
 
 log = structlog.get_logger()
@@ -20,6 +21,7 @@ class InFlight:
 
     def __init__(self) -> None:
         self.rows_done = 0
+        self.rates = Rates()
         self._lock = threading.Lock()
         self._claims: dict[tuple[int, str, str, int], Claim] = {}
         self._suspect = False
@@ -63,10 +65,11 @@ class InFlight:
         with self._lock:
             return len(self._claims)
 
-    def count_rows(self, written: int) -> None:
+    def count_rows(self, target: Target, written: int) -> None:
         """Add rows that a writer has finished."""
         with self._lock:
             self.rows_done += written
+        self.rates.add(target.collection_id, written)
 
     def postpone(self, target: Target, seconds: float = POSTPONED_SECONDS) -> None:
         """Skip a target for a while, so that a lock held on it does not hold up the others."""

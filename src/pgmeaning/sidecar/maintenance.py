@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import psycopg
 import structlog
+from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from pgmeaning.database import migrate
@@ -32,6 +33,7 @@ from pgmeaning.version import __version__
 log = structlog.get_logger()
 
 HOUSEKEEPING_SECONDS = 60.0
+PROGRESS_SECONDS = 30.0
 # Between the first looks at the sources, while there is something to change.
 FIRST_PAUSE = 0.05
 
@@ -58,6 +60,8 @@ class Maintenance:
         self._cleaned = 0.0
         self._trimmed = 0.0
         self._failed_crashed = 0.0
+        self._said = time.monotonic()
+        self._said_rows = 0
 
     @property
     def looked_at_sources(self) -> threading.Event:
@@ -77,7 +81,7 @@ class Maintenance:
                     f"this package needs {state.head}",
                     hint="pgmeaning migrate",
                 )
-            problem = self.schema_problem(connection)
+            problem = self._schema.problem(connection, state)
             if problem is not None:
                 raise SchemaOutdated(problem)
             try:
@@ -119,6 +123,7 @@ class Maintenance:
                 return self._outdated(changed)
             self._serving.look(connection)
             self._heartbeat(connection)
+            self._run.health.reached()
             self._run.usage.flush(connection)
             self._extend(queue)
             self._end_lost(connection)
@@ -126,9 +131,20 @@ class Maintenance:
             self._clean(connection)  # before the look that a drain waits for: it may start a scan
             self._sources.look(connection)
             self._fail_crashed(queue)
+            self._say_progress(connection)
             pause = min(self._settings.maintenance, self._settings.lease / 4)
             if self._run.stopping.wait(FIRST_PAUSE if self._sources.hurries else pause):
                 return self._run.usage.flush(connection)
+
+    def _say_progress(self, connection: Connection) -> None:
+        """Say now and then how far collections are, while they come along."""
+        done = self._in_flight.rows_done
+        if done == self._said_rows or time.monotonic() - self._said < PROGRESS_SECONDS:
+            return
+        self._said, self._said_rows = time.monotonic(), done
+        with connection.cursor(row_factory=dict_row) as cursor:
+            for row in cursor.execute(sql.query("maintenance/progress")).fetchall():
+                log.info("progress", **{name: value for name, value in row.items() if value is not None})
 
     def schema_problem(self, connection: Connection) -> str | None:
         """Why the schema is not the one that this package makes, in one line, or None."""
@@ -139,7 +155,7 @@ class Maintenance:
             "id": self._run.id, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__,
             "models": self._embedders.names + self._rerankers.names, "named": list(self._run.models or ()),
             "problems": Jsonb(self._embedders.problems | self._rerankers.problems),
-            "rows_done": self._in_flight.rows_done,
+            "rows_done": self._in_flight.rows_done, "rates": Jsonb(self._in_flight.rates.now()),
         }  # fmt: skip
         connection.execute(sql.query("maintenance/heartbeat"), arguments)
 

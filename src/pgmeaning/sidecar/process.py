@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import psycopg
 import structlog
@@ -21,6 +22,7 @@ import structlog
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection, connect
 from pgmeaning.documents.chunking import Cutters, Limits
+from pgmeaning.errors import SettingsError
 from pgmeaning.indexes.build import AS_ANYBODY, Indexer
 from pgmeaning.models.base import Embedder, Reranker, load_embedder, load_reranker
 from pgmeaning.settings import Settings
@@ -29,11 +31,13 @@ from pgmeaning.sidecar.claim import Claimer
 from pgmeaning.sidecar.drain import Drain
 from pgmeaning.sidecar.embed import EmbedStep
 from pgmeaning.sidecar.fetch import Fetcher
+from pgmeaning.sidecar.health import Probes
 from pgmeaning.sidecar.in_flight import InFlight
 from pgmeaning.sidecar.maintenance import Maintenance
 from pgmeaning.sidecar.pace import Paces
 from pgmeaning.sidecar.queue import Queue
 from pgmeaning.sidecar.read import Reader
+from pgmeaning.sidecar.recorder import Recorder
 from pgmeaning.sidecar.requests import QueryRequests, RerankRequests
 from pgmeaning.sidecar.row_vectors import measured
 from pgmeaning.sidecar.run import Run
@@ -44,6 +48,9 @@ from pgmeaning.sidecar.watch import Call
 from pgmeaning.sidecar.work import Output, Work
 from pgmeaning.sidecar.write import Writer
 from pgmeaning.types import Model
+
+if TYPE_CHECKING:
+    from pgmeaning.sidecar.metrics import Metrics
 
 log = structlog.get_logger()
 
@@ -72,8 +79,13 @@ class Sidecar:
     ) -> None:  # fmt: skip
         """`beat` is called about every second while `run` goes on."""
         self.dsn = dsn
-        self._run = Run(dsn, settings or Settings(), None if models is None else tuple(models))
+        chosen = settings or Settings()
+        self._metrics = None if chosen.metrics_port is None else _metrics()
+        self._run = Run(
+            dsn, chosen, None if models is None else tuple(models), recorder=self._metrics or Recorder()
+        )  # fmt: skip
         self.id = self._run.id
+        self.metrics_address = ""  # where they are served, once they are
         self.in_flight = InFlight()
         self.exit_status = 0
         serving = Serving(self._run, partial(self._connect, "models", lock_timeout="5s"), load, load_reranker)
@@ -82,7 +94,7 @@ class Sidecar:
         self._beat = beat
         self._paces = Paces()
         self._cutters = Cutters(Limits(self._run.settings.document_characters, self._run.settings.document_chunks))
-        self._indexer = Indexer(self._run.settings, self._run.stopping)
+        self._indexer = Indexer(self._run.settings, self._run.stopping, self._run.recorder.indexed)
         self._maintenance = Maintenance(self._run, self.in_flight, serving, self._indexer, self._outdated)
         self._is_outdated = threading.Event()
         self._work: BoundedQueue[Work] = BoundedQueue(2)
@@ -94,15 +106,40 @@ class Sidecar:
         """Work until stopped; returns 0, or 1 if draining left failed rows or a model cannot run here."""
         log.info("sidecar starts", sidecar=str(self.id), drain=drain)
         self._drain = drain
-        self._maintenance.start_up()  # a wrong DSN is an error now, not a loop of them
-        self._beat()
-        makers, writers = self._start_makers(), self._start_writers()
-        while not self._run.stopping.wait(WATCH_SECONDS):
-            self._give_up(self._run.watch.overdue())
-            self._beat()
-        self._shut_down(makers, writers)
+        with self._watched_from_outside():
+            self._maintenance.start_up()  # a wrong DSN is an error now, not a loop of them
+            self._run.health.reached()
+            self._run.health.started = True
+            self._turn()
+            makers, writers = self._start_makers(), self._start_writers()
+            while not self._run.stopping.wait(WATCH_SECONDS):
+                self._give_up(self._run.watch.overdue())
+                self._turn()
+            self._run.health.stopping = True
+            self._shut_down(makers, writers)
         log.info("sidecar stopped", sidecar=str(self.id), rows=self.in_flight.rows_done)
         return self.exit_status
+
+    def _turn(self) -> None:
+        self._run.health.turn()
+        self._beat()
+
+    @contextmanager
+    def _watched_from_outside(self) -> Iterator[None]:
+        """Serve metrics and health meanwhile, if that is wanted: from the beginning to the end."""
+        if self._metrics is None:
+            yield
+            return
+        settings = self._run.settings
+        with self._metrics.served(settings.metrics_address, settings.metrics_port or 0, self._probe) as address:
+            log.info("metrics", address=address)
+            self.metrics_address = address
+            yield
+
+    def _probe(self) -> Probes:
+        """What /healthz and /readyz answer."""
+        health = self._run.health
+        return Probes(health.ailments(), health.obstacles(self.embedders.is_at_hand, self.embedders.problems))
 
     def stop(self, exit_status: int | None = None) -> None:
         """Finish the running batch, hand back all other claims, and return from `run`. Safe in a signal handler.
@@ -112,12 +149,14 @@ class Sidecar:
         if exit_status is None:
             exit_status = int(self._drain and not self._run.stopping.is_set())
         self.exit_status = self.exit_status or exit_status
+        self._run.health.stopping = True
         self._run.stopping.set()
 
     def _give_up(self, overdue: Sequence[Call]) -> None:
         """End the process if a thread hangs in a call, since nothing can stop it; first hand back what it holds."""
         if not overdue:
             return
+        self._run.recorder.failed("hung", len(overdue))
         log.critical("a call does not return: the sidecar stops", errors=sorted({call.error for call in overdue}))
         self.stop(exit_status=1)
         try:
@@ -178,6 +217,10 @@ class Sidecar:
         }  # fmt: skip
         if not self._drain:  # a drain ends once nothing is owed, without waiting for an index
             connected["index"] = self._indexer.run
+        if self._metrics is not None:
+            connected["metrics"] = partial(
+                self._metrics.watch, stopping=self._run.stopping, reached=self._run.health.reached
+            )
         threads = [self._thread("fetch", self._fetch), self._thread("embed", self._embed)]
         return threads + [
             self._thread(name, partial(self._keep, name, body, self._run.stopping)) for name, body in connected.items()
@@ -212,9 +255,12 @@ class Sidecar:
             started = time.monotonic()
             try:
                 with self._connect(name, **PINNED.get(name, PATIENCE)) as connection:
+                    self._run.health.reached()
                     return body(connection)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 errors = 1 if time.monotonic() - started > 5 else errors + 1
+                self._run.health.lost(str(error).strip().split("\n")[0])
+                self._run.recorder.failed("connection")
                 log.warning("connection lost", thread=name, error=str(error).strip().split("\n")[0])
             except Exception:
                 if self._is_outdated.is_set() or self._looks_outdated():
@@ -266,6 +312,17 @@ class Sidecar:
             if self._is_outdated.is_set():
                 return  # it has said why
             log.warning("claims not handed back: they expire with their lease", error=str(error).strip())
+
+
+def _metrics() -> Metrics:
+    try:
+        from pgmeaning.sidecar.metrics import Metrics
+    except ImportError as error:
+        raise SettingsError(
+            "PGMEANING_METRICS_PORT is set, and prometheus-client is not installed",
+            hint="pip install 'pgmeaning[metrics]'",
+        ) from error
+    return Metrics()
 
 
 def _join(threads: Sequence[threading.Thread], deadline: float) -> None:

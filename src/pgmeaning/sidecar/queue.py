@@ -53,6 +53,9 @@ class Queue:
         self._crashes = max(settings.attempts, ALONE)
         self._wary_until = 0.0
         self._skipped_bulks = False
+        self.lapsed = 0  # claims that `finish` found to be another sidecar's, or nobody's
+        self.outrun = 0  # claims whose rows it found changed
+        self.refused = 0  # rows whose vectors the database refused
 
     def fold(self, limit: int = FOLD_LIMIT) -> Folded:
         """Move up to `limit` changes into the queue, none while another sidecar does so.
@@ -102,7 +105,15 @@ class Queue:
             sql.query("queue/finish"), {**_identity(claims), "sidecar": self._sidecar}, prepare=True
         ).fetchall()
         ended = {generation for (generation,) in rows}
+        if len(ended) < len(claims):
+            self._count_lost(claims, len(claims) - len(ended))
         return [place for place, claim in enumerate(claims) if claim.generation in ended]
+
+    def _count_lost(self, claims: Sequence[Claim], number: int) -> None:
+        row = self._connection.execute(sql.query("queue/lapsed"), _identity(claims), prepare=True).fetchone()
+        lapsed = int(row[0]) if row else 0
+        self.lapsed += lapsed
+        self.outrun += number - lapsed
 
     def fail(self, claims: Sequence[Claim], errors: Sequence[str]) -> None:
         """Record a failed attempt for each; it is tried again later, unless this was the last attempt."""

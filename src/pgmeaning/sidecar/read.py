@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -46,14 +47,18 @@ class Reader:
         """The rows to embed, in suitable portions; claims whose rows cannot be read are failed here."""
         left = list(claimed.claims)
         characters = None if claimed.target.chunking else characters_for(claimed.embedder)
+        started = time.monotonic()
         try:
             for claims, rows in self._portions(claimed):
+                self._run.recorder.read(claimed.target, len(rows), time.monotonic() - started, claimed.origin)
                 for some in _by_chunks(rows) if claimed.target.chunking else [rows]:
                     if some:
                         yield Work(
-                            claimed.target, tuple(some), claimed.embedder, urgent=claimed.urgent, characters=characters
-                        )
+                            claimed.target, tuple(some), claimed.embedder, urgent=claimed.urgent,
+                            characters=characters, origin=claimed.origin,
+                        )  # fmt: skip
                 left = left[len(claims) :]
+                started = time.monotonic()
         except BaseException:
             self._in_flight.drop(left)  # so that they count as lost and are handed back over the next connection
             raise
@@ -97,7 +102,7 @@ class Reader:
                 self._in_flight.drop(claims)
                 return []
             if len(claims) == 1:
-                self._fail(claims, [f"the row cannot be read: {error}"])
+                self._fail("read", target, claims, [f"the row cannot be read: {error}"])
                 return []
         middle = len(claims) // 2
         return [row for half in (claims[:middle], claims[middle:]) for row in self._read(target, half, characters)]
@@ -108,11 +113,12 @@ class Reader:
             cut, errors = cutter.cut(rows)
         if errors:
             log.warning("rows failed", collection=target.collection, rows=len(errors), error=errors[0][1])
-            self._fail([row.claim for row, _ in errors], [error for _, error in errors])
+            self._fail("cut", target, [row.claim for row, _ in errors], [error for _, error in errors])
         known = known_chunks(self._session.connection, target, cut)
         return with_known(cut, known, first_too=not target.has_media)
 
-    def _fail(self, claims: Sequence[Claim], errors: Sequence[str]) -> None:
+    def _fail(self, kind: str, target: Target, claims: Sequence[Claim], errors: Sequence[str]) -> None:
+        self._run.recorder.failed(kind, len(claims), target)
         self._session.queue.fail(claims, errors)
         self._in_flight.drop(claims)
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
@@ -48,6 +48,13 @@ class Request(NamedTuple):
     documents: list[str] | None
     seconds: float  # how long somebody waits for the reply
     answered: bool  # by the answer to an equal query
+    waited: float = 0.0  # seconds, until it was taken
+    taken: float = 0.0  # when it was, by this process's clock
+
+    @property
+    def age(self) -> float:
+        """How long somebody has been waiting for the reply."""
+        return self.waited + time.monotonic() - self.taken
 
 
 @dataclass(slots=True)
@@ -99,7 +106,7 @@ class Requests:
         models = None if self._run.models is None else list(self._run.models)
         arguments = {"sidecar": self._run.id, "models": models, "limit": limit, "rerank": rerank}
         rows = self._connection.execute(sql.query("requests/take_requests"), arguments).fetchall()
-        return self._served([Request(*row) for row in rows])
+        return self._served([Request(*row)._replace(taken=time.monotonic()) for row in rows])
 
     def _served(self, requests: Sequence[Request]) -> list[Request]:
         """Those for a model that is loaded or may be; the others are refused, since anybody may ask for any name."""
@@ -127,11 +134,16 @@ class Requests:
 
     def _refuse(self, request: Request, error: BaseException) -> None:
         """Tell whoever asked the kind of error, and the log the rest of it, such as what an endpoint replied."""
+        self._run.recorder.failed("query" if request.documents is None else "rerank")
         reference = self._complain(request.model, describe(error))
         told = f"{describe_in_public(error)[:2000]} (reference {reference} in the sidecar's log)"
         arguments = {"id": request.id, "error": told.replace("\0", "")}
         self._connection.execute(sql.query("requests/refuse_request"), arguments)
         self._let_go([request])
+
+    def _report(self, kind: str, requests: Sequence[Request], started: float) -> None:
+        for request in requests:
+            self._run.recorder.answered(kind, request.model, request.age, time.monotonic() - started)
 
     def _complain(self, model: str, error: str) -> str:
         """Log an error once, and then now and then, with how often it came meanwhile: anybody can ask what fails.
@@ -219,6 +231,7 @@ class QueryRequests(Requests):
 
     def _answer_group(self, model: str, as_query: bool, group: Mapping[str, Sequence[Request]]) -> None:
         """Embed several texts, and answer every request for each."""
+        started = time.monotonic()
         try:
             with self._watched([request for requests in group.values() for request in requests]):
                 vectors = self._embed(model, as_query, list(group))
@@ -234,6 +247,7 @@ class QueryRequests(Requests):
             arguments = {"model": model, "as_query": as_query, "input": text, "embedding": Vector(vector).to_text()}
             self._connection.execute(sql.query("answer_request"), arguments)
             self._let_go(requests)
+            self._report("query", requests, started)
         self._answered += len(group)
         log.info("queries answered", model=model, rows=sum(map(len, group.values())), texts=len(group))
 
@@ -247,7 +261,9 @@ class QueryRequests(Requests):
     def _embed(self, model: str, as_query: bool, inputs: Sequence[str]) -> Vectors:
         embedder = self._embedders.get(model)
         documents = [Document(text=text) for text in inputs]
-        with self._embedders.priority_lock.query():
+        with ExitStack() as stack:
+            with self._run.recorder.waits("query"):
+                stack.enter_context(self._embedders.priority_lock.query())
             vectors = embedder.embed_queries(documents) if as_query else embedder.embed_documents(documents)
         return check_vectors(np.asarray(vectors, np.float32), len(inputs), embedder.dimensions)
 
@@ -263,6 +279,7 @@ class RerankRequests(Requests):
         """Answer the request that has waited longest, if there is one; returns how many were answered."""
         requests = self._take(1, rerank=True)
         for request in requests:
+            started = time.monotonic()
             try:
                 with self._watched([request]):
                     scores = self._score(request)
@@ -272,6 +289,7 @@ class RerankRequests(Requests):
                 arguments = {"id": request.id, "scores": "{" + ",".join(map(repr, scores)) + "}"}
                 self._connection.execute(sql.query("requests/answer_rerank"), arguments)
                 self._let_go([request])
+                self._report("rerank", [request], started)
                 log.info("documents reranked", model=request.model, rows=len(scores))
         return len(requests)
 

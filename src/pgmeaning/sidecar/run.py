@@ -11,7 +11,9 @@ from uuid import UUID, uuid4
 from pgmeaning.database.connection import Connection, connect, current_role
 from pgmeaning.models.pipeline import Budget, budget_of
 from pgmeaning.settings import Settings
+from pgmeaning.sidecar.health import Health
 from pgmeaning.sidecar.queue import Queue
+from pgmeaning.sidecar.recorder import Recorder
 from pgmeaning.sidecar.usage import Usage
 from pgmeaning.sidecar.watch import Watch
 from pgmeaning.types import Claim, Target
@@ -35,6 +37,8 @@ class Run:
     stopping: threading.Event = field(default_factory=threading.Event)
     watch: Watch = field(default_factory=Watch)
     usage: Usage = field(default_factory=Usage)
+    recorder: Recorder = field(default_factory=Recorder)
+    health: Health = field(default_factory=Health)
 
     def budget(self, embedder: object) -> Budget:
         """What one call of a model holds: what the settings say, else what fits its device."""

@@ -31,13 +31,16 @@ class Schema:
         version, contents = found
         return None if contents == self._hash else _other(str(version))
 
-    def problem(self, connection: Connection) -> str | None:
-        """The same, having also looked whether everything is there that the last migration made."""
+    def problem(self, connection: Connection, state: migrate.State | None = None) -> str | None:
+        """The same, having also looked whether everything is there that the last migration made.
+
+        `state`: what was just seen, which takes a while to see.
+        """
         changed = self.changed(connection)
         if changed is not None:
             return changed
         try:
-            state = migrate.known_state(connection)
+            state = state or migrate.known_state(connection)
         except DatabaseError as error:
             return str(error)
         if not state.due:

@@ -9,6 +9,7 @@ import numpy as np
 
 from pgmeaning.models.base import Embedder
 from pgmeaning.models.vectors import Vectors
+from pgmeaning.tracing import Origin
 from pgmeaning.types import Claim, Document, Row, Target
 
 
@@ -20,6 +21,7 @@ class Claimed:
     claims: tuple[Claim, ...]
     embedder: Embedder
     urgent: bool = False  # goes before other work
+    origin: Origin = None  # for the spans of what becomes of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Work:
     lengths: tuple[int, ...] = ()  # tokens of each distinct document, once they are counted
     urgent: bool = False
     characters: int | None = None  # of a longer column only the beginning was read; None: all
+    origin: Origin = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Output:
     tokens: int = 0
     seconds: float = 0.0
     handed_back: tuple[Claim, ...] = ()  # untried; nothing is wrong with these rows
+    origin: Origin = None
 
     @property
     def claims(self) -> list[Claim]:

@@ -62,7 +62,8 @@ class Writer:
 
     def _take(self) -> bool:
         """Wait for an output, and add those that are waiting, up to one transaction's worth."""
-        output = self._outputs.get()
+        with self._run.recorder.waits("write"):
+            output = self._outputs.get()
         while output is not None:
             self._pending.append(output)
             full = sum(max(len(p.rows), len(p.vectors)) for p in self._pending) >= WRITE_ROWS
@@ -83,6 +84,7 @@ class Writer:
             if connection.closed or (isinstance(error, psycopg.Error) and is_passing(error)):
                 raise
             log.exception("unexpected error", thread="writer")
+            self._run.recorder.failed("write", len(outputs), outputs[0].target)
             claims = [claim for output in outputs for claim in output.claims]
             queue.fail(claims, [f"the vector cannot be written: {error}"] * len(claims))
         for output in outputs:
@@ -101,19 +103,32 @@ class Writer:
         vectors = [output.vectors for output in outputs]
         together = vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
         written = _write_rows(connection, queue, target, rows, together)
+        seconds = time.monotonic() - started
+        self._report(queue, target, written, seconds, outputs)
         if errors:
             queue.fail([claim for claim, _ in errors], [error for _, error in errors])
             log.warning(
                 "rows failed", collection=target.collection, model=target.model, rows=len(errors), error=errors[0][1]
             )
         queue.release([claim for output in outputs for claim in output.handed_back])
-        self._in_flight.count_rows(written)
+        self._in_flight.count_rows(target, written)
         log.info(
             "batch", collection=target.collection, model=target.model, rows=len(rows), written=written,
             tokens=sum(output.tokens for output in outputs),
             embed_seconds=round(sum(output.seconds for output in outputs), 4),
-            write_seconds=round(time.monotonic() - started, 4),
+            write_seconds=round(seconds, 4),
         )  # fmt: skip
+
+    def _report(
+        self, queue: Queue, target: Target, written: int, seconds: float, outputs: Sequence[Output]
+    ) -> None:  # fmt: skip
+        """Of several outputs in one transaction, the first one's trace shows it."""
+        recorder = self._run.recorder
+        recorder.written(target, written, seconds, outputs[0].origin)
+        recorder.lost(queue.lapsed)
+        recorder.outrun(queue.outrun)
+        recorder.failed("write", queue.refused, target)
+        queue.lapsed = queue.outrun = queue.refused = 0
 
 
 def _write_rows(connection: Connection, queue: Queue, target: Target, rows: Sequence[Row], vectors: Vectors) -> int:
@@ -132,6 +147,7 @@ def _write_rows(connection: Connection, queue: Queue, target: Target, rows: Sequ
             raise
         if len(rows) == 1:
             log.warning("rows failed", collection=target.collection, model=target.model, rows=1, error=str(error))
+            queue.refused += 1
             queue.fail([rows[0].claim], [f"the vector cannot be written: {error}"])
             return 0
     middle = len(rows) // 2
