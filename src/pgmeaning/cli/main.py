@@ -132,10 +132,15 @@ def migrate(
     owner: Annotated[
         str | None, typer.Option("--owner", help="The role that pgmeaning belongs to, if it is not this one.")
     ] = None,
+    as_sql: Annotated[
+        bool, typer.Option("--sql", help="Change nothing; print what would be run in this database, for psql.")
+    ] = False,
 ) -> None:
     """Install or upgrade the pgmeaning schema. Safe to repeat, and to run from two places at once."""
     from pgmeaning.database import migrate
 
+    if as_sql:
+        return _print_script(dsn, alone=not (check or roles or owner))
     if check:
         before = migrate.check(address(dsn))
     else:
@@ -148,6 +153,16 @@ def migrate(
     if not check:
         print_gpu_advice(address(dsn))
         _say_about_roles(before, roles=roles)
+    return None
+
+
+def _print_script(dsn: str | None, *, alone: bool) -> None:
+    """What would be run in a database."""
+    from pgmeaning.database.script import script
+
+    if not alone:
+        raise typer.BadParameter("--sql goes with no other option")
+    typer.echo(script(address(dsn)), nl=False)
 
 
 def _say_outcome(before: State, *, check: bool) -> None:

@@ -308,7 +308,7 @@ def contents_hash() -> str:
 
 def fingerprint_of_registry() -> str:
     """A hash that changes when a built-in model or release does."""
-    return hashlib.sha256((_models_json() + _releases_json()).encode()).hexdigest()
+    return hashlib.sha256((models_json() + releases_json()).encode()).hexdigest()
 
 
 def _upgrade(
@@ -324,8 +324,8 @@ def _upgrade(
     for _, text in sql.functions():
         connection.execute(text)  # our own files
     connection.execute(sql.query("migrate/heal_vectors"))
-    connection.execute(sql.query("register_models"), (_models_json(),))
-    connection.execute(sql.query("register_releases"), (_releases_json(),))
+    connection.execute(sql.query("register_models"), (models_json(),))
+    connection.execute(sql.query("register_releases"), (releases_json(),))
     connection.execute(
         sql.query("migrate/record_installation"), (contents_hash(), __version__, sql.migrations_hash(_head()))
     )
@@ -362,12 +362,14 @@ def as_database_error(error: psycopg.Error) -> DatabaseError:
     )
 
 
-def _models_json() -> str:
+def models_json() -> str:
+    """The built-in models, as the registry takes them."""
     rows = [{**asdict(model), "fingerprint": fingerprint(model)} for model in builtin_models().values()]
     return json.dumps(rows, sort_keys=True)
 
 
-def _releases_json() -> str:
+def releases_json() -> str:
+    """The built-in releases, as the registry takes them."""
     return json.dumps([asdict(release) for release in releases().values()], sort_keys=True)
 
 

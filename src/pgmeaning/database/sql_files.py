@@ -63,6 +63,12 @@ def migrations() -> list[str]:
     return sorted(path.name.split("_")[0] for path in (folder("sql") / "migrations").glob("*.up.sql"))
 
 
+def up_migrations() -> list[tuple[str, str]]:
+    """(number, text) of the migrations, in their order."""
+    paths = sorted((folder("sql") / "migrations").glob("*.up.sql"))
+    return [(path.name.split("_")[0], path.read_text()) for path in paths]
+
+
 def newest_migration() -> str:
     """The number of the newest migration."""
     return migrations()[-1]
