@@ -102,7 +102,7 @@ def picture(tab: Any, name: str) -> None:
     if os.environ.get("PGMEANING_SCREENSHOTS"):
         IMAGES.mkdir(exist_ok=True)
         taken = Image.open(io.BytesIO(tab.screenshot(animations="disabled", caret="hide")))
-        taken.quantize(128, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
+        taken.quantize(250, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import psycopg
 import pytest
 from PIL import Image
@@ -39,6 +40,7 @@ from pgmeaning.console import serving  # noqa: E402
 from pgmeaning.console.judgements import Judgements, same_key  # noqa: E402
 from pgmeaning.console.marking import in_document  # noqa: E402
 from pgmeaning.console.operations import Rates, told  # noqa: E402
+from pgmeaning.console.projection import Components, arranged  # noqa: E402
 
 KINDS = ("vectors", "words", "hybrid", "reranked")
 
@@ -355,6 +357,95 @@ def test_no_collections_name_leads_out_of_the_folder(tmp_path: Path, name: str) 
     assert Judgements(tmp_path).file(name).resolve().parent == tmp_path.resolve()
 
 
+# ---------------------------------------------------------------- The map
+
+
+def charted(http: httpx.Client, collection: str = "recipes", **more: Any) -> dict[str, Any]:
+    """The map, once it is made."""
+    found: list[dict[str, Any]] = []
+
+    def is_made() -> bool:
+        answer = http.post("/map/points", json={"collection": collection, "method": "pca", **more})
+        found[:] = [answer.json()]
+        more.clear()
+        return "x" in found[0]
+
+    wait_until(is_made)
+    return found[0]
+
+
+def of_map(http: httpx.Client, what: str, collection: str = "recipes", **given: Any) -> httpx.Response:
+    return http.post(f"/map/{what}", json={"collection": collection, "method": "pca", **given})
+
+
+def test_each_row_is_a_point_and_clusters_have_words(http: httpx.Client) -> None:
+    made = charted(http)
+    assert len(made["x"]) == len(made["y"]) == len(made["clusters"]) == made["total"] == 24
+    assert (min(made["x"]), max(made["x"]), min(made["y"]), max(made["y"])) == (0, 65535, 0, 65535)
+    assert sum(group["size"] for group in made["groups"]) == 24
+    assert any("soup" in group["words"] for group in made["groups"])
+
+
+def test_points_have_the_colours_of_a_columns_values(http: httpx.Client) -> None:
+    charted(http)
+    topics = of_map(http, "colours", column="topic").json()
+    assert topics["labels"] == ["main", "side", "sweet", "soup", "drink", "other"]
+    assert [topics["of"].count(place) for place in range(6)] == [9, 5, 4, 4, 2, 0]
+    minutes = of_map(http, "colours", column="minutes").json()
+    assert minutes["labels"][0].startswith("5 to ")
+    assert len(minutes["of"]) == 24
+    assert of_map(http, "colours", column="no_such_column").status_code in (400, 404)
+
+
+def test_what_chosen_points_have_in_common_is_told_beside_the_others(http: httpx.Client) -> None:
+    charted(http)
+    topics = of_map(http, "colours", column="topic").json()["of"]
+    told = of_map(http, "common", places=[place for place, topic in enumerate(topics) if topic == 3]).text
+    assert re.search(
+        r"<th scope=\"row\">topic</th><td>soup</td><td class=\"n\">100 %</td><td class=\"n\">0 %</td>", told
+    )
+    assert re.search(r"<p>[^<]*\bsoup\b", told)
+
+
+@pytest.mark.parametrize("places", [[], [99], ["x"], None, [-1]])
+def test_points_that_there_are_not_have_nothing_in_common(http: httpx.Client, places: Any) -> None:
+    charted(http)
+    assert of_map(http, "common", places=places).status_code == 400
+
+
+def test_a_points_row_is_text(http: httpx.Client) -> None:
+    charted(http, "strange")
+    rows = "".join(of_map(http, "row", "strange", place=place).text for place in (0, 1))
+    assert "&lt;script&gt;" in rows
+    assert "<script" not in rows
+
+
+def test_of_more_rows_than_can_be_shown_a_sample_is(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgmeaning.console.mapping.MOST", 12)
+    made = charted(http, anew=True)
+    monkeypatch.undo()
+    assert len(made["x"]) < 24
+    assert made["total"] == 24
+    charted(http, anew=True)
+
+
+def test_a_map_that_cannot_be_made_says_why(http: httpx.Client) -> None:
+    def is_refused() -> bool:
+        answer = of_map(http, "points", "none")
+        return answer.status_code == 404 and "none" in answer.text
+
+    wait_until(is_refused)
+
+
+def test_what_lies_apart_is_drawn_apart() -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(0, 0.05, (60, 30)).astype(np.float32)
+    vectors[30:, 0] += 1
+    places = arranged(Components(vectors).of(vectors), "pca")
+    left, right = sorted((places[:30, 0].mean(), places[30:, 0].mean()))
+    assert right - left > 0.5
+
+
 # ---------------------------------------------------------------- In a browser
 
 
@@ -499,6 +590,27 @@ def test_what_goes_on_is_shown_anew_without_losing_the_place(tab: Any, base: str
     tab.set_viewport_size({"width": 1440, "height": 900})
     assert complaints(tab) == []
     console.picture(tab, "ui-operations")
+
+
+def test_a_part_of_the_map_is_chosen_by_a_line_or_by_keyboard(tab: Any, base: str) -> None:
+    tab.goto(f"{base}/map?collection=recipes&method=pca")
+    tab.get_by_text("24 points", exact=True).wait_for()
+    tab.get_by_label("Coloured by").select_option("topic")
+    soup = tab.get_by_role("button", name="soup 4")
+    soup.focus()
+    tab.keyboard.press("Enter")
+    tab.get_by_text("4 rows, beside the others").wait_for()
+    assert "soup" in tab.locator("#common").text_content()
+    assert complaints(tab) == []
+    console.picture(tab, "ui-map")
+    box = tab.locator("#points").bounding_box()
+    corners = [(2, 2), (box["width"] - 2, 2), (box["width"] - 2, box["height"] - 2), (2, box["height"] - 2)]
+    tab.mouse.move(box["x"] + 2, box["y"] + 2)
+    tab.mouse.down()
+    for x, y in corners:
+        tab.mouse.move(box["x"] + x, box["y"] + y)
+    tab.mouse.up()
+    tab.get_by_text("24 rows, beside the others").wait_for()
 
 
 def test_a_database_that_is_away_is_said_and_the_page_recovers(visited: Any, dsn: str, server_dsn: str) -> None:

@@ -9,6 +9,7 @@ from starlette.staticfiles import StaticFiles
 from pgmeaning.console.connections import Connections
 from pgmeaning.console.judgement_views import JudgementViews
 from pgmeaning.console.judgements import Judgements
+from pgmeaning.console.map_views import MapViews
 from pgmeaning.console.operations_views import OperationsViews
 from pgmeaning.console.pages import static_folder, view
 from pgmeaning.console.playground_views import PlaygroundViews
@@ -20,6 +21,7 @@ def application(connections: Connections, judgements: Judgements, *, write: bool
         *_playground(PlaygroundViews(connections, judgements)),
         *_judgements(JudgementViews(judgements)),
         *_operations(OperationsViews(connections, write=write)),
+        *_map(MapViews(connections)),
     ]
     return Starlette(routes=[*routes, _static()])
 
@@ -46,6 +48,16 @@ def _operations(views: OperationsViews) -> list[BaseRoute]:
         Route("/operations", view(views.show)),
         Route("/operations/now", view(views.now)),
         Route("/retry", view(views.retry), methods=["POST"]),
+    ]
+
+
+def _map(views: MapViews) -> list[BaseRoute]:
+    return [
+        Route("/map", view(views.show)),
+        Route("/map/points", view(views.points), methods=["POST"]),
+        Route("/map/colours", view(views.colours), methods=["POST"]),
+        Route("/map/row", view(views.row), methods=["POST"]),
+        Route("/map/common", view(views.common), methods=["POST"]),
     ]
 
 
