@@ -13,10 +13,10 @@ TORCH_RUN := torch==2.13.0
 TORCH_DEV := torch==2.14.1 torchvision==0.29.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix chaos coverage lint bench docs clean
+.PHONY: help demo test test-matrix test-frameworks chaos coverage lint bench docs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.set-up-run ## run the main job on an embedded server, a real small model and real rows
 	@$(BIN)/pgmeaning demo
@@ -26,6 +26,9 @@ test: lint ## check style, types and layers, and run the tests
 
 test-matrix: $(VENV)/.set-up-dev ## run the integration tests on older PostgreSQL and pgvector, as far as packages carry them
 	@$(BIN)/python -m tests.matrix
+
+test-frameworks: $(VENV)/.set-up-dev ## run the integrations' tests with other versions of SQLAlchemy and Django
+	@$(BIN)/python -m tests.frameworks
 
 chaos: $(VENV)/.set-up-dev ## let everything go wrong for a while, and check that nothing was lost; MINUTES=30 SEED=7
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
@@ -66,7 +69,7 @@ $(VENV)/.set-up-docs: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.set-up-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "setting up .venv: PostgreSQL, torch and torchvision (6 GB), a small model and the tools; this takes a few minutes, once"
-	@$(PIP) install --constraint constraints.txt --editable '.[server,local,qwen,http,media,langchain,llama-index,haystack,pandas,polars,mteb,mcp,docs,dev]' $(TORCH_DEV)
+	@$(PIP) install --constraint constraints.txt --editable '.[server,local,qwen,http,media,langchain,llama-index,haystack,pandas,polars,mteb,mcp,ui,docs,dev]' $(TORCH_DEV)
 	@touch $@ $(VENV)/.set-up-run $(VENV)/.set-up-docs
 
 $(BIN)/python:

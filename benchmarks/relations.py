@@ -39,7 +39,7 @@ def main() -> None:
     for data in options.data:
         for rows in options.rows:
             with bench.database(shared_buffers="2GB") as dsn:
-                compare(dsn, data, make(data, rows, 1)[0])
+                compare(dsn, data, np.concatenate([*make(data, rows, 1).blocks()]))
 
 
 def timed(call: Callable[[], T]) -> tuple[float, T]:

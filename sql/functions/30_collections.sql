@@ -363,6 +363,9 @@ DECLARE
     view    text := format('%I.%I', c.view_schema, c.name || '_embedding');
     vectors regclass := (SELECT t.vectors FROM pgmeaning.target AS t
                          WHERE t.collection_id = c.id);
+    options text := (SELECT string_agg(format('%I = %L', split_part(o, '=', 1), split_part(o, '=', 2)), ', ')
+                     FROM pg_class AS r CROSS JOIN unnest(r.reloptions) AS o
+                     WHERE r.oid = to_regclass(view) AND r.relkind = 'v' AND o NOT LIKE 'security\_invoker=%');
     role    name;
 BEGIN
     EXECUTE format('CREATE OR REPLACE VIEW %s WITH (security_invoker = true) AS '
@@ -371,6 +374,9 @@ BEGIN
         'WHERE (SELECT pgmeaning._serves(%5$L))',
         view, pgmeaning._column_list('v', c.vector_key_columns), pgmeaning._shown_text(c),
         pgmeaning._vector_type(vectors), pgmeaning._relation_name(vectors));
+    IF options IS NOT NULL THEN  -- a view that is replaced would lose them
+        EXECUTE format('ALTER VIEW %s SET (%s)', view, options);
+    END IF;
     FOREACH role IN ARRAY c.grant_to LOOP
         EXECUTE format('GRANT SELECT ON %s TO %s', view, pgmeaning._grantee(role));
         PERFORM pgmeaning._tell_useless_grant(c, role);

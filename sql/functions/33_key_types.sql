@@ -102,7 +102,8 @@ END
 $$;
 
 -- Privileges as they were on a relation that was made anew.
-CREATE OR REPLACE FUNCTION pgmeaning._grant_again(relation text, granted aclitem[]) RETURNS void
+CREATE OR REPLACE FUNCTION pgmeaning._grant_again(relation text, granted aclitem[], col name DEFAULT NULL)
+RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -111,7 +112,7 @@ BEGIN
     FOR one IN SELECT a.privilege_type, a.is_grantable, r.rolname
                FROM aclexplode(granted) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
                WHERE a.grantee = 0 OR r.oid IS NOT NULL LOOP
-        EXECUTE format('GRANT %s ON %s TO %s %s', one.privilege_type, relation,
+        EXECUTE format('GRANT %s %s ON %s TO %s %s', one.privilege_type, '(' || quote_ident(col) || ')', relation,
                        coalesce(quote_ident(one.rolname), 'PUBLIC'),
                        CASE WHEN one.is_grantable THEN 'WITH GRANT OPTION' END);
     END LOOP;

@@ -40,7 +40,7 @@ AS $$
     WHERE r.oid = c.source AND NOT has_schema_privilege(role, n.oid, 'USAGE')
     UNION ALL
     SELECT format('GRANT CREATE ON SCHEMA %I TO %I', c.view_schema, pgmeaning._owner()), true
-    WHERE NOT has_schema_privilege(pgmeaning._owner(), c.view_schema, 'CREATE')
+    WHERE NOT has_schema_privilege(pgmeaning._owner(), to_regnamespace(quote_ident(c.view_schema))::oid, 'CREATE')
     UNION ALL
     SELECT format('GRANT SELECT (%s) ON %s TO %I', string_agg(quote_ident(col), ', ' ORDER BY i),
                   pgmeaning._relation_name(c.source), pgmeaning._reader_role()), false
@@ -85,6 +85,36 @@ BEGIN
 END
 $$;
 
+-- What takes back the rights that were given for a collection which is gone: all of them, or, while others are of the
+-- same table, the reader's on columns that none of those has.
+CREATE OR REPLACE FUNCTION pgmeaning._withdrawals(c pgmeaning.collection, source text) RETURNS SETOF text
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    needed name[] := (SELECT array_agg(DISTINCT col) FROM pgmeaning.collection AS k
+                      CROSS JOIN LATERAL unnest(k.key_columns || pgmeaning._embedded_columns(k)) AS col
+                      WHERE k.source = c.source);
+BEGIN
+    IF needed IS NOT NULL THEN
+        RETURN QUERY SELECT format('REVOKE SELECT (%s) ON %s FROM %I', string_agg(quote_ident(a.attname), ', '),
+                                   source, pgmeaning._reader_role())
+        FROM pg_attribute AS a
+        WHERE a.attrelid = c.source AND NOT a.attisdropped AND a.attname <> ALL (needed)
+          AND a.attname = ANY (c.key_columns || pgmeaning._embedded_columns(c))
+        HAVING count(*) > 0;
+        RETURN;
+    END IF;
+    RETURN QUERY SELECT format('REVOKE SELECT ON %s FROM %I', source, pgmeaning._reader_role())  -- on the columns, too
+        UNION ALL
+        SELECT format('REVOKE TRIGGER ON %s FROM %I', pgmeaning._relation_name(w), pgmeaning._owner())
+        FROM pgmeaning._watched(c) AS w
+        UNION ALL
+        SELECT format('DROP POLICY pgmeaning ON %s', source) FROM pg_policy AS p
+        WHERE p.polrelid = c.source AND p.polname = 'pgmeaning'
+          AND p.polroles = ARRAY[pgmeaning._reader_role()::regrole::oid];
+END
+$$;
+
 -- Takes back what attach() granted on a table that no collection is of any more, as far as the caller may; rights to
 -- the schema stay, since they may be others'.
 CREATE OR REPLACE FUNCTION pgmeaning._take_back(c pgmeaning.collection) RETURNS void
@@ -94,19 +124,10 @@ DECLARE
     source    text := pgmeaning._relation_name(c.source);
     statement text;
 BEGIN
-    IF source IS NULL OR pgmeaning._owner() = pgmeaning._reader_role()
-       OR EXISTS (SELECT FROM pgmeaning.collection AS k WHERE k.source = c.source) THEN
+    IF source IS NULL OR pgmeaning._owner() = pgmeaning._reader_role() THEN
         RETURN;
     END IF;
-    FOR statement IN
-        SELECT format('REVOKE SELECT ON %s FROM %I', source, pgmeaning._reader_role())  -- on the columns, too
-        UNION ALL
-        SELECT format('REVOKE TRIGGER ON %s FROM %I', pgmeaning._relation_name(w), pgmeaning._owner())
-        FROM pgmeaning._watched(c) AS w
-        UNION ALL
-        SELECT format('DROP POLICY pgmeaning ON %s', source) FROM pg_policy AS p
-        WHERE p.polrelid = c.source AND p.polname = 'pgmeaning'
-          AND p.polroles = ARRAY[pgmeaning._reader_role()::regrole::oid]
+    FOR statement IN SELECT w FROM pgmeaning._withdrawals(c, source) AS w
     LOOP
         BEGIN
             EXECUTE statement;

@@ -289,26 +289,67 @@ BEGIN
 END
 $$;
 
+-- What else than rights others gave a view: options, comments, and rights on columns.
+CREATE OR REPLACE FUNCTION pgmeaning._view_extras(view regclass) RETURNS jsonb
+LANGUAGE sql STABLE
+AS $$
+    SELECT jsonb_build_object('options', to_jsonb(r.reloptions), 'comment', obj_description(r.oid, 'pg_class'),
+               'columns', (SELECT jsonb_agg(jsonb_build_object('name', a.attname, 'rights', a.attacl::text,
+                                                               'comment', col_description(r.oid, a.attnum)))
+                           FROM pg_attribute AS a WHERE a.attrelid = r.oid AND a.attnum > 0))
+    FROM pg_class AS r WHERE r.oid = view
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._restore_extras(relation text, extras jsonb) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    option text;
+    col    record;
+BEGIN
+    FOR option IN SELECT jsonb_array_elements_text(extras -> 'options') LOOP
+        EXECUTE format('ALTER VIEW %s SET (%I = %L)', relation, split_part(option, '=', 1), split_part(option, '=', 2));
+    END LOOP;
+    EXECUTE format('COMMENT ON VIEW %s IS %L', relation, extras ->> 'comment');
+    FOR col IN SELECT c.* FROM jsonb_to_recordset(extras -> 'columns') AS c (name name, rights text, comment text)
+               JOIN pg_attribute AS a ON a.attrelid = relation::regclass AND a.attname = c.name LOOP
+        PERFORM pgmeaning._grant_again(relation, col.rights::aclitem[], col.name);
+        EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', relation, col.name, col.comment);
+    END LOOP;
+END
+$$;
+
 -- The same view, on the other vectors: replaced, so that what depends on it stays; but vectors of another type take a
--- new one, with the rights of the old.
+-- new one, with the rights, options and comments of the old.
 CREATE OR REPLACE FUNCTION pgmeaning._replace_view(serving pgmeaning.collection, next pgmeaning.collection,
     view regclass, had aclitem[]) RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
     relation text := pgmeaning._relation_name(view);
+    extras   jsonb := pgmeaning._view_extras(view);
     blocking text;
 BEGIN
     IF view IS NOT NULL AND (pgmeaning._active_target(serving)).vector_type
                             <> (pgmeaning._active_target(next)).vector_type THEN
         EXECUTE format('DROP VIEW %s', relation);
         PERFORM pgmeaning._make_view(next);
-        PERFORM pgmeaning._grant_again(relation, had);
+        PERFORM pgmeaning._grant_again(relation, had), pgmeaning._restore_extras(relation, extras);
     ELSE
         PERFORM pgmeaning._make_view(next);
     END IF;
     PERFORM pgmeaning._hand_over(next);
-EXCEPTION WHEN dependent_objects_still_exist THEN
+EXCEPTION WHEN wrong_object_type OR invalid_table_definition THEN
+    RAISE EXCEPTION USING ERRCODE = 'PM002',
+        MESSAGE = format('%I.%I is not the view of collection %L', next.view_schema, next.name || '_embedding',
+                         next.name),
+        DETAIL = 'The view was dropped, and something else has its name.', HINT = 'Rename or drop that, and try again.';
+WHEN invalid_schema_name THEN
+    RAISE EXCEPTION USING ERRCODE = 'PM010',
+        MESSAGE = format('schema %I of the view of collection %L is gone', next.view_schema, next.name),
+        DETAIL = 'The view is replaced where it was made.',
+        HINT = format('CREATE SCHEMA %I, and try again.', next.view_schema);
+WHEN dependent_objects_still_exist THEN
     GET STACKED DIAGNOSTICS blocking = PG_EXCEPTION_DETAIL;
     RAISE EXCEPTION USING ERRCODE = 'PM018', MESSAGE = format('other objects depend on the view %s', relation),
         DETAIL = blocking || ' It must be made anew, since its vectors are of another type.',
@@ -380,3 +421,23 @@ END
 $$;
 COMMENT ON FUNCTION pgmeaning.swap_rollback
     IS 'Lets the previous generation serve again; it was kept up to date, and the new one still is.';
+
+-- For a migration that is taken back: gives up the swap that is under way, if one is, at whatever point it is, so that
+-- the generation from before serves alone. False: there is none, it was finished, so only another swap leads back.
+CREATE OR REPLACE FUNCTION pgmeaning._undo_swap(collection text) RETURNS bool
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    c pgmeaning.collection := pgmeaning._check_manager(pgmeaning._collection(collection));
+    s pgmeaning.swap;
+BEGIN
+    SELECT * INTO s FROM pgmeaning.swap AS k WHERE k.collection = c.name AND k.state IN ('filling', 'activated');
+    IF NOT FOUND THEN
+        RETURN false;
+    ELSIF s.state = 'activated' THEN
+        PERFORM pgmeaning.swap_rollback(c.name, overrule => 'a migration is taken back');
+    END IF;
+    PERFORM pgmeaning.swap_cancel(c.name);
+    RETURN true;
+END
+$$;

@@ -97,7 +97,10 @@ BEGIN
     t.dimensions := next.dimensions;
     SELECT * INTO kind FROM pgmeaning._choose_kind(t, vectors, 10000);
     IF kind.kind NOT IN ('none', 'prefix') THEN
-        SELECT * INTO planned FROM pgmeaning._index_cost(t, kind.kind, NULL, vectors);
+        SELECT k.statement, k.bytes, k.usual_seconds * pgmeaning._build_slowness(kind.kind) AS build_seconds
+        INTO planned
+        FROM pgmeaning._build_means() AS m
+        CROSS JOIN LATERAL pgmeaning._index_cost(t, kind.kind, NULL, vectors, m.workers, m.memory) AS k;
     ELSE
         SELECT NULL::text AS statement, 0 AS bytes, 0 AS build_seconds INTO planned;
     END IF;

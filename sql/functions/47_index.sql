@@ -1,14 +1,18 @@
 -- Indexes on vector tables: which there are, which one is wanted, and what it costs. HNSW takes up to 2000 dimensions
--- of vector and 4000 of halfvec, so longer vectors are indexed by their signature or by their beginning.
+-- of vector and 4000 of halfvec, so longer vectors are indexed by their signature or by their beginning. diskann
+-- (pgvectorscale) and vchordrq (VectorChord) take vectors as they are, where installed.
 
--- The HNSW indexes on a vector table, whoever made them, that a search can use (or could, were they valid).
+-- The indexes on a vector table, whoever made them, that a search can use (or could, were they valid).
 CREATE OR REPLACE FUNCTION pgmeaning._indexes(vectors regclass)
 RETURNS TABLE (index regclass, kind text, dimensions int, valid bool)
 LANGUAGE sql STABLE
 AS $$
     SELECT s.index, s.kind, s.dimensions, s.valid
     FROM (SELECT i.indexrelid::regclass AS index, a.atttypmod AS dimensions, i.indisvalid AND i.indisready AS valid,
-                 CASE WHEN o.opcname = 'bit_hamming_ops' AND column_name.attname = 'signature' THEN 'signature'
+                 CASE WHEN m.amname <> 'hnsw' THEN
+                          CASE WHEN o.opcname IN ('vector_cosine_ops', 'halfvec_cosine_ops')
+                                    AND column_name.attname = 'embedding' THEN m.amname END
+                      WHEN o.opcname = 'bit_hamming_ops' AND column_name.attname = 'signature' THEN 'signature'
                       WHEN o.opcname IN ('vector_cosine_ops', 'halfvec_cosine_ops')
                            AND column_name.attname = 'embedding' THEN 'direct'
                       WHEN o.opcname = 'halfvec_cosine_ops' AND i.indkey[0] = 0 THEN
@@ -17,7 +21,7 @@ AS $$
                  END AS kind
           FROM pg_index AS i
           JOIN pg_class AS r ON r.oid = i.indexrelid
-          JOIN pg_am AS m ON m.oid = r.relam AND m.amname = 'hnsw'
+          JOIN pg_am AS m ON m.oid = r.relam AND m.amname IN ('hnsw', 'diskann', 'vchordrq')
           CROSS JOIN LATERAL pg_get_indexdef(i.indexrelid, 1, false) AS definition
           JOIN pg_opclass AS o ON o.oid = i.indclass[0]
           JOIN pg_attribute AS a ON a.attrelid = i.indexrelid AND a.attnum = 1
@@ -43,11 +47,12 @@ BEGIN
     FROM pg_index AS i
     JOIN pg_attribute AS a ON a.attrelid = i.indexrelid AND a.attnum = 1
     WHERE i.indrelid = t.vectors AND NOT i.indisunique AND i.indisvalid AND i.indisready
-      AND measured IN ('signature', 'prefix', 'direct') AND pgmeaning._is_our_index(t, i.indexrelid, measured);
+      AND measured IN ('signature', 'prefix', 'direct', 'diskann', 'vchordrq')
+      AND pgmeaning._is_our_index(t, i.indexrelid, measured);
     IF kind IS NULL THEN
         SELECT i.kind, i.dimensions INTO kind, dimensions FROM pgmeaning._indexes(t.vectors) AS i
         WHERE i.valid
-        ORDER BY i.kind = measured DESC NULLS LAST, array_position('{direct,signature,prefix}', i.kind)
+        ORDER BY i.kind = measured DESC NULLS LAST, array_position('{direct,vchordrq,diskann,signature,prefix}', i.kind)
         LIMIT 1;
     END IF;
 END
@@ -63,7 +68,52 @@ AS $$
                                   'subvector($1, 1, %1$s)::halfvec(%1$s)', index_dimensions)
         WHEN 'direct' THEN CASE WHEN dimensions <= 2000 THEN 'v.embedding <=> $1'
                                 ELSE format('v.embedding::halfvec(%1$s) <=> $1::halfvec(%1$s)', dimensions) END
+        WHEN 'diskann' THEN 'v.embedding <=> $1'
+        WHEN 'vchordrq' THEN 'v.embedding <=> $1'
         ELSE format('v.signature <~> binary_quantize($1)::bit(%s)', dimensions) END
+$$;
+
+-- How many lists of an index of vchordrq to look into, for each level: they hold some 500 rows each. Without lists
+-- there must be no number.
+CREATE OR REPLACE FUNCTION pgmeaning._vchordrq_probes(definition text, to_fetch bigint) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$
+    SELECT coalesce(string_agg(least(trim(l.size)::bigint, greatest(10, to_fetch / 20))::text, ','
+                               ORDER BY l.level), '')
+    FROM string_to_table(substring(definition FROM 'lists *= *\[([0-9, ]*)\]'), ',') WITH ORDINALITY AS l (size, level)
+    WHERE trim(l.size) <> ''
+$$;
+
+-- Sets how far a scan of an index of another method than HNSW looks, and returns what there was before; null: it is
+-- HNSW's. diskann orders by its codes alone, since searches rescore what it finds anyway.
+CREATE OR REPLACE FUNCTION pgmeaning._set_scan(kind text, vectors regclass, to_fetch bigint) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    before jsonb;
+BEGIN
+    IF kind = 'diskann' THEN
+        before := jsonb_build_object(
+            'diskann.query_search_list_size', current_setting('diskann.query_search_list_size', true),
+            'diskann.query_rescore', current_setting('diskann.query_rescore', true));
+        PERFORM set_config('diskann.query_search_list_size', least(10000, greatest(100, to_fetch))::text, true),
+                set_config('diskann.query_rescore', '0', true);
+    ELSIF kind = 'vchordrq' THEN
+        before := jsonb_build_object('vchordrq.probes', current_setting('vchordrq.probes', true));
+        PERFORM set_config('vchordrq.probes', pgmeaning._vchordrq_probes(
+            (SELECT pg_get_indexdef(i.index) FROM pgmeaning._indexes(vectors) AS i
+             WHERE i.kind = 'vchordrq' AND i.valid LIMIT 1), to_fetch), true);
+    END IF;
+    RETURN before;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION pgmeaning._unset_scan(before jsonb) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    PERFORM set_config(s.key, s.value, true) FROM jsonb_each_text(before) AS s;
+END
 $$;
 
 CREATE OR REPLACE FUNCTION pgmeaning._index_name(t pgmeaning.target, kind text) RETURNS text
@@ -79,58 +129,153 @@ CREATE OR REPLACE FUNCTION pgmeaning._is_our_index(t pgmeaning.target, index reg
 LANGUAGE sql STABLE
 AS $$ SELECT r.relname = pgmeaning._index_name(t, kind) FROM pg_class AS r WHERE r.oid = index $$;
 
--- The statement that builds an index, and about how large it gets. An element holds its value, two headers, and 32
--- neighbours of 6 bytes on its lowest layer; a page holds whole elements.
-CREATE OR REPLACE FUNCTION pgmeaning._index_cost(t pgmeaning.target, kind text, index_dimensions int, row_count bigint,
-    OUT statement text, OUT bytes bigint, OUT build_seconds float8)
+-- What is indexed, and how many bytes each value of it has.
+CREATE OR REPLACE FUNCTION pgmeaning._indexed_value(t pgmeaning.target, kind text, index_dimensions int,
+    OUT what text, OUT value int)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    of_vector  text := (SELECT n.nspname FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
-                        WHERE e.extname = 'vector');
-    what       text;
-    value      int;
-    effort     int := 64;
-    halves     bool := pgmeaning._vector_type(t.vectors) = 'halfvec';
+    of_vector text := (SELECT n.nspname FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+                       WHERE e.extname = 'vector');
+    own_class text := (SELECT n.nspname FROM pg_opclass AS o JOIN pg_am AS m ON m.oid = o.opcmethod
+                       JOIN pg_namespace AS n ON n.oid = o.opcnamespace
+                       WHERE m.amname = kind AND o.opcname = 'vector_cosine_ops' LIMIT 1);
+    halves    bool := pgmeaning._vector_type(t.vectors) = 'halfvec';
 BEGIN
-    CASE kind
-        WHEN 'signature' THEN
-            what := format('signature %I.bit_hamming_ops', of_vector);
-            value := t.dimensions / 8 + 8;
-            effort := 200;  -- many signatures are equally near, and a hasty graph loses its way among them
-        WHEN 'prefix' THEN
-            what := format('(%I.subvector(embedding, 1, %s)::%1$I.halfvec(%2$s)) %1$I.halfvec_cosine_ops',
-                           of_vector, index_dimensions);
-            value := index_dimensions * 2 + 8;
-        ELSE
-            what := CASE WHEN halves THEN format('embedding %I.halfvec_cosine_ops', of_vector)
-                         WHEN t.dimensions <= 2000 THEN format('embedding %I.vector_cosine_ops', of_vector)
-                         ELSE format('(embedding::%I.halfvec(%s)) %1$I.halfvec_cosine_ops',
-                                     of_vector, t.dimensions) END;
-            value := t.dimensions * CASE WHEN t.dimensions <= 2000 AND NOT halves THEN 4 ELSE 2 END + 8;
+    CASE WHEN kind = 'signature' THEN
+        what := format('signature %I.bit_hamming_ops', of_vector);
+        value := t.dimensions / 8 + 8;
+    WHEN kind = 'prefix' THEN
+        what := format('(%I.subvector(embedding, 1, %s)::%1$I.halfvec(%2$s)) %1$I.halfvec_cosine_ops',
+                       of_vector, index_dimensions);
+        value := index_dimensions * 2 + 8;
+    WHEN kind IN ('diskann', 'vchordrq') THEN
+        what := format('embedding %I.%s_cosine_ops', coalesce(own_class, of_vector),
+                       CASE WHEN halves THEN 'halfvec' ELSE 'vector' END);
+        -- Two bits a dimension where there are few, or one; a RaBitQ code and four numbers.
+        value := t.dimensions * CASE WHEN kind = 'diskann' AND t.dimensions < 900 THEN 2 ELSE 1 END / 8 + 16;
+    ELSE
+        what := CASE WHEN halves THEN format('embedding %I.halfvec_cosine_ops', of_vector)
+                     WHEN t.dimensions <= 2000 THEN format('embedding %I.vector_cosine_ops', of_vector)
+                     ELSE format('(embedding::%I.halfvec(%s)) %1$I.halfvec_cosine_ops', of_vector, t.dimensions) END;
+        value := t.dimensions * CASE WHEN t.dimensions <= 2000 AND NOT halves THEN 4 ELSE 2 END + 8;
     END CASE;
-    statement := format('CREATE INDEX CONCURRENTLY %I ON %s USING hnsw (%s) WITH (ef_construction = %s)',
-        pgmeaning._index_name(t, kind), pgmeaning._relation_name(t.vectors), what, effort);
-    bytes := ceil(row_count / greatest(1, floor(8120.0 / (value + 280)))) * 8192;
-    -- Measured on one core of 2024; distances cost by the length of the value, and grow with the depth of the graph.
-    build_seconds := row_count * effort * (0.000002 + value * 0.000000006) * ln(10 + row_count) / 10;
 END
 $$;
 
--- The kind that 'auto' means here, and why.
+-- About how long an HNSW index takes to build, in seconds, measured on one core of 2024: effort (ef_construction),
+-- value (bytes of a vector), workers (besides the builder), fitting (how many rows' graph fits into memory).
+-- A distance costs by the length of the value, and more where the graph outgrows the processor's caches; the path to a
+-- row's place grows with the graph. Behind what fits into memory, rows are inserted one by one into pages.
+CREATE OR REPLACE FUNCTION pgmeaning._hnsw_seconds(row_count bigint, effort int, value int, workers int,
+    fitting bigint) RETURNS float8
+LANGUAGE sql IMMUTABLE
+AS $$
+    SELECT (least(row_count, fitting) + 3.0 * greatest(0, row_count - fitting)) * effort * ln(10 + row_count)
+           * (0.21 + 0.00015 * value + (0.34 + 0.000085 * value) * missed) / 1000000 / power(1 + workers, 0.9)
+    FROM (SELECT 1 - least(1, 12000000.0 / greatest(1, row_count * (value + 720.0))) AS missed) AS cache
+$$;
+
+-- The statement that builds an index, about how large it gets, the memory that it is built in at best, and how long
+-- that usually takes with so many workers and so much memory; trial: the same for a small copy. An element of HNSW
+-- holds its value, two headers, and 32 neighbours of 6 bytes on its lowest layer; a page holds whole elements. In
+-- memory a neighbour takes 16 bytes.
+CREATE OR REPLACE FUNCTION pgmeaning._index_cost(t pgmeaning.target, kind text, index_dimensions int, row_count bigint,
+    workers int, available bigint,
+    OUT statement text, OUT bytes bigint, OUT memory bigint, OUT usual_seconds float8, OUT trial text)
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    indexed record := pgmeaning._indexed_value(t, kind, index_dimensions);
+    -- Many signatures are equally near, and a hasty graph loses its way among them.
+    effort  int := CASE kind WHEN 'signature' THEN 200 ELSE 64 END;
+    lists   bigint := row_count / 500;
+    how     text := format('hnsw (%s) WITH (ef_construction = %s)', indexed.what, effort);
+    each    bigint := indexed.value + 720;
+BEGIN
+    bytes := ceil(row_count / greatest(1, floor(8120.0 / (indexed.value + 280)))) * 8192;
+    memory := row_count * each;
+    usual_seconds := pgmeaning._hnsw_seconds(row_count, effort, indexed.value, workers, available / each);
+    IF kind = 'diskann' THEN
+        how := format('diskann (%s)', indexed.what);
+        bytes := ceil(row_count / greatest(1, floor(8120.0 / (indexed.value + 440)))) * 8192;
+        memory := 0;
+        usual_seconds := row_count * 0.0000025 * (100 + t.dimensions) * power(greatest(row_count, 1) / 20000.0, 0.2);
+    ELSIF kind = 'vchordrq' THEN
+        how := format('vchordrq (%s)', indexed.what) || CASE WHEN row_count >= 100000 THEN format(
+            E' WITH (options = \'residual_quantization = false\nbuild.internal.lists = [%s]\n'
+            'build.internal.spherical_centroids = true\n\')', lists) ELSE '' END;
+        bytes := row_count * (indexed.value + t.dimensions * 4 + 40);
+        memory := least(lists * 256, row_count) * t.dimensions * 4;
+        usual_seconds := NULL;
+    END IF;
+    trial := 'CREATE INDEX ON pg_temp.pgmeaning_trial USING ' || how;
+    statement := format('CREATE INDEX CONCURRENTLY %I ON %s USING %s',
+        pgmeaning._index_name(t, kind), pgmeaning._relation_name(t.vectors), how);
+END
+$$;
+
+-- How much longer builds took here than they usually do: those of one kind, or else of any. Of a build within a second
+-- most is not the build.
+CREATE OR REPLACE FUNCTION pgmeaning._build_slowness(kind text) RETURNS float8
+LANGUAGE sql STABLE
+AS $$
+    SELECT coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY s.slowness) FILTER (WHERE s.build_kind = $1),
+                    percentile_cont(0.5) WITHIN GROUP (ORDER BY s.slowness), 1)
+    FROM (SELECT x.build_kind, x.build_seconds / x.usual_seconds AS slowness FROM pgmeaning.vector_index AS x
+          WHERE x.build_seconds > 1 AND x.usual_seconds > 0
+          ORDER BY x.built_at DESC LIMIT 20) AS s
+$$;
+
+-- The workers and the memory that a build has where nobody says: those of the server's settings, and no workers where
+-- pgvector builds wrongly with them.
+CREATE OR REPLACE FUNCTION pgmeaning._build_means(OUT workers int, OUT memory bigint)
+LANGUAGE sql STABLE
+AS $$
+    SELECT CASE WHEN string_to_array(substring(coalesce(a.default_version, e.extversion) FROM '^[0-9.]+'), '.')::int[]
+                     >= '{0,8,2}' THEN current_setting('max_parallel_maintenance_workers')::int ELSE 0 END,
+           greatest(1073741824, pg_size_bytes(current_setting('maintenance_work_mem')),
+                    pg_size_bytes(current_setting('shared_buffers')) / 2)
+    FROM (SELECT) AS one
+    LEFT JOIN pg_extension AS e ON e.extname = 'vector'
+    LEFT JOIN pg_available_extensions AS a ON a.name = 'vector'
+$$;
+
+-- Whether the server has an index method.
+CREATE OR REPLACE FUNCTION pgmeaning._has_method(method text) RETURNS bool
+LANGUAGE sql STABLE
+AS $$ SELECT EXISTS (SELECT FROM pg_am AS m WHERE m.amname = method AND m.amtype = 'i') $$;
+
+-- The methods besides HNSW that this vector table could have, the preferred one first.
+CREATE OR REPLACE FUNCTION pgmeaning._other_methods(t pgmeaning.target) RETURNS text[]
+LANGUAGE sql STABLE
+AS $$
+    SELECT array_remove(ARRAY[
+        CASE WHEN pgmeaning._has_method('vchordrq') THEN 'vchordrq' END,
+        CASE WHEN pgmeaning._has_method('diskann') AND pgmeaning._vector_type(t.vectors) = 'vector' THEN 'diskann' END],
+        NULL)
+$$;
+
+-- The kind that 'auto' means here, and why. HNSW, as long as it is built in memory; beyond, it takes many times as long
+-- as the others, where there are any.
 CREATE OR REPLACE FUNCTION pgmeaning._choose_kind(t pgmeaning.target, row_count bigint, min_rows int,
-    OUT kind text, OUT reason text)
+    available bigint DEFAULT NULL, OUT kind text, OUT reason text)
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     present text := (pgmeaning._usable_index(t)).kind;
+    room    bigint := coalesce(available, (pgmeaning._build_means()).memory);
+    needed  bigint;
+    others  text[];
 BEGIN
     IF present IS NOT NULL THEN
         kind := present;
         reason := 'there is one';
+        RETURN;
     ELSIF row_count < min_rows THEN
         kind := 'none';
         reason := format('below %s rows a scan is fast', min_rows);
+        RETURN;
     ELSIF t.dimensions <= (CASE pgmeaning._vector_type(t.vectors) WHEN 'halfvec' THEN 4000 ELSE 2000 END) THEN
         kind := 'direct';
         reason := format('HNSW takes vectors of %s dimensions as they are', t.dimensions);
@@ -138,6 +283,16 @@ BEGIN
         kind := 'signature';
         reason := format('HNSW does not take vectors of %s dimensions; their signatures are %s bytes',
                          t.dimensions, t.dimensions / 8);
+    END IF;
+    needed := (pgmeaning._index_cost(t, kind, NULL, row_count, 0, room)).memory;
+    others := pgmeaning._other_methods(t);
+    IF needed > room AND others <> '{}' THEN
+        kind := others[1];
+        reason := format('a graph of HNSW would take %s to build, and there are %s', pg_size_pretty(needed),
+                         pg_size_pretty(room));
+    ELSIF needed > room THEN
+        reason := format('%s; its graph outgrows the memory for builds (%s of %s), so that the build is slow', reason,
+                         pg_size_pretty(room), pg_size_pretty(needed));
     END IF;
 END
 $$;
@@ -149,9 +304,17 @@ AS $$
 DECLARE
     smallest int := (SELECT m.min_dimensions FROM pgmeaning.model AS m WHERE m.name = t.model);
 BEGIN
-    IF kind IS NULL OR kind NOT IN ('auto', 'none', 'signature', 'prefix', 'direct') THEN
+    IF kind IS NULL OR kind NOT IN ('auto', 'none', 'signature', 'prefix', 'direct', 'diskann', 'vchordrq') THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('there is no kind of index %L', kind),
-            HINT = 'Kinds: auto, none, signature, prefix, direct.';
+            HINT = 'Kinds: auto, none, signature, prefix, direct, diskann, vchordrq.';
+    ELSIF kind IN ('diskann', 'vchordrq') AND NOT pgmeaning._has_method(kind) THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = format('this database has no index method %s', kind),
+            HINT = format('Install the extension %s here, or choose direct or signature.',
+                          CASE kind WHEN 'diskann' THEN 'vectorscale' ELSE 'vchord' END);
+    ELSIF kind = 'diskann' AND pgmeaning._vector_type(t.vectors) = 'halfvec' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PM014', MESSAGE = 'diskann takes no vectors in half precision',
+            DETAIL = format('The vectors of model %L are of type halfvec.', t.model),
+            HINT = 'Choose direct, signature, or vchordrq where installed.';
     ELSIF kind = 'direct' AND t.dimensions > 4000 THEN
         RAISE EXCEPTION USING ERRCODE = 'PM014',
             MESSAGE = format('HNSW does not take vectors of %s dimensions directly', t.dimensions),
@@ -178,7 +341,8 @@ AS $$
 $$;
 
 -- The plan for one vector table; asked: a kind by name, or what was wanted, or the choice for this size and dimension.
-CREATE OR REPLACE FUNCTION pgmeaning._index_plan(t pgmeaning.target, asked text, asked_dimensions int, min_rows int)
+CREATE OR REPLACE FUNCTION pgmeaning._index_plan(t pgmeaning.target, asked text, asked_dimensions int, min_rows int,
+    workers int DEFAULT NULL, available bigint DEFAULT NULL)
 RETURNS SETOF pgmeaning.index_plan
 LANGUAGE plpgsql STABLE
 AS $$
@@ -190,13 +354,16 @@ DECLARE
     wanted  text;
     size    int;
     cost    record;
+    means   record := pgmeaning._build_means();
 BEGIN
+    means.workers := coalesce(_index_plan.workers, means.workers);
+    means.memory := coalesce(_index_plan.available, means.memory);
     SELECT * INTO settled FROM pgmeaning.vector_index AS x
     WHERE x.collection_id = t.collection_id AND x.model = t.model;
     wanted := coalesce(asked, settled.wanted, 'auto');
     SELECT wanted AS kind, 'asked for' AS reason INTO chosen;
     IF wanted = 'auto' THEN
-        chosen := pgmeaning._choose_kind(t, counted, min_rows);
+        chosen := pgmeaning._choose_kind(t, counted, min_rows, means.memory);
     END IF;
     IF chosen.kind = 'prefix' THEN
         size := coalesce(asked_dimensions, settled.wanted_dimensions,
@@ -207,13 +374,16 @@ BEGIN
     IF asked IS NOT NULL THEN
         PERFORM pgmeaning._check_kind(t, chosen.kind, size);
     END IF;
-    SELECT NULL::bigint AS bytes, NULL::float8 AS build_seconds, NULL::text AS statement INTO cost;
+    SELECT NULL::bigint AS bytes, NULL::bigint AS memory, NULL::float8 AS usual_seconds, NULL::text AS statement
+    INTO cost;
     -- Not a join, whose condition may be looked at last; and there may be no such table any more.
     IF chosen.kind <> 'none' AND EXISTS (SELECT FROM pg_class WHERE oid = t.vectors) THEN
-        SELECT * INTO cost FROM pgmeaning._index_cost(t, chosen.kind, size, counted);
+        SELECT * INTO cost
+        FROM pgmeaning._index_cost(t, chosen.kind, size, counted, means.workers, means.memory);
     END IF;
     RETURN QUERY SELECT t.model, coalesce((pgmeaning._usable_index(t)).kind, 'none'), chosen.kind, size, counted,
-        cost.bytes, cost.build_seconds, cost.statement, chosen.reason;
+        cost.bytes, cost.usual_seconds * pgmeaning._build_slowness(chosen.kind), cost.statement, chosen.reason,
+        cost.memory, cost.usual_seconds;
 END
 $$;
 
@@ -253,7 +423,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION pgmeaning.want_index IS 'Sets the kind of index that a collection''s vectors get: '
-    'auto, none, signature, prefix or direct.';
+    'auto, none, signature, prefix, direct, or, where installed, diskann or vchordrq.';
 
 -- Asks a sidecar to measure recall.
 CREATE OR REPLACE FUNCTION pgmeaning.measure_index(collection text) RETURNS void

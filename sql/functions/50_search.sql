@@ -205,9 +205,10 @@ $$;
 -- fetch, candidates, k. The planner would often scan the table: it does not know that vectors are kept out of line, nor
 -- what a quantised one costs. What is forced looks expensive to it, and would be JIT-compiled. At once: one scan of the
 -- index should give all that are wanted, and costs less than an iterative one; but it does not where much of the index
--- is dead, as after changes.
+-- is dead, as after changes. before: what _set_scan() returned.
 CREATE OR REPLACE FUNCTION pgmeaning._by_index(statement text, query_vector vector, to_fetch bigint, candidates bigint,
-    o pgmeaning.search_options, at_once bool, OUT fit bigint, OUT tied bool, OUT hits pgmeaning.search_hit[])
+    o pgmeaning.search_options, at_once bool, before jsonb,
+    OUT fit bigint, OUT tied bool, OUT hits pgmeaning.search_hit[])
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off SET jit = off
 AS $$
 DECLARE
@@ -230,6 +231,9 @@ BEGIN
         PERFORM set_config('search_path', own_path, true);
         EXIT WHEN fit >= 0.9 * to_fetch OR iterative IS NULL;
     END LOOP;
+    IF before IS NOT NULL THEN
+        PERFORM pgmeaning._unset_scan(before);
+    END IF;
     PERFORM set_config('hnsw.ef_search', size, true);
     PERFORM set_config('hnsw.iterative_scan', iterative, true), set_config('hnsw.max_scan_tuples', bound, true)
     WHERE iterative IS NOT NULL;
@@ -329,20 +333,21 @@ DECLARE
                             'ORDER BY %2$s%5$s LIMIT $2', columns, nearness, vectors, others,
                             CASE WHEN plan.indexed THEN '' ELSE ', ' || keys END);
     to_fetch bigint := pgmeaning._rows_to_fetch(c, t, plan.candidates, o);
+    method   text := CASE WHEN plan.indexed THEN plan.kind END;
     exact    record;
     answer   record;
 BEGIN
     IF to_fetch = plan.candidates THEN
         -- Nearly all rows may be found, so only the nearest few are looked up.
         answer := pgmeaning._by_index(pgmeaning._phases_sql(c, near, 'SELECT v.* FROM near AS v', may_be),
-            query_vector, to_fetch, plan.candidates, o, true);
+            query_vector, to_fetch, plan.candidates, o, true, pgmeaning._set_scan(method, t.vectors, to_fetch));
         IF cardinality(answer.hits) = o.k AND answer.fit >= to_fetch / 2 AND NOT (plan.indexed AND answer.tied) THEN
             RETURN answer.hits;
         END IF;
     ELSIF to_fetch IS NOT NULL THEN
         answer := pgmeaning._by_index(pgmeaning._phases_sql(c, near,
             format('SELECT v.* FROM near AS v WHERE %s LIMIT $3', may_be), 'true'),
-            query_vector, to_fetch, plan.candidates, o, false);
+            query_vector, to_fetch, plan.candidates, o, false, pgmeaning._set_scan(method, t.vectors, to_fetch));
         IF answer.fit = plan.candidates AND NOT (plan.indexed AND answer.tied) THEN
             RETURN answer.hits;
         END IF;

@@ -134,7 +134,8 @@ END
 $$;
 
 -- Runs that for a page of keys, with what _by_index() sets, and for its reasons.
-CREATE OR REPLACE FUNCTION pgmeaning._matches_by_index(statement text, keys jsonb[], to_fetch bigint, k bigint)
+CREATE OR REPLACE FUNCTION pgmeaning._matches_by_index(statement text, keys jsonb[], to_fetch bigint, k bigint,
+    before jsonb)
 RETURNS TABLE (place bigint, looked_at bigint, others jsonb[], distances float8[], embedding vector)
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off SET jit = off
 AS $$
@@ -149,6 +150,7 @@ BEGIN
             set_config('hnsw.iterative_scan', CASE WHEN to_fetch <= 1000 THEN 'off' ELSE 'relaxed_order' END, true)
     WHERE iterative IS NOT NULL;
     RETURN QUERY EXECUTE statement USING keys, to_fetch, k;
+    PERFORM pgmeaning._unset_scan(before);
     PERFORM set_config('hnsw.ef_search', size, true);
     PERFORM set_config('hnsw.iterative_scan', iterative, true), set_config('hnsw.max_scan_tuples', bound, true)
     WHERE iterative IS NOT NULL;
@@ -204,7 +206,8 @@ DECLARE
 BEGIN
     FOR item IN SELECT m.* FROM pgmeaning._matches_exactly(made, keys, k) AS m WHERE plan.kind = 'exact'
                 UNION ALL
-                SELECT m.* FROM pgmeaning._matches_by_index(made, keys, to_fetch, wanted) AS m
+                SELECT m.* FROM pgmeaning._matches_by_index(made, keys, to_fetch, wanted,
+                    pgmeaning._set_scan(CASE WHEN plan.indexed THEN plan.kind END, ot.vectors, to_fetch)) AS m
                 WHERE plan.kind <> 'exact' LOOP
         place := item.place;
         others := item.others;

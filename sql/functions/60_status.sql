@@ -208,7 +208,8 @@ JOIN pgmeaning.target AS t ON t.collection_id = c.id
 LEFT JOIN pg_class AS made ON made.oid = t.vectors
 LEFT JOIN pgmeaning.vector_index AS x ON x.collection_id = t.collection_id AND x.model = t.model
 LEFT JOIN LATERAL (SELECT i.* FROM pgmeaning._indexes(t.vectors) AS i WHERE i.valid
-                   ORDER BY i.kind = x.kind DESC NULLS LAST, array_position('{direct,signature,prefix}', i.kind)
+                   ORDER BY i.kind = x.kind DESC NULLS LAST,
+                            array_position('{direct,vchordrq,diskann,signature,prefix}', i.kind)
                    LIMIT 1) AS present ON true;
 COMMENT ON VIEW pgmeaning.index_report
     IS 'The index of each collection''s vectors, and what was measured of it: recall, time, candidates.';

@@ -176,7 +176,8 @@ CREATE TABLE pgmeaning.kept_vectors (
 CREATE TABLE pgmeaning.vector_index (
     collection_id      int NOT NULL,
     model              text NOT NULL,
-    wanted             text NOT NULL DEFAULT 'auto' CHECK (wanted IN ('auto', 'none', 'signature', 'prefix', 'direct')),
+    wanted             text NOT NULL DEFAULT 'auto' CHECK (wanted IN ('auto', 'none', 'signature', 'prefix', 'direct',
+                                                                      'diskann', 'vchordrq')),
     wanted_dimensions  int,     -- of a prefix; null: as planned
     measure_requested  bool NOT NULL DEFAULT false,
     problem            text,    -- why the last build or measurement failed
@@ -184,6 +185,8 @@ CREATE TABLE pgmeaning.vector_index (
     retry_at           timestamptz,             -- before, no sidecar tries again
     built_at           timestamptz,
     build_seconds      float8,
+    build_kind         text,
+    usual_seconds      float8,  -- how long such a build takes elsewhere
     kind               text,    -- what was measured: an index's kind, or 'scan', by signature without an index
     measured_at        timestamptz,
     measured_rows      bigint,
@@ -358,5 +361,7 @@ CREATE TYPE pgmeaning.search_options AS (
 -- The index that a vector table has, the one that is planned, and what that costs.
 CREATE TYPE pgmeaning.index_plan AS (
     model text, present text, kind text, dimensions int, row_count bigint, bytes bigint, build_seconds float8,
-    statement text, reason text
+    statement text, reason text,
+    memory bigint,         -- bytes, so that the build keeps what it makes in memory
+    usual_seconds float8   -- how long such a build takes elsewhere; build_seconds goes by earlier ones here
 );

@@ -93,8 +93,16 @@ class Settings(BaseSettings):
         default=604_800, gt=0, description="how long a query vector is kept, to within a minute"
     )
     index_rows: int = Field(default=10_000, ge=1, description="vectors from which on an index is built automatically")
-    index_memory: int = Field(default=1024, ge=1, description="the most memory for building an index, in MB")
-    index_workers: int = Field(default=0, ge=0, description="parallel workers for building an index")
+    index_memory: int | None = Field(
+        default=None, ge=1,
+        description="the most memory for building an index, in MB; default: 1024, or more where the server is set up "
+        "for more or, on this machine, four times as much is free",
+    )  # fmt: skip
+    index_workers: int | None = Field(
+        default=None, ge=0,
+        description="parallel workers for building an index; default: all cores of a server on this machine, else its "
+        "max_parallel_maintenance_workers; none before pgvector 0.8.2",
+    )  # fmt: skip
     recall_goal: float = Field(
         default=0.99, gt=0, le=1, description="the share of the 10 nearest rows that an index must find"
     )

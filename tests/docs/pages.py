@@ -130,7 +130,8 @@ class Reader:
     def _python(self, block: Block) -> str:
         printed = io.StringIO()
         with _environment(self._environment), contextlib.chdir(self._folder), contextlib.redirect_stdout(printed):
-            exec(compile(block.text, f"{self._page}:{block.line}", "exec"), self._names)  # noqa: S102  # our own pages
+            code = compile(block.text, f"{self._page}:{block.line}", "exec", dont_inherit=True)  # not our __future__
+            exec(code, self._names)  # noqa: S102  # our own pages
         return printed.getvalue()
 
     def close(self) -> None:

@@ -5,17 +5,23 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
+import structlog
 from pgvector import Vector
 from pgvector.psycopg import register_vector
 
 from pgmeaning.database import sql_files as sql
 from pgmeaning.indexes import build as indexing
+from pgmeaning.indexes import trial
+from pgmeaning.indexes.resources import cores, resources
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until
@@ -151,6 +157,99 @@ def test_an_index_that_cannot_be_is_refused(
             db.execute(f"SELECT pgmeaning.{call}", (kind, dimensions))
         assert (caught.value.sqlstate, words in str(caught.value)) == ("PM014", True), caught.value
         assert caught.value.diag.message_hint
+
+
+# What a build uses, and how long it takes
+
+
+def notices(connection: Connection) -> list[str]:
+    """What the server says to this connection from now on, down to its own debugging."""
+    said: list[str] = []
+    connection.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
+    connection.execute("SET client_min_messages = debug1")
+    return said
+
+
+def test_a_build_uses_parallel_workers(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 50)
+    settings = Settings(index_workers=1)
+    with indexing.connected(dsn) as connection:
+        said = notices(connection)
+        (plan,) = indexing.plans(connection, settings, "docs", "signature")
+        indexing.build(connection, plan, settings)
+        assert "using 1 parallel workers" in said
+        left = one(connection, "SHOW max_parallel_maintenance_workers")
+        assert left == one(db, "SHOW max_parallel_maintenance_workers")
+
+
+def test_by_default_a_build_here_uses_all_cores_but_not_of_an_old_pgvector(db: Connection) -> None:
+    sound = one(db, "SELECT default_version FROM pg_available_extensions WHERE name = 'vector'") >= "0.8.2"
+    may = resources(db, Settings())
+    if one(db, "SELECT inet_client_addr() IS NOT DISTINCT FROM inet_server_addr()"):
+        assert may.workers == (min(cores() - 1, 8) if sound else 0)
+    assert may.memory >= 1024
+
+
+def test_a_build_without_shared_memory_goes_on_with_one_process(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 50)
+    if one(db, "SHOW dynamic_shared_memory_type") != "posix" or not Path("/dev/shm").exists():
+        pytest.skip("the server's shared memory has no limit that is known here")
+    limit = os.statvfs("/dev/shm")
+    beyond = 2 * limit.f_blocks * limit.f_frsize
+    settings = Settings(index_workers=1, index_memory=beyond // 2**20)
+    with structlog.testing.capture_logs() as logs, indexing.connected(dsn) as connection:
+        (plan,) = indexing.plans(connection, settings, "docs", "signature")
+        indexing.build(connection, replace(plan, memory=beyond), settings)
+    assert kinds(db) == [("signature", True)]
+    (said,) = [entry["event"] for entry in logs if entry["log_level"] == "warning"]
+    assert said.startswith("index is built by one process")
+
+
+def test_more_rows_workers_or_too_little_memory_change_the_time_foretold(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 500)
+
+    def seconds(workers: int, megabytes: int) -> float:
+        return float(
+            one(
+                db,
+                "SELECT p.build_seconds FROM pgmeaning.target AS t "
+                "CROSS JOIN LATERAL pgmeaning._index_plan(t, 'direct', NULL, 1, %s, %s) AS p",
+                workers,
+                megabytes << 20,
+            )
+        )
+
+    alone = seconds(0, 1024)
+    assert 0.5 < seconds(1, 1024) / alone < 0.7
+    assert 2 < seconds(0, 0) / alone < 3.1
+    hnsw = "SELECT pgmeaning._hnsw_seconds(%s, 64, 1544, 0, 1000000000)"
+    assert 4 < one(db, hnsw, 1_000_000) / one(db, hnsw, 200_000) < 8
+
+
+def test_earlier_builds_correct_the_time_foretold(db: Connection, dsn: str) -> None:
+    fill(db, dsn, 50)
+    foretold = "SELECT build_seconds FROM pgmeaning.plan_index('docs', 'direct')"
+    usual = one(db, foretold)
+    build(dsn, "direct")
+    db.execute("UPDATE pgmeaning.vector_index SET build_seconds = 30, usual_seconds = 10")
+    assert one(db, foretold) == pytest.approx(3 * usual)
+    db.execute("UPDATE pgmeaning.vector_index SET build_seconds = 0.3, usual_seconds = 0.01")
+    assert one(db, foretold) == pytest.approx(usual), "a build within a second says nothing"
+
+
+def test_a_trial_foretells_by_how_fast_a_sample_is_built(
+    db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(db, dsn, 300)
+    monkeypatch.setattr(trial, "ROWS", 50)
+    with indexing.connected(dsn) as connection:
+        (plan,) = indexing.plans(connection, Settings(), "docs", "direct")
+        assert trial.foretold(connection, plan) not in (None, plan.build_seconds)
+        assert trial.foretold(connection, replace(plan, row_count=100)) == plan.build_seconds, "too few to try"
+    (shown,) = command("index", "docs", "--kind", "direct", "--plan", "--trial", "--dsn", dsn)
+    assert shown["build_seconds"] > 0
+    assert one(db, "SELECT count(*) FROM pg_class WHERE relname = 'pgmeaning_trial'") == 0
+    assert kinds(db) == []
 
 
 # Searching

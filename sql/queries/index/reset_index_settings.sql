@@ -1,1 +1,1 @@
-RESET maintenance_work_mem; RESET max_parallel_maintenance_workers
+RESET maintenance_work_mem; RESET max_parallel_maintenance_workers; RESET min_parallel_table_scan_size

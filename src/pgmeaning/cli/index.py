@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,7 +12,7 @@ from pgmeaning.errors import DatabaseError
 if TYPE_CHECKING:
     from pgmeaning.indexes.build import Plan
 
-PLAN_COLUMNS = ("model", "present", "kind", "dimensions", "row_count", "bytes", "build_seconds", "reason")
+PLAN_COLUMNS = ("model", "present", "kind", "dimensions", "row_count", "bytes", "memory", "build_seconds", "reason")
 REPORT_COLUMNS = (
     "model", "index", "index_bytes", "build_seconds", "measured", "recall", "recall_goal", "candidates", "milliseconds",
     "exact_milliseconds", "problem",
@@ -22,7 +22,7 @@ REPORT_COLUMNS = (
 def index(
     collection: Collection,
     kind: Annotated[
-        Literal["auto", "none", "signature", "prefix", "direct"] | None,
+        Literal["auto", "none", "signature", "prefix", "direct", "diskann", "vchordrq"] | None,
         typer.Option("--kind", help="Kind of index from now on; default: as chosen before, or auto."),
     ] = None,
     dimensions: Annotated[
@@ -38,6 +38,9 @@ def index(
         ),
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only show what would be built, and what it costs.")] = False,
+    trial: Annotated[
+        bool, typer.Option("--trial", help="With --plan: build a small index first, to foretell the time by it.")
+    ] = False,
     dsn: Dsn = None,
     as_json: AsJson = False,
 ) -> None:
@@ -49,6 +52,8 @@ def index(
     with connected(dsn) as client:
         if plan:
             rows = client.plan_index(collection, kind, dimensions)
+            if trial:
+                rows = _tried(rows, collection, address(dsn), kind, dimensions)
             print_rows(rows, PLAN_COLUMNS, as_json=as_json, nothing="nothing to plan")
             return
         if kind is not None and not measure:
@@ -58,6 +63,19 @@ def index(
         print_rows(rows, REPORT_COLUMNS, as_json=as_json, nothing="nothing to report")
         for model, reason in () if as_json else unbuilt.items():
             typer.echo(f"no index for {model}: {reason}")
+
+
+def _tried(
+    rows: list[dict[str, Any]], collection: str, dsn: str, kind: str | None, dimensions: int | None
+) -> list[dict[str, Any]]:
+    """The plans, with the seconds that a trial foretells."""
+    from pgmeaning.database.values import translated_errors
+    from pgmeaning.indexes import build, trial
+
+    with translated_errors(), build.connected(dsn) as connection:
+        plans = build.plans(connection, settings(), collection, kind, dimensions)
+        seconds = {plan.model: trial.foretold(connection, plan) for plan in plans}
+    return [{**row, "build_seconds": seconds.get(row["model"])} for row in rows]
 
 
 def _bring_about(collection: str, dsn: str, goal: float | None, *, only_measure: bool) -> dict[str, str]:

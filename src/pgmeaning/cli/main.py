@@ -40,6 +40,7 @@ from pgmeaning.cli.releases import release_app
 from pgmeaning.cli.search import search
 from pgmeaning.cli.status import status
 from pgmeaning.cli.swap import swap_app
+from pgmeaning.cli.ui import ui
 from pgmeaning.cli.vectors import vectors_app
 from pgmeaning.cli.verify import model_verify  # noqa: F401  it adds itself to the models' commands
 from pgmeaning.errors import ModelError, ModelNotFound
@@ -402,3 +403,4 @@ app.command()(index)
 app.command()(evaluate)
 app.command()(doctor)
 app.command()(mcp)
+app.command()(ui)

@@ -228,7 +228,10 @@ class Client(Relations, Swaps, StoredRows, Diversity, Transfers):
         return self._statements.dicts("plan_index", {"collection": collection, "kind": kind, "dimensions": dimensions})
 
     def want_index(self, collection: str, kind: str = "auto", dimensions: int | None = None) -> None:
-        """Choose the kind of index: auto, none, signature, prefix (of `dimensions`) or direct. A sidecar builds it."""
+        """Choose the kind of index: auto, none, signature, prefix (of `dimensions`), direct, diskann or vchordrq.
+
+        A sidecar builds it.
+        """
         self._statements.value("want_index", {"collection": collection, "kind": kind, "dimensions": dimensions})
 
     def index_report(self, collection: str | None = None) -> list[dict[str, Any]]:

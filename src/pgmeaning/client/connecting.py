@@ -11,7 +11,18 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgmeaning.client.client import Client
-from pgmeaning.client.links import Borrowed, Connection, Link, Own, OwnConnection, Pool, Shared, of_engine, of_pool
+from pgmeaning.client.links import (
+    Borrowed,
+    Connection,
+    Link,
+    Once,
+    Own,
+    OwnConnection,
+    Pool,
+    Shared,
+    of_engine,
+    of_pool,
+)
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.dsn import checked
 from pgmeaning.database.values import check_vector, register_times, register_vectors, translated_errors, vector_types
@@ -53,6 +64,25 @@ def connect(
         link.close()
         raise
     return Client(link)
+
+
+def connect_once(dsn: str, application_name: str) -> Client:
+    """A client for a session that is set up by hand: its connection does not come back when it was lost.
+
+    Raises ConnectionFailed if it cannot connect, SchemaOutdated if the schema is missing or of another version.
+    """
+    with translated_errors():
+        connection = psycopg.connect(
+            checked(dsn), autocommit=True, application_name=application_name, prepare_threshold=None
+        )
+    try:
+        with translated_errors():
+            _check_schema(connection)
+            check_vector(vector_types(connection))
+    except BaseException:
+        connection.close()
+        raise
+    return Client(Once(connection))
 
 
 def _link(target: Any, connecting: float, reconnecting: float, statement: float | None) -> Link:

@@ -206,6 +206,17 @@ class Borrowed:
         """It is its owner's to close."""
 
 
+class Once(Borrowed):
+    """A connection that ends for good when it is lost, with whatever was set in it: a role, limits, read-only."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(lambda: connection)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+
 class Shared:
     """Connections that a pool or an engine keeps, one for each thread that uses one."""
 

@@ -28,11 +28,16 @@ def advice(version: str, on_server: str | None) -> str | None:
         return f"the extension vector is still {version} in this database: run ALTER EXTENSION vector UPDATE"
     faults = "VACUUM may corrupt HNSW indexes"
     if _numbers(on_server or version) < PARALLEL_BUILDS:
-        faults += ", and parallel builds of them overflow a buffer (CVE-2026-3172: keep PGMEANING_INDEX_WORKERS at 0)"
+        faults += ", and parallel builds of them overflow a buffer (CVE-2026-3172: leave PGMEANING_INDEX_WORKERS unset)"
     return (
         f"pgvector {on_server or version} has faults that 0.8.3 mends: {faults}. "
         "Install a newer one on the server, run ALTER EXTENSION vector UPDATE, and REINDEX"
     )
+
+
+def sound_in_parallel(version: str) -> bool:
+    """Whether pgvector of this version may build an index in parallel."""
+    return _numbers(version) >= PARALLEL_BUILDS
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import Connection, connect
 from pgmeaning.errors import PgmeaningError
 from pgmeaning.indexes import recall
+from pgmeaning.indexes.resources import SHARE, Resources, no_shared_memory, resources
 from pgmeaning.settings import Settings
 
 log = structlog.get_logger()
@@ -51,7 +52,9 @@ class Plan:
     dimensions: int | None
     row_count: int
     bytes: int | None
+    memory: int | None  # bytes, so that the build keeps what it makes in memory
     build_seconds: float | None
+    usual_seconds: float | None  # the same before it is corrected by how long earlier builds took here
     statement: str | None
     reason: str
     there: bool  # whether the index is as it should be
@@ -76,9 +79,10 @@ def plans(
     dimensions: int | None = None,
 ) -> list[Plan]:  # fmt: skip
     """The plan of each vector table, or of a collection's; `kind` and `dimensions` override the recorded wish."""
+    may = resources(connection, settings)
     arguments = {
         "collection": collection, "kind": kind, "dimensions": dimensions, "min_rows": settings.index_rows,
-        "may_be_owed": MAY_BE_OWED,
+        "may_be_owed": MAY_BE_OWED, "workers": may.workers, "memory": may.memory * 2**20,
     }  # fmt: skip
     with connection.cursor(row_factory=class_row(Plan)) as cursor:
         return cursor.execute(sql.query("index/plan_indexes"), arguments).fetchall()
@@ -124,20 +128,49 @@ def measure(connection: Connection, plan: Plan, settings: Settings) -> recall.Re
 
 
 def _create(connection: Connection, plan: Plan, settings: Settings) -> None:
+    may = resources(connection, settings)
     started = time.monotonic()
-    log.info("building an index", collection=plan.collection, model=plan.model, kind=plan.kind, rows=plan.row_count)
-    with _maintenance(connection, plan, settings):
-        connection.execute(compose.SQL(plan.statement or ""))  # composed and quoted by the database
+    log.info(
+        "building an index", collection=plan.collection, model=plan.model, kind=plan.kind, rows=plan.row_count,
+        workers=may.workers, foretold=round(plan.build_seconds or 0),
+    )  # fmt: skip
+    try:
+        _run(connection, plan, may)
+    except (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory) as error:
+        if not (may.workers and no_shared_memory(error)):
+            raise
+        log.warning(
+            "index is built by one process: the server has too little shared memory for several (a container's "
+            "--shm-size); PGMEANING_INDEX_WORKERS=0 spares the attempt", collection=plan.collection, error=str(error),
+        )  # fmt: skip
+        _drop_broken(connection, plan, settings)
+        started = time.monotonic()
+        _run(connection, plan, Resources(0, may.memory))
     seconds = time.monotonic() - started
     log.info("index built", collection=plan.collection, kind=plan.kind, seconds=round(seconds, 1))
-    record(connection, plan, "index/record_build", build_seconds=seconds)
+    record(
+        connection, plan, "index/record_build", build_seconds=seconds, build_kind=plan.kind,
+        usual_seconds=plan.usual_seconds,
+    )  # fmt: skip
+
+
+def _run(connection: Connection, plan: Plan, may: Resources) -> None:
+    with _maintenance(connection, plan, may):
+        connection.execute(compose.SQL(plan.statement or ""))  # composed and quoted by the database
+
+
+def _drop_broken(connection: Connection, plan: Plan, settings: Settings) -> None:
+    """Drop what a failed build of this vector table left."""
+    for left in plans(connection, settings, plan.collection):
+        for index in left.broken if left.model == plan.model else ():
+            _drop(connection, index)
 
 
 @contextmanager
-def _maintenance(connection: Connection, plan: Plan, settings: Settings) -> Iterator[None]:
+def _maintenance(connection: Connection, plan: Plan, may: Resources) -> Iterator[None]:
     """Allow memory for the whole graph, up to the limit: a graph that outgrows it is built many times slower."""
-    megabytes = min(settings.index_memory, 64 + (plan.bytes or 0) * 3 // 2 // 2**20)
-    arguments = {"memory": f"{megabytes}MB", "workers": str(settings.index_workers)}
+    wanted = max(64 + (plan.memory or 0) // 2**20, SHARE * (may.workers + 1))
+    arguments = {"memory": f"{min(may.memory, wanted)}MB", "workers": str(may.workers)}
     connection.execute(sql.query("index/index_settings"), arguments)
     try:
         yield
@@ -225,9 +258,7 @@ class Indexer:
         record(connection, plan, "index/record_index_problem", problem=problem)
         self._building = plan  # so that this gives way, too
         with suppress(psycopg.errors.QueryCanceled):
-            for left in plans(connection, self._settings, plan.collection):
-                for index in left.broken if left.model == plan.model else ():
-                    _drop(connection, index)
+            _drop_broken(connection, plan, self._settings)
         self._building = None
 
     def _is_postponed(self, plan: Plan) -> bool:

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 import psycopg
 
 from pgmeaning.client.client import Client
-from pgmeaning.client.connecting import connect
+from pgmeaning.client.connecting import connect_once
 from pgmeaning.database import sql_files as sql
-from pgmeaning.database.dsn import checked
 from pgmeaning.database.values import translated_errors
 from pgmeaning.errors import DatabaseError, SettingsError, TimedOut
 from pgmeaning.settings import Settings
@@ -80,14 +79,14 @@ class Database:
                 with suppress(psycopg.Error):
                     client.connection.cancel_safe(timeout=5)
             for client in self._idle:
-                client.connection.close()
+                client.close()
             self._idle.clear()
 
     def _take(self) -> Client:
         with self._lock:
             client = self._idle.pop() if self._idle else None
         if client is not None and not _answers(client):
-            client.connection.close()
+            client.close()
             client = None
         client = client or self._connected()
         with self._lock:
@@ -101,26 +100,20 @@ class Database:
                 self._idle.append(client)
 
     def _connected(self) -> Client:
-        # Not a connection of the client's own, which would come back after a restart without role and limits.
-        with translated_errors():
-            connection = psycopg.connect(
-                checked(self._dsn), autocommit=True, application_name="pgmeaning mcp", prepare_threshold=None
-            )
+        client = connect_once(self._dsn, "pgmeaning mcp")
         try:
             with translated_errors():
                 milliseconds = round(self.settings.mcp_timeout * 1000)
-                connection.execute(sql.query("mcp/session"), {"milliseconds": milliseconds, "role": self._role})
-                connection.read_only = True  # of every transaction; asking a sidecar needs none
-            return connect(connection)
-        except BaseException as error:
-            connection.close()
-            if not isinstance(error, DatabaseError):
-                raise
+                client.connection.execute(sql.query("mcp/session"), {"milliseconds": milliseconds, "role": self._role})
+                client.connection.read_only = True  # of every transaction; asking a sidecar needs none
+        except DatabaseError as error:
+            client.close()
             if self._role is not None and error.sqlstate in ("22023", "42501"):
                 raise SettingsError(
                     f"cannot take role {self._role!r}: {error}", hint="GRANT it to the role that logs in"
                 ) from error
             raise
+        return client
 
 
 def _answers(client: Client) -> bool:
