@@ -93,6 +93,7 @@ class AsyncClient:
     rename_collection = Awaited(Client.rename_collection)
     wait_for = Awaited(Client.wait_for)
     status = Awaited(Client.status)
+    lags = Awaited(Client.lags)
     failures = Awaited(Client.failures)
     sidecars = Awaited(Client.sidecars)
     models = Awaited(Client.models)
