@@ -7,7 +7,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pgmeaning.client.statements import Statements
 from pgmeaning.console.connections import Connections
 from pgmeaning.console.mapping import Chart, Charts, colours, in_common, values_of
 from pgmeaning.console.pages import json_object, page
@@ -25,7 +24,7 @@ class MapViews:
     def show(self, request: Request, _body: bytes) -> Response:
         """The page, with the collections to choose from."""
         with self._connections.reading() as client:
-            collections = Statements(client.connection).dicts("console/collections", {})
+            collections = client._statements.dicts("console/collections", {})
         chosen = {name: request.query_params.get(name, "") for name in ("collection", "method")}
         named = {name: NAMES[name] for name in methods()}
         return page("map.html", here="map", collections=collections, chosen=chosen, methods=named)
@@ -50,7 +49,7 @@ class MapViews:
         chart, column = self._ready(given), str(given.get("column") or "")
         with self._connections.reading() as client:
             arguments = {"collection": given.get("collection"), "keys": chart.keys, "columns": [column]}
-            found = dict(Statements(client.connection).execute("console/values", arguments).fetchall())
+            found = dict(client._statements.execute("console/values", arguments).fetchall())
         labels, at = colours([(found.get(place) or [None])[0] for place in range(1, len(chart.keys) + 1)])
         return JSONResponse({"labels": labels, "of": at})
 
@@ -61,7 +60,7 @@ class MapViews:
         if not isinstance(place, int) or not 0 <= place < len(chart.keys):
             raise ArgumentError(f"there is no point {place!r}")
         with self._connections.reading() as client:
-            statements = Statements(client.connection)
+            statements = client._statements
             rows = values_of(statements, str(given["collection"]), [chart.keys[place]], columns)
         if not rows:
             raise CollectionError("the row is gone", hint="make the map anew")
@@ -90,5 +89,5 @@ class MapViews:
     def _columns(self, given: dict[str, Any]) -> list[str]:
         """The columns of the collection's table."""
         with self._connections.reading() as client:
-            known = Statements(client.connection).dicts("console/collections", {})
+            known = client._statements.dicts("console/collections", {})
         return next((one["columns"] or [] for one in known if one["name"] == given.get("collection")), [])

@@ -78,7 +78,7 @@ class Charts:
 
 def _read(client: Client, collection: str, chart: Chart) -> Vectors:
     """One pass over the vectors: keys, clusters and components of up to MOST rows, picked at random beyond."""
-    statements = Statements(client.connection)
+    statements = client._statements
     sampled = statements.binary("cluster_sample", {"collection": collection, "seed": 0})
     made_of, expected = sampled[0][:2]
     vectors = [row[4] for row in sampled if row[4] is not None]
@@ -142,7 +142,7 @@ def in_common(
     outside = _some(np.setdiff1d(np.arange(len(chart.keys)), np.asarray(chosen, int)), luck)
     parts = [[chart.keys[place] for place in part] for part in (inside, outside)]
     told = [(key, number) for number, part in enumerate(parts, 1) for key in part]
-    statements = Statements(client.connection)
+    statements = client._statements
     rows = [values_of(statements, collection, part, columns) for part in parts]
     return _words(statements, collection, told).get(1, []), _telling(columns, *rows)
 
