@@ -42,6 +42,7 @@ from pgmeaning.cli.output import (
 from pgmeaning.cli.releases import release_app
 from pgmeaning.cli.search import search
 from pgmeaning.cli.swap import swap_app
+from pgmeaning.cli.tryout import tryout
 from pgmeaning.cli.vectors import vectors_app
 from pgmeaning.cli.verify import model_verify  # noqa: F401  it adds itself to the models' commands
 from pgmeaning.errors import ModelError, ModelNotFound
@@ -480,3 +481,4 @@ app.command()(index)
 app.command()(evaluate)
 app.command()(doctor)
 app.command()(mcp)
+app.command("try")(tryout)
