@@ -114,8 +114,9 @@ class Tryout:
         types = ", ".join(f"{column.name} {column.type}" for column in loaded.columns)
         self.say(f"table {loaded.table}: {loaded.rows:,} rows, key {loaded.key}; {types}")
         self.say(f"-- {loaded.changed:,} rows new or changed, {loaded.removed:,} removed")
+        name = loaded.table.replace('"', "")
         for row in self._client.status():
-            if row["source"] in (loaded.table, f"public.{loaded.table}"):
+            if row["source"].replace('"', "") in (name, f"public.{name}"):
                 self.say(f"-- attached by an earlier run, as collection {row['collection']}")
                 return row["collection"], row["model"]
         return self._attach(loaded)
