@@ -41,6 +41,7 @@ from pgmeaning.cli.releases import release_app
 from pgmeaning.cli.search import search
 from pgmeaning.cli.status import status
 from pgmeaning.cli.swap import swap_app
+from pgmeaning.cli.tryout import tryout
 from pgmeaning.cli.ui import ui
 from pgmeaning.cli.uninstall import uninstall
 from pgmeaning.cli.vectors import vectors_app
@@ -422,3 +423,4 @@ app.command()(doctor)
 app.command()(uninstall)
 app.command()(mcp)
 app.command()(ui)
+app.command("try")(tryout)

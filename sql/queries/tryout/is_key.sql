@@ -1,0 +1,2 @@
+-- Whether a column tells the rows apart.
+SELECT count(*) = count(DISTINCT {key}) FROM pg_temp.pgmeaning_staged

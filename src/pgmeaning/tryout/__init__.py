@@ -1,0 +1,1 @@
+"""`pgmeaning try FILE`: somebody's own rows, searchable, in one command."""
