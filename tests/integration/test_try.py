@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pgmeaning.errors import InputError
 from pgmeaning.tryout.files import opened
 from pgmeaning.tryout.guess import embedded, seen, template
 from pgmeaning.tryout.load import Loaded, load
+from pgmeaning.tryout.run import Wishes, run
 from tests.types import Connection
 
 
@@ -142,3 +144,22 @@ def test_what_is_worth_searching_is_text_with_its_title_first() -> None:
     assert embedded(columns) == ["title", "body"]
     assert template(["title", "body"]) == "{title}\n\n{body}"
     assert template(["a{b"]) is None
+
+
+def test_a_title_of_one_word_is_searched_too() -> None:
+    columns, _ = seen(["plot", "title", "year"], [["A shark attacks bathers.", "Jaws", 1974]] * 3)
+    assert embedded(columns) == ["title", "plot"]
+
+
+def test_the_command_may_be_run_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = made(tmp_path, "id,text\n1,red bike\n2,blue car\n")
+    pages: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="pgmeaning-try-") as folder:
+        Path(folder).chmod(0o755)  # as root the server runs as another account, which must get through
+        wishes = Wishes(model="synthetic-384", query="red bike", data_dir=Path(folder) / "server")
+        for _ in range(2):
+            run(str(path), wishes, pages.append)
+    first, second = capfd.readouterr().out.split('table "things":')[1:]
+    assert "2 rows new or changed" in first
+    assert "attached by an earlier run, as collection things" in second
+    assert len(pages) == 2

@@ -31,13 +31,19 @@ def ui(
     """
     configure_logging(None, "warning")
 
+    serve_page(address(dsn), browser=browser, port=port, write=write, judgements=judgements)
+
+
+def serve_page(dsn: str, *, browser: bool, **options: Any) -> None:
+    """Serve the page until Ctrl-C; raises SettingsError where its libraries are missing."""
+
     def opened(url: str) -> None:
         typer.echo(url)
         if browser:
             webbrowser.open(url)
 
     with suppress(KeyboardInterrupt):
-        _console().serve(address(dsn), port=port, write=write, judgements=judgements, opened=opened)
+        _console().serve(dsn, opened=opened, **options)
 
 
 def _console() -> Any:

@@ -131,7 +131,10 @@ def key_candidates(columns: Sequence[Column], rows: int) -> list[str]:
 
 def embedded(columns: Sequence[Column]) -> list[str]:
     """The columns whose meaning is worth searching: a title first, then the longest; of none, any text at all."""
-    texts = [column for column in columns if column.is_text] or [c for c in columns if c.type == "text" and c.seen]
+    words = [column for column in columns if column.type == "text" and column.seen]
+    texts = [column for column in words if column.is_text or column.name.lower() in TITLES]  # a title may be one word
+    if not any(column.is_text for column in texts):
+        texts = words
     chosen = sorted(texts, key=lambda column: -column.length)[:MOST_COLUMNS]
     return [column.name for column in sorted(chosen, key=lambda c: (c.name.lower() not in TITLES, c.length))]
 
