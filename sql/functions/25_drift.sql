@@ -81,7 +81,7 @@ AS $$
         JOIN pg_proc AS p ON p.proname = n
             AND p.pronamespace IN ('pgmeaning'::regnamespace, 'pgmeaning_data'::regnamespace)
         UNION ALL
-        SELECT o.id, 4, concat_ws(':', r.oid, r.relrowsecurity, a.attnum, a.attname, a.atttypid)
+        SELECT o.id, 4, concat_ws(':', r.oid, r.relrowsecurity, a.attnum, a.attname, a.atttypid, a.atthasdef)
         FROM ours AS o JOIN pg_class AS r ON r.oid = o.vectors
         JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
         UNION ALL
@@ -158,7 +158,7 @@ BEGIN
     WHERE c.language IS NOT NULL
       AND ((SELECT count(*) FROM pg_trigger AS g
             WHERE g.tgrelid = t.vectors AND g.tgname IN ('words', 'words_emptied') AND g.tgenabled IN ('O', 'A')) < 2
-           OR NOT columns @> '{words,words_id}' OR NOT pgmeaning._has_postings(t));
+           OR NOT columns @> '{words}' OR NOT pgmeaning._gives_numbers(t.vectors) OR NOT pgmeaning._has_postings(t));
 END
 $$;
 

@@ -23,12 +23,44 @@ BEGIN
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', postings);
     EXECUTE format('CREATE POLICY who_sees_all ON %s FOR SELECT USING ((SELECT pgmeaning._reads_postings(%s)))',
                    postings, c.id);
-    EXECUTE format('GRANT SELECT ON %s TO PUBLIC', postings);  -- the policy says who may
     INSERT INTO pgmeaning.word_index AS x (collection_id, model, postings)
     VALUES (c.id, t.model, postings::regclass)
     ON CONFLICT ON CONSTRAINT word_index_pkey DO UPDATE
         SET postings = excluded.postings, indexed_to = 0, row_count = 0, waiting = 0, next_check = NULL;
+    PERFORM pgmeaning._share_postings(c, t, postings::regclass);
     PERFORM pgmeaning._hand_over(c);
+END
+$$;
+
+-- Lets those read the lists who may read the vectors, and nobody where the source has row security: also an estimate of
+-- the planner's tells how many rows have a word, whatever a policy says. Others search without the lists.
+CREATE OR REPLACE FUNCTION pgmeaning._share_postings(c pgmeaning.collection, t pgmeaning.target, postings regclass)
+RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    change text;
+BEGIN
+    FOR change IN
+        WITH readers AS (
+            SELECT r.oid AS relation, a.grantee FROM pg_class AS r CROSS JOIN LATERAL aclexplode(r.relacl) AS a
+            WHERE r.oid IN (t.vectors, postings) AND a.privilege_type = 'SELECT' AND a.grantee <> r.relowner
+        ), wanted AS (
+            SELECT v.grantee FROM readers AS v
+            JOIN pg_class AS s ON s.oid = c.source AND NOT s.relrowsecurity WHERE v.relation = t.vectors
+        ), had AS (
+            SELECT p.grantee FROM readers AS p WHERE p.relation = postings
+        )
+        SELECT format(g.change, pgmeaning._relation_name(postings),
+                      CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END)
+        FROM (SELECT 'GRANT SELECT ON %s TO %s' AS change, w.grantee
+              FROM (SELECT * FROM wanted EXCEPT SELECT * FROM had) AS w
+              UNION ALL
+              SELECT 'REVOKE SELECT ON %s FROM %s', h.grantee
+              FROM (SELECT * FROM had EXCEPT SELECT * FROM wanted) AS h) AS g
+    LOOP
+        EXECUTE change;
+    END LOOP;
 END
 $$;
 
@@ -40,7 +72,7 @@ DECLARE
                       JOIN pg_class AS r ON r.oid = x.postings WHERE x.collection_id = $1);
 BEGIN
     IF postings IS NOT NULL THEN
-        EXECUTE format('TRUNCATE %s', postings);
+        EXECUTE format('DELETE FROM %s', postings);  -- searches with an older snapshot still see them
     END IF;
     UPDATE pgmeaning.word_index AS x SET indexed_to = 0, row_count = 0, waiting = 0, next_check = NULL
     WHERE x.collection_id = $1;
@@ -140,7 +172,8 @@ LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
     writers text[] := ARRAY(SELECT l.virtualtransaction FROM pg_locks AS l
-                            WHERE l.relation = vectors AND l.mode = 'RowExclusiveLock' AND l.pid <> pg_backend_pid()
+                            WHERE l.relation = vectors AND l.mode = 'RowExclusiveLock'
+                              AND l.pid IS DISTINCT FROM pg_backend_pid()  -- a prepared transaction has none
                               AND l.database = (SELECT d.oid FROM pg_database AS d
                                                 WHERE d.datname = current_database()));
 BEGIN
@@ -172,6 +205,50 @@ BEGIN
 END
 $$;
 
+-- Whether rows that are written get numbers.
+CREATE OR REPLACE FUNCTION pgmeaning._gives_numbers(vectors regclass) RETURNS bool
+LANGUAGE sql STABLE
+AS $$
+    SELECT EXISTS (SELECT FROM pg_attribute AS a
+                   WHERE a.attrelid = vectors AND a.attname = 'words_id' AND NOT a.attisdropped AND a.atthasdef)
+$$;
+
+-- How many rows the lists have, deleted ones included.
+CREATE OR REPLACE FUNCTION pgmeaning._listed_rows(postings regclass) RETURNS bigint
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    listed bigint;
+BEGIN
+    EXECUTE format('SELECT coalesce(sum(p.row_count), 0) FROM %s AS p WHERE p.word = ''''',
+                   pgmeaning._relation_name(postings)) INTO listed;
+    RETURN listed;
+END
+$$;
+
+-- Whether the lists are what was made: somebody may have emptied them, or numbers were given out again, by a sequence
+-- that was restarted or came from a replica without its value. Then all rows get new numbers.
+CREATE OR REPLACE FUNCTION pgmeaning._lists_hold(t pgmeaning.target, x pgmeaning.word_index) RETURNS bool
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    vectors text := pgmeaning._relation_name(t.vectors);
+    numbers text := pg_get_serial_sequence(vectors, 'words_id');
+    given   bigint;
+    highest bigint;
+BEGIN
+    EXECUTE format('SELECT CASE WHEN s.is_called THEN s.last_value ELSE s.last_value - 1 END FROM %s AS s', numbers)
+    INTO given;
+    EXECUTE format('SELECT greatest(max(v.words_id), $1) FROM %s AS v', vectors) INTO highest USING x.indexed_to;
+    IF given >= highest THEN
+        RETURN pgmeaning._listed_rows(x.postings) = x.row_count;
+    END IF;
+    PERFORM setval(numbers::regclass, highest);
+    EXECUTE format('UPDATE %s SET words_id = NULL', vectors);
+    RETURN false;
+END
+$$;
+
 -- What a sidecar does now and then for a collection's words, one step at a time: adds new rows to the lists, once there
 -- are enough, or makes one block anew that has lost a fifth of its rows, is in many parts, or was compared with an
 -- average that is another by a tenth now. Returns how many rows it looked at; 0: there is nothing to do.
@@ -181,6 +258,7 @@ AS $$
 DECLARE
     x        pgmeaning.word_index;
     t        pgmeaning.target;
+    c        pgmeaning.collection;
     fresh    record;
     numbered bigint;
     added    bigint := 0;
@@ -189,8 +267,15 @@ BEGIN
     SELECT w.* INTO x FROM pgmeaning.word_index AS w WHERE w.collection_id = $1 FOR UPDATE SKIP LOCKED;
     SELECT k.* INTO t FROM pgmeaning.target AS k WHERE k.collection_id = $1 AND k.model = x.model;
     IF NOT EXISTS (SELECT FROM pg_class AS r WHERE r.oid = x.postings)
-       OR NOT 'words_id' = ANY (pgmeaning._column_names(t.vectors)) THEN
+       OR NOT pgmeaning._gives_numbers(t.vectors) THEN
         RETURN 0;  -- it is mended as all that is ours
+    END IF;
+    SELECT k.* INTO c FROM pgmeaning.collection AS k WHERE k.id = $1;
+    PERFORM pgmeaning._share_postings(c, t, x.postings)
+    FROM pg_class AS r WHERE r.oid = x.postings AND pg_has_role(r.relowner, 'USAGE');
+    IF NOT pgmeaning._lists_hold(t, x) THEN
+        PERFORM pgmeaning._empty_postings($1);
+        SELECT w.* INTO x FROM pgmeaning.word_index AS w WHERE w.collection_id = $1;
     END IF;
     numbered := pgmeaning._number_rows(t);
     fresh := pgmeaning._fresh_words(t, x, enough);

@@ -4,7 +4,11 @@
 -- The words of a query, in the language's form.
 CREATE OR REPLACE FUNCTION pgmeaning._query_words(language text, query text) RETURNS text[]
 LANGUAGE sql STABLE
-AS $$ SELECT tsvector_to_array(to_tsvector(language::regconfig, query)) $$;
+AS $$
+    -- Of more than 256 the longest, which tell most: each is counted.
+    SELECT ARRAY(SELECT u.word FROM unnest(tsvector_to_array(to_tsvector(language::regconfig, query))) AS u (word)
+                 ORDER BY length(u.word) DESC, u.word LIMIT 256)
+$$;
 
 -- A word as a query for it.
 CREATE OR REPLACE FUNCTION pgmeaning._word_query(word text) RETURNS tsquery
@@ -33,7 +37,11 @@ BEGIN
     END IF;
     SELECT w.* INTO x FROM pgmeaning.word_index AS w
     JOIN pg_class AS r ON r.oid = w.postings
-    WHERE w.collection_id = t.collection_id AND w.model = t.model AND w.indexed_to > 0;
+    WHERE w.collection_id = t.collection_id AND w.model = t.model AND w.indexed_to > 0
+      AND has_table_privilege(r.oid, 'SELECT') AND pgmeaning._reads_postings(w.collection_id);
+    IF x.postings IS NULL OR pgmeaning._listed_rows(x.postings) <> x.row_count THEN
+        RETURN NULL;  -- lists that were emptied would find nothing
+    END IF;
     RETURN x;
 END
 $$;

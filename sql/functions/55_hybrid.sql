@@ -30,7 +30,7 @@ BEGIN
     IF NOT 'words' = ANY (columns) THEN
         EXECUTE format('ALTER TABLE %s ADD COLUMN words tsvector', relation);
     END IF;
-    PERFORM pgmeaning._add_numbers(c, t.vectors) WHERE NOT 'words_id' = ANY (columns);
+    PERFORM pgmeaning._add_numbers(c, t.vectors) WHERE NOT pgmeaning._gives_numbers(t.vectors);
     -- What earlier versions searched by: writing it took longer than all else.
     SELECT i.indexrelid INTO old_gin FROM pg_index AS i JOIN pg_class AS r ON r.oid = i.indexrelid
     JOIN pg_am AS m ON m.oid = r.relam AND m.amname = 'gin'
@@ -52,12 +52,15 @@ DECLARE
     numbers  text := format('pgmeaning_data.%I', 'words_id_' || c.id);
     owner    regrole := (SELECT r.relowner FROM pg_class AS r WHERE r.oid = vectors);
 BEGIN
-    EXECUTE format('ALTER TABLE %s ADD COLUMN words_id bigint', relation);
-    EXECUTE format('CREATE SEQUENCE %s', numbers);
+    EXECUTE format('ALTER TABLE %s ADD COLUMN IF NOT EXISTS words_id bigint', relation);
+    EXECUTE format('CREATE SEQUENCE IF NOT EXISTS %s', numbers);
     EXECUTE format('ALTER SEQUENCE %s OWNER TO %s', numbers, owner);
     EXECUTE format('ALTER SEQUENCE %s OWNED BY %s.words_id', numbers, relation);
     EXECUTE format('ALTER TABLE %s ALTER COLUMN words_id SET DEFAULT nextval(%L)', relation, numbers);
-    EXECUTE format('CREATE INDEX ON %s (words_id)', relation);
+    IF NOT EXISTS (SELECT FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = vectors AND a.attnum = i.indkey[0]
+                   WHERE i.indrelid = vectors AND i.indnkeyatts = 1 AND a.attname = 'words_id') THEN
+        EXECUTE format('CREATE INDEX ON %s (words_id)', relation);
+    END IF;
 END
 $$;
 

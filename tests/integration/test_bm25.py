@@ -257,12 +257,14 @@ def test_who_does_not_see_all_rows_is_told_nothing_of_the_others(db: Connection,
         db.execute(f"GRANT SELECT ON docs, {VECTORS} TO bm25_tenant")
         db.execute("ALTER TABLE docs ENABLE ROW LEVEL SECURITY")
         db.execute("CREATE POLICY few ON docs TO bm25_tenant USING (id % 40 = 0)")
+        db.execute("GRANT SELECT ON pgmeaning_data.postings_1 TO bm25_tenant")  # by mistake: there is a policy, too
         db.execute("SET ROLE bm25_tenant")
         assert db.execute("SELECT count(*) FROM pgmeaning_data.postings_1").fetchone() == (0,)
         mine = {key: text for key, text in filled.items() if key % 40 == 0}
         for query in QUERIES[:4]:
             same(found(db, query, 30), bm25(mine, query), 30)  # as if there were no other rows
         db.execute("RESET ROLE; ALTER TABLE docs DISABLE ROW LEVEL SECURITY")
+        db.execute("SELECT pgmeaning._index_words(id) FROM pgmeaning.collection")
         db.execute("SET ROLE bm25_tenant")
         same(found(db, "w0 w5", 30), bm25(filled, "w0 w5", listed=3000), 30)
         db.execute(f"RESET ROLE; REVOKE SELECT ON {VECTORS} FROM bm25_tenant")
@@ -308,6 +310,60 @@ def test_half_of_a_numbering_is_enough_to_search(db: Connection) -> None:
     index(db)
     db.execute(f"UPDATE {VECTORS} SET words_id = NULL WHERE id % 3 = 0")
     assert {key for key, _ in found(db, "w0", 300)} == {key for key, text in enumerate(texts) if "w0" in text.split()}
+
+
+def test_a_sequence_that_was_restarted_loses_no_row(db: Connection, filled: dict[int, str]) -> None:
+    index(db)
+    db.execute("ALTER SEQUENCE pgmeaning_data.words_id_1 RESTART")
+    write(db, ["zeta", "zeta alpha"], first=100_000)
+    index(db)
+    assert {key for key, _ in found(db, "zeta")} == {100_000, 100_001}
+
+
+def test_lists_that_were_emptied_hide_no_row_and_are_made_again(db: Connection, filled: dict[int, str]) -> None:
+    index(db)
+    matching = {key for key, text in filled.items() if {"w3", "w7"} & set(text.split())}
+    db.execute("TRUNCATE pgmeaning_data.postings_1")
+    assert {key for key, _ in found(db, "w3 w7", 3050)} == matching
+    index(db)
+    assert db.execute("SELECT rows FROM pgmeaning.word_report").fetchone() == (len(filled),)
+
+
+def test_numbers_that_were_dropped_are_given_again(db: Connection, drain: Drain) -> None:
+    attach(db)
+    db.execute("INSERT INTO docs VALUES (1, 'alpha'), (2, 'beta')")
+    assert drain() == 0
+    db.execute("DROP SEQUENCE pgmeaning_data.words_id_1 CASCADE")
+    db.execute("INSERT INTO docs VALUES (3, 'alpha gamma')")
+    assert drain() == 0
+    assert db.execute(f"SELECT count(words_id) FROM {VECTORS}").fetchone() == (3,)
+    assert {key for key, _ in found(db, "alpha")} == {1, 3}
+
+
+def test_a_stranger_learns_nothing_of_the_words(db: Connection, filled: dict[int, str]) -> None:
+    index(db)
+    db.execute("CREATE ROLE words_stranger")
+    try:
+        db.execute("GRANT USAGE ON SCHEMA pgmeaning_data TO words_stranger")
+        db.execute("SET ROLE words_stranger")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            db.execute("EXPLAIN SELECT FROM pgmeaning_data.postings_1 WHERE word = 'w1'")
+        db.execute("RESET ROLE")
+        db.execute(f"GRANT SELECT ON {VECTORS} TO words_stranger")
+        index(db)
+        granted = "SELECT has_table_privilege('words_stranger', 'pgmeaning_data.postings_1', 'SELECT')"
+        assert db.execute(granted).fetchone() == (True,)
+        db.execute("ALTER TABLE docs ENABLE ROW LEVEL SECURITY")
+        index(db)
+        assert db.execute(granted).fetchone() == (False,)
+    finally:
+        db.execute("RESET ROLE; DROP OWNED BY words_stranger; DROP ROLE words_stranger")
+
+
+def test_a_query_of_ten_thousand_words_is_answered(db: Connection, filled: dict[int, str]) -> None:
+    index(db)
+    assert found(db, " ".join(f"v{n}" for n in range(10_000)) + " w000000003") == []
+    assert found(db, " ".join(f"v{n}" for n in range(10_000)) + " w3 ") == []  # of so many the longest words count
 
 
 def test_detaching_takes_the_lists_along_and_kept_vectors_are_listed_again(db: Connection) -> None:

@@ -117,7 +117,7 @@ def test_without_it_nothing_is_shown(base: str, path: str) -> None:
     assert httpx.get(f"{base}{path}").status_code == 401
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", ""])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "["])
 def test_a_strangers_name_that_leads_here_is_turned_away(http: httpx.Client, host: str) -> None:
     assert http.get("/", headers={"host": host}).status_code == 421
 
@@ -313,6 +313,13 @@ def test_a_rate_is_of_the_last_minute() -> None:
 
 def judge(http: httpx.Client, query: str, key: str, grade: str, collection: str = "recipes") -> httpx.Response:
     return http.post("/judge", json={"collection": collection, "query": query, "key": key, "grade": grade})
+
+
+@pytest.mark.parametrize("line", ['{"query": "a", "grades": ["high"], "relevant": [1]}', "[" * 5000, "\udcff"])
+def test_a_file_of_judgements_that_makes_no_sense_is_an_error_in_words(tmp_path: Path, line: str) -> None:
+    (tmp_path / "docs.jsonl").write_bytes(line.encode(errors="surrogateescape"))
+    with pytest.raises(ArgumentError):
+        Judgements(tmp_path).of("docs", "a")
 
 
 def test_what_is_judged_is_measured_by_evaluate(http: httpx.Client, dsn_of_all: str, judgements: Path) -> None:
@@ -556,6 +563,14 @@ def test_the_address_brings_back_what_was_searched(tab: Any) -> None:
     tab.reload()
     assert tab.get_by_label("Filter").input_value() == "minutes < 30"
     tab.locator("[data-kind=vectors] .hit").first.wait_for()
+
+
+def test_a_filter_of_an_address_is_not_run_until_somebody_does(tab: Any, base: str) -> None:
+    tab.goto(f"{base}/?collection=recipes&query=soup&filter=minutes+<+31")
+    tab.wait_for_load_state("networkidle")
+    assert tab.locator("[data-kind=vectors] .hit").count() == 0
+    ask(tab, "soup")
+    assert tab.locator("[data-kind=vectors] .hit").count() > 0
 
 
 def test_nothing_is_loaded_from_elsewhere(tab: Any, base: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 import pgmeaning
 from pgmeaning.database import migrate
 from pgmeaning.errors import DatabaseError, TimedOut
+from pgmeaning.integrations.mcp.database import Database
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until
@@ -174,3 +175,8 @@ def test_a_pooler_that_keeps_the_settings_is_known_by_the_process_that_it_shares
         pytest.raises(DatabaseError, match="two open connections share one server process"),
     ):
         Sidecar(pooled, Settings()).run(drain=True)
+
+
+def test_an_agents_session_does_not_go_through_a_pooler(pooled: str) -> None:
+    with pytest.raises(DatabaseError, match="an agent's session cannot work through a connection pooler"):
+        Database(pooled, role="pg_database_owner")

@@ -49,7 +49,8 @@ def connect(
     which each call takes a connection. Of an engine with another driver than psycopg, its URL is taken.
 
     The timeouts are seconds, for a connection of the client's own: to connect, to wait for a server that is being
-    restarted, and for each statement. Only between calls, and outside of a transaction, is it made again if lost.
+    restarted, and for each statement. Only between calls, and outside of a transaction, is it made again if lost. What
+    SET had changed in it is gone then, also a role: put that into the DSN, as in options='-c role=reader'.
 
     Raises ConnectionFailed if it cannot connect, SchemaOutdated if the schema is missing or of another version.
     """

@@ -269,10 +269,12 @@ def of_pool(pool: Pool) -> Callable[[], AbstractContextManager[Connection]]:
             connection.autocommit = True
             yield connection
         finally:
-            if not connection.closed:
-                _end(connection)
-                connection.autocommit = before
-            pool.putconn(connection)
+            try:
+                if not connection.closed:
+                    _end(connection)
+                    connection.autocommit = before
+            finally:
+                pool.putconn(connection)
 
     return taken
 

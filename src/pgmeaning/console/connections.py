@@ -48,6 +48,8 @@ class Connections:
             finally:
                 if not client.connection.closed:
                     client.connection.read_only = None
+                    with suppress(psycopg.Error):
+                        client.connection.execute(sql.query("console/unlock"))
 
     def close(self) -> None:
         """Close those that are idle."""

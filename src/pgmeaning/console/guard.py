@@ -53,8 +53,7 @@ class Guard:
 
     def _refusal(self, request: Request) -> Response | None:
         """What a stranger gets; None: it is none."""
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname
-        if host not in NAMES:
+        if _host(request) not in NAMES:
             return HTMLResponse("this name is not the page's", 421)
         if (token := request.query_params.get("token")) is not None:
             return self._exchanged(request, token)
@@ -84,4 +83,11 @@ def _is_own(request: Request) -> bool:
     origin = request.headers.get("origin")
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    return origin is None or origin.partition("://")[2] == request.headers.get("host")
+
+
+def _host(request: Request) -> str | None:
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname
+    except ValueError:  # such as "["
+        return None

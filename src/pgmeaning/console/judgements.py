@@ -75,20 +75,23 @@ def same_key(key: Any) -> str:
 def _read(file: Path) -> list[Record]:
     if not file.exists():
         return []
-    lines = file.read_text(encoding="utf-8-sig").split("\n")
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise ArgumentError(f"{file} is not in UTF-8", hint="move it away, or convert it") from None
     return [_record(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _record(file: Path, number: int, line: str) -> Record:
     try:
         record: Any = json_values.loads(line)
-    except ValueError:
+        _judged(record)
+    except (ValueError, TypeError, AttributeError, RecursionError):
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("query"), str):
         raise ArgumentError(
             f"{file}, line {number} is no judged query", hint='a line is {"query": "...", "relevant": [1]}'
         )
-    _judged(record)
     return record
 
 

@@ -11,6 +11,8 @@ from pgmeaning.errors import DatabaseError
 BEGIN, END = "\x02", "\x03"
 SHOWN = 20_000  # characters of a text; nobody reads more of it in a list
 
+MOST = 2_000  # characters of a query whose words are marked
+
 # (text, whether it is marked), in order; the texts together are the whole.
 Pieces = list[tuple[str, bool]]
 
@@ -48,7 +50,7 @@ def _pieces(text: str, highlighted: str | None) -> Pieces | None:
 
 def by_words(text: str, query: str) -> Pieces:
     """Words that begin with a word of the query, whatever the language."""
-    words = sorted({re.escape(word) for word in re.findall(r"\w{3,}", query)}, key=len, reverse=True)
+    words = sorted({re.escape(word) for word in re.findall(r"\w{3,}", query[:MOST])}, key=len, reverse=True)
     if not words:
         return [(text, False)]
     parts = re.split(rf"\b((?:{'|'.join(words)})\w*)", text, flags=re.IGNORECASE)

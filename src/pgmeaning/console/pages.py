@@ -70,6 +70,8 @@ def view(answer: Callable[[Request, bytes], Response]) -> View:
             return answer(request, body)
         except PgmeaningError as error:
             return problem(error)
+        except (ValueError, OverflowError, RecursionError, OSError) as error:  # NUL, half a character, 1e999 rows
+            return problem(ArgumentError(f"this cannot be asked: {error}"))
 
     async def _view(request: Request) -> Response:
         try:
@@ -85,7 +87,7 @@ def json_object(body: bytes) -> dict[str, Any]:
     """What a script sent; raises ArgumentError."""
     try:
         given = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         given = None
     if not isinstance(given, dict):
         raise ArgumentError("not a JSON object")
@@ -96,8 +98,8 @@ def key_of(text: str) -> str:
     """A key as JSON, with all digits of its numbers; raises ArgumentError."""
     try:
         return json_values.dumps(json_values.loads(text))
-    except ValueError:
-        raise ArgumentError(f"{text!r} is no key", hint='a key is JSON, such as {"id": 5}') from None
+    except (ValueError, RecursionError):
+        raise ArgumentError(f"{text[:200]!r} is no key", hint='a key is JSON, such as {"id": 5}') from None
 
 
 async def _body(request: Request) -> bytes:

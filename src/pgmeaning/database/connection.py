@@ -83,7 +83,7 @@ def current_role(connection: Connection) -> str:
     return str((connection.execute(sql.query("current_role")).fetchone() or ("",))[0])
 
 
-def check_direct(dsn: str) -> None:
+def check_direct(dsn: str, what: str = "the sidecar") -> None:
     """Raise DatabaseError if there is a pooler in between that shares server connections, or drops settings.
 
     A sidecar listens, holds session-level locks, and depends on its settings; otherwise it would hang now and then, and
@@ -91,25 +91,25 @@ def check_direct(dsn: str) -> None:
     """
     try:
         with connect(dsn, "sidecar") as first, connect(dsn, "sidecar") as second:
-            shared = any(_backend(first) == _backend(second) for _ in range(3))
+            shared = any(_backend(first, what) == _backend(second, what) for _ in range(3))
     except psycopg.OperationalError as error:
         if "startup parameter" not in str(error):
             raise
-        raise _pooled(str(error).strip().split("\n")[0]) from error
+        raise _pooled(what, str(error).strip().split("\n")[0]) from error
     if shared:
-        raise _pooled("two open connections share one server process")
+        raise _pooled(what, "two open connections share one server process")
 
 
-def _backend(connection: Connection) -> int:
+def _backend(connection: Connection, what: str) -> int:
     pid, settings_arrived = connection.execute(sql.query("migrate/own_backend")).fetchone() or (0, False)
     if not settings_arrived:
-        raise _pooled("the connection's settings do not reach the server")
+        raise _pooled(what, "the connection's settings do not reach the server")
     return int(pid)
 
 
-def _pooled(reason: str) -> DatabaseError:
+def _pooled(what: str, reason: str) -> DatabaseError:
     return DatabaseError(
-        f"the sidecar cannot work through a connection pooler: {reason}",
+        f"{what} cannot work through a connection pooler: {reason}",
         hint="give it the server's own address; applications may use the pooler, see docs/pgbouncer.md",
     )
 

@@ -225,6 +225,7 @@ function remember(wanted) {
   if (address !== location.pathname + location.search) {
     history.pushState(null, "", address);
   }
+  sessionStorage.setItem(`filter ${form.elements.filter.value}`, "run");
 }
 
 function recall() {
@@ -236,7 +237,11 @@ function recall() {
     form.elements.collection.value = told.get("collection");
   }
   chosen();
-  search();
+  // A filter is SQL: an address that somebody else made may fill it in, but a person has to run it once.
+  const filter = form.elements.filter.value;
+  if (!filter || sessionStorage.getItem(`filter ${filter}`)) {
+    search();
+  }
 }
 
 function chosen() {

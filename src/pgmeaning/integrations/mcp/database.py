@@ -12,6 +12,7 @@ import psycopg
 from pgmeaning.client.client import Client
 from pgmeaning.client.connecting import connect_once
 from pgmeaning.database import sql_files as sql
+from pgmeaning.database.connection import check_direct
 from pgmeaning.database.values import translated_errors
 from pgmeaning.errors import DatabaseError, SettingsError, TimedOut
 from pgmeaning.settings import Settings
@@ -26,6 +27,7 @@ class Database:
 
     def __init__(self, dsn: str, settings: Settings | None = None, *, role: str | None = None) -> None:
         """`role`: SET ROLE to it, as a role that the DSN's belongs to."""
+        check_direct(dsn, "an agent's session")  # a pooler would hand its role and limits to others
         self._dsn = dsn
         self._role = role
         self.settings = settings or Settings()

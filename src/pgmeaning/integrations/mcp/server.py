@@ -91,7 +91,8 @@ def build(database: Database, *, only: Sequence[str] | None = None) -> Server[An
         if asked.name not in known:
             raise MCPError(protocol.INVALID_PARAMS, f"there is no tool {asked.name!r}: there are {', '.join(known)}")
         run = partial(called, known[asked.name], asked.arguments or {}, database)
-        return await to_thread.run_sync(run, abandon_on_cancel=True, limiter=limiter)
+        # A call that was cancelled ends with its statement, at the time-out: until then it counts.
+        return await to_thread.run_sync(run, limiter=limiter)
 
     return Server(
         "pgmeaning", version=__version__, title="Search Postgres by meaning", instructions=INSTRUCTIONS,
