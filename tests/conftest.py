@@ -23,6 +23,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgmeaning.database import migrate
+from pgmeaning.database.loopback import ensure_loopback
 from pgmeaning.sidecar.process import Sidecar
 from tests.installation import ONE_ROLE, Installation, Installations
 from tests.types import Connect, Connection, Drain
@@ -124,8 +125,11 @@ def dsn(server_dsn: str, installation: Installation) -> Iterator[str]:
     name = f"pgmeaning_test_{os.getpid()}_{next(_numbers)}"
     _create(server_dsn, name, installation.template)
     with psycopg.connect(make_conninfo(server_dsn, dbname=name), autocommit=True) as connection:
-        # The template's, which works, for this database. It need not be tried again.
-        connection.execute("SELECT pgmeaning._make_loopback(%s)", (_loopback_host(connection),))
+        host = _loopback_host(connection)
+        if host is None:
+            ensure_loopback(connection)
+        else:  # the template's, which works, for this database: it need not be tried again
+            connection.execute("SELECT pgmeaning._make_loopback(%s)", (host,))
         if installation.owner is not None:
             named = (sql.Identifier(name), sql.Identifier(installation.owner))
             connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(*named))
@@ -133,11 +137,11 @@ def dsn(server_dsn: str, installation: Installation) -> Iterator[str]:
     _drop(server_dsn, name)
 
 
-def _loopback_host(connection: Connection) -> str:
+def _loopback_host(connection: Connection) -> str | None:
     (options,) = connection.execute(
         "SELECT srvoptions FROM pg_foreign_server WHERE srvname = 'pgmeaning_loopback'"
     ).fetchone() or ([],)
-    return str(next(option.removeprefix("host=") for option in options if option.startswith("host=")))
+    return next((str(option).removeprefix("host=") for option in options if option.startswith("host=")), None)
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def test_many_texts_share_a_request_and_none_has_more_tokens_than_allowed(engine
     before = len(engine.requests)
     texts = [f"text number {number}" for number in range(200)]
     load_embedder(served(EMBEDDER, engine, folder, concurrency=1)).embed_documents(texts)
-    assert [len(request.body["input"]) for request in engine.requests[before:]] == [96, 96, 8]
+    assert sorted(len(request.body["input"]) for request in engine.requests[before:]) == [8, 96, 96]
     load_embedder(served(EMBEDDER, engine, folder, concurrency=1, batch_tokens=300)).embed_documents(texts[:50])
     for request in engine.requests[before + 3 :]:
         assert sum(map(len, request.body["input"])) <= 300

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 import pgmeaning
-from pgmeaning.errors import DatabaseError
+from pgmeaning.errors import ModelError
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
 from tests.conftest import running, wait_until
@@ -71,7 +71,7 @@ def test_a_retired_reranker_is_refused_as_such(db: Connection, dsn: str) -> None
 def test_a_retired_reranker_is_not_loaded_by_a_client_either(docs: Connection, dsn: str, drain: Drain) -> None:
     assert drain() == 0
     docs.execute("SELECT pgmeaning.retire_model('ms-marco-MiniLM-L6-v2')")
-    with pgmeaning.connect(dsn) as client, pytest.raises(DatabaseError, match="retired"):
+    with pgmeaning.connect(dsn) as client, pytest.raises(ModelError, match="retired"):
         client._reranker("ms-marco-MiniLM-L6-v2")
 
 

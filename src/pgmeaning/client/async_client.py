@@ -115,6 +115,7 @@ class AsyncClient:
     import_release = Awaited(Client.import_release)
     sign_release = Awaited(Client.sign_release)
     allow_model = Awaited(Client.allow_model)
+    set_model_options = Awaited(Client.set_model_options)
     embed = Awaited(Client.embed)
     similarity = Awaited(Client.similarity)
     prepare = Awaited(Client.prepare)
