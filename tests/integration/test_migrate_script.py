@@ -18,7 +18,8 @@ SELECT n.nspname, p.oid::regprocedure::text, md5(p.prosrc), p.proacl::text FROM 
 JOIN pg_namespace AS n ON n.oid = p.pronamespace WHERE n.nspname LIKE 'pgmeaning%' AND n.nspname <> 'pgmeaning_dblink'
 UNION ALL
 SELECT n.nspname, c.relname, c.relkind::text, c.relacl::text FROM pg_class AS c
-JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname LIKE 'pgmeaning%' AND n.nspname <> 'pgmeaning_dblink' ORDER BY 1, 2
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname LIKE 'pgmeaning%' AND n.nspname <> 'pgmeaning_dblink' ORDER BY 1, 2
 """
 
 

@@ -102,7 +102,7 @@ RELATIONS: dict[str, tuple[str, ...]] = {
     "pgmeaning.status": ANYBODY,
     "pgmeaning.index_report": ANYBODY,
     "pgmeaning.word_report": ANYBODY,
-    "pgmeaning_data.postings_1": ANYBODY,  # no rows of it, but for who reads the vectors and sees all rows
+    "pgmeaning_data.postings_1": VIEWED,  # of which no rows, but for who sees all of the source
     "pgmeaning.sidecars": ANYBODY,
     "pgmeaning.models": ANYBODY,
     "pgmeaning.model_probe": ANYBODY,
