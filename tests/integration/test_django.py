@@ -28,7 +28,7 @@ from tests.integration.docs import cache
 from tests.integration.shop import database
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # Django takes settings once a process
 def dsn(server_dsn: str, template: str) -> Iterator[str]:
     """A project's database, migrated, filled and embedded."""
     with database(server_dsn, template) as dsn:
