@@ -28,6 +28,14 @@ EXCEPTION WHEN data_exception THEN
 END
 $$;
 
+-- Several keys like that, in their order.
+CREATE OR REPLACE FUNCTION pgmeaning._full_keys(c pgmeaning.collection, keys jsonb[]) RETURNS jsonb[]
+LANGUAGE sql STABLE
+AS $$
+    SELECT ARRAY(SELECT pgmeaning._full_key(c, u.key) FROM unnest(keys) WITH ORDINALITY AS u (key, place)
+                 ORDER BY u.place)
+$$;
+
 -- Whether keys depend on settings. The usual types first, since every search asks.
 CREATE OR REPLACE FUNCTION pgmeaning._is_pinned(c pgmeaning.collection) RETURNS bool
 LANGUAGE plpgsql STABLE

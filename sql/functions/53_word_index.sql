@@ -348,15 +348,12 @@ RETURNS void
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    listed   bigint;
     unlisted bigint;
 BEGIN
-    EXECUTE format('SELECT coalesce(sum(p.row_count), 0) FROM %s AS p WHERE p.word = ''''',
-                   pgmeaning._relation_name(x.postings)) INTO listed;
     EXECUTE format('SELECT count(*) FROM %s AS v WHERE v.words_id > $1 OR v.words_id IS NULL',
                    pgmeaning._relation_name(t.vectors)) INTO unlisted USING x.indexed_to;
     UPDATE pgmeaning.word_index AS w
-    SET indexed_to = x.indexed_to, row_count = listed, waiting = unlisted,
+    SET indexed_to = x.indexed_to, row_count = pgmeaning._listed_rows(x.postings), waiting = unlisted,
         indexed_at = CASE WHEN changed THEN clock_timestamp() ELSE w.indexed_at END, problem = NULL
     WHERE w.collection_id = x.collection_id AND w.model = x.model
       AND (changed OR w.waiting <> unlisted OR w.problem IS NOT NULL);

@@ -75,13 +75,12 @@ BEGIN
         RETURN;
     END IF;
     EXECUTE format('SELECT array_agg(coalesce(p.rows, 0) ORDER BY u.i), '
-                   '(SELECT sum(a.row_count) FROM %1$s AS a WHERE a.word = '''') AS rows, '
                    '(SELECT greatest(1, sum(a.word_count) / sum(a.row_count)) FROM %1$s AS a WHERE a.word = '''') '
                    'AS average '
                    'FROM unnest($1) WITH ORDINALITY AS u (word, i) CROSS JOIN LATERAL '
                    '(SELECT sum(p.row_count) AS rows FROM %1$s AS p WHERE p.word = u.word OFFSET 0) AS p',
                    pgmeaning._relation_name(x.postings)) INTO listed USING words;
-    row_count := row_count + coalesce(listed.rows, 0);
+    row_count := row_count + x.row_count;  -- as _usable_postings() has counted
     average := listed.average;
     row_counts := ARRAY(SELECT u.a + u.b FROM unnest(row_counts, listed.array_agg) WITH ORDINALITY AS u (a, b, i)
                         ORDER BY u.i);

@@ -156,8 +156,7 @@ BEGIN
         pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types), pgmeaning._source_guard(c),
         pgmeaning._relation_name(t.vectors),
         pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types))
-    USING ARRAY(SELECT pgmeaning._full_key(c, u.key) FROM unnest(keys) WITH ORDINALITY AS u (key, place)
-                ORDER BY u.place), characters;
+    USING pgmeaning._full_keys(c, keys), characters;
 END
 $$;
 
@@ -180,8 +179,7 @@ BEGIN
         pgmeaning._key_match('v', c.vector_key_columns, 'k', c.key_columns, c.key_types),
         pgmeaning._relation_name(c.source),
         pgmeaning._key_match('s', c.key_columns, 'k', c.key_columns, c.key_types))
-    USING ARRAY(SELECT pgmeaning._full_key(c, u.key) FROM unnest(keys) WITH ORDINALITY AS u (key, place)
-                ORDER BY u.place),
-        t.model, (SELECT m.fingerprint FROM pgmeaning.model AS m WHERE m.name = t.model), chunks;
+    USING pgmeaning._full_keys(c, keys), t.model,
+        (SELECT m.fingerprint FROM pgmeaning.model AS m WHERE m.name = t.model), chunks;
 END
 $$;

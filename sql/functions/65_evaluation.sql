@@ -107,8 +107,7 @@ AS $$
 DECLARE
     c       pgmeaning.collection := pgmeaning._collection(collection);
     t       pgmeaning.target := pgmeaning._active_target(c);
-    wanted  jsonb[] := ARRAY(SELECT pgmeaning._full_key(c, u.key) FROM unnest(keys) WITH ORDINALITY AS u (key, i)
-                             ORDER BY u.i);
+    wanted  jsonb[] := pgmeaning._full_keys(c, keys);
 BEGIN
     PERFORM pgmeaning._check_search(c, t, 1, NULL);
     RETURN QUERY EXECUTE format('SELECT u.place, coalesce(own.key, u.key)::text, own.key IS NOT NULL, '

@@ -23,8 +23,10 @@ from pgmeaning.cli.model_options import model_set  # noqa: F401  it adds itself 
 from pgmeaning.cli.output import (
     AsJson,
     Collection,
+    Columns,
     Dsn,
     DsnFile,
+    Template,
     abandon_output,
     address,
     common,
@@ -212,12 +214,8 @@ def attach(
     source: Annotated[
         str, typer.Argument(metavar="TABLE", help="Name of the table, quoted as in SQL.", show_default=False)
     ],
-    column: Annotated[
-        list[str] | None, typer.Option("--column", metavar="COLUMN", help="Column to embed; may be repeated.")
-    ] = None,
-    template: Annotated[
-        str | None, typer.Option("--template", metavar="TEMPLATE", help="Text to embed, such as '{title}: {body}'.")
-    ] = None,
+    column: Columns = None,
+    template: Template = None,
     collection: Annotated[
         str | None, typer.Option("--collection", metavar="NAME", help="Name of the collection; default: the table's.")
     ] = None,

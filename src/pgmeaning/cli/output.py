@@ -43,6 +43,12 @@ DsnFile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Collection = Annotated[str, typer.Argument(metavar="COLLECTION", help="Name of the collection.", show_default=False)]
+Columns = Annotated[
+    list[str] | None, typer.Option("--column", metavar="COLUMN", help="Column to embed; may be repeated.")
+]
+Template = Annotated[
+    str | None, typer.Option("--template", metavar="TEMPLATE", help="Text to embed, such as '{title}: {body}'.")
+]
 
 
 def json_object(text: str | None, option: str) -> dict[str, Any] | None:

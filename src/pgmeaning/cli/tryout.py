@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pgmeaning.cli.groups import DataDir, Port
-from pgmeaning.cli.output import configure_logging
+from pgmeaning.cli.output import Columns, Template, configure_logging
 from pgmeaning.cli.ui import serve_page
 from pgmeaning.errors import SettingsError
 
@@ -20,12 +20,8 @@ def tryout(
     table: Annotated[
         str | None, typer.Option("--table", metavar="NAME", help="Name of the table; default: the file's.")
     ] = None,
-    column: Annotated[
-        list[str] | None, typer.Option("--column", metavar="COLUMN", help="Column to embed; may be repeated.")
-    ] = None,
-    template: Annotated[
-        str | None, typer.Option("--template", metavar="TEMPLATE", help="Text to embed, such as '{title}: {body}'.")
-    ] = None,
+    column: Columns = None,
+    template: Template = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="MODEL", help="Model to use; default: the small one.")
     ] = None,

@@ -86,6 +86,15 @@ def connect_once(dsn: str, application_name: str) -> Client:
     return Client(Once(connection))
 
 
+def answers(client: Client) -> bool:
+    """Whether the server still knows the client's connection, after a restart or an idle time-out."""
+    try:
+        client.connection.execute(sql.query("client/ping"))
+    except psycopg.Error:
+        return False
+    return True
+
+
 def _link(target: Any, connecting: float, reconnecting: float, statement: float | None) -> Link:
     found = _given(target)
     if found is None:

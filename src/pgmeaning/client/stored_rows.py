@@ -217,12 +217,13 @@ class StoredRows:
         """The model, which this process may run: it gives what its probes say. Raises ModelDrifted."""
         with self._statements.using() as connection:
             found = targets.model(connection, name)
-            probes = stored_probes(connection, name)
         if found is None:
             raise ModelNotFound(f"this database has no model {name!r}", hint="see: pgmeaning model list")
         proved = (name, fingerprint(found))
         if proved not in self._proved:
             settings = Settings()
+            with self._statements.using() as connection:
+                probes = stored_probes(connection, name)
             with embedder_here(found) as embedder:
                 check(probes, located(found, settings.location), embedder, settings.probe_tolerance)
             self._proved.add(proved)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 import psycopg
 
 from pgmeaning.client.client import Client
-from pgmeaning.client.connecting import connect_once
+from pgmeaning.client.connecting import answers, connect_once
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.values import translated_errors
 
@@ -61,7 +61,7 @@ class Connections:
         with suppress(queue.Empty):
             while True:
                 client = self._idle.get_nowait()
-                if _answers(client):
+                if answers(client):
                     return client
                 client.close()
         return self._connected()
@@ -78,12 +78,3 @@ class Connections:
             self._idle.put_nowait(client)
         except queue.Full:
             client.close()
-
-
-def _answers(client: Client) -> bool:
-    """Whether the server still knows this connection."""
-    try:
-        client.connection.execute(sql.query("console/ping"))
-    except psycopg.Error:
-        return False
-    return True

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pgmeaning import json_values
-from pgmeaning.client.asking import Asking
-from pgmeaning.client.client import Client
 from pgmeaning.console.asked import Asked
 from pgmeaning.console.connections import Connections
 from pgmeaning.console.marking import Pieces, marked
@@ -98,7 +96,7 @@ def _reranked(connections: Connections, made: Column, wanted: Asked) -> list[Hit
         told = arguments("vectors", replace(wanted, k=max(wanted.k, wanted.rerank)))
         found = client.search(wanted.collection, wanted.query, timeout=wanted.timeout, **told)
     with made.phase(f"rerank {len(found)} rows"), connections.asking() as client:
-        scores = _asking(client).scores(wanted.query, found, None, wanted.timeout)
+        scores = client._asking.scores(wanted.query, found, None, wanted.timeout)
     judged = [replace(hit, score=score) for hit, score in zip(found, scores, strict=True)]
     return sorted(judged, key=lambda hit: -hit.score)[: wanted.k]
 
@@ -126,10 +124,6 @@ def _shown(connections: Connections, wanted: Asked, hits: Sequence[Hit]) -> list
         texts = marked(client._statements, wanted.collection, wanted.query, [hit.text for hit in hits])
     keys = [json_values.dumps(hit.key) for hit in hits]
     return [Found(rank, *one) for rank, one in enumerate(zip(keys, hits, texts, strict=True), 1)]
-
-
-def _asking(client: Client) -> Asking:
-    return client._asking
 
 
 def short(value: Any, most: int = 300) -> str:

@@ -59,7 +59,7 @@ def check(dsn: str) -> State:
 
     Raises DatabaseError if it cannot connect, or if `upgrade` would refuse the database.
     """
-    with _connect(dsn) as connection:
+    with connected(dsn) as connection:
         return replace(known_state(connection), vector_advice=vector_advice(connection))
 
 
@@ -73,11 +73,11 @@ def upgrade(dsn: str, loopback_hosts: str = "", *, roles: bool = False, owner: s
     installation are left, or if the schema belongs to a role that was not named; SchemaOutdated if the schema is newer
     than this package, or was never released.
     """
-    with _connect(dsn) as connection:
+    with connected(dsn) as connection:
         refuse_standby(connection)
     for_others = make_roles(dsn) if roles else ()
     before = _first_or_again(lambda: _upgrade_alone(dsn, owner, roles=roles, roles_made=not for_others))
-    with _connect(dsn) as connection:
+    with connected(dsn) as connection:
         problem = ensure_loopback(connection, loopback_hosts)
         if roles and not for_others:
             for_others = _refused_ones(connection, "migrate/needed_grants")
@@ -111,7 +111,7 @@ def make_roles(dsn: str) -> tuple[str, ...]:
 
     Raises DatabaseError if a role of such a name has rights that ours do not have.
     """
-    with _connect(dsn) as connection:
+    with connected(dsn) as connection:
         strange = connection.execute(sql.query("migrate/strange_roles")).fetchone()
         if strange:
             raise DatabaseError(
@@ -137,7 +137,7 @@ def remove_unreleased(dsn: str, collections: Sequence[str]) -> bool:
 
     Returns whether it did. The source tables stay; the vectors are dropped.
     """
-    with _connect(dsn) as connection, connection.transaction():
+    with connected(dsn) as connection, connection.transaction():
         connection.execute(sql.query("migration_lock"))
         connection.execute(sql.query("stay_on_node"))
         if not state(connection).unreleased:
@@ -159,12 +159,8 @@ def downgrade(dsn: str) -> None:
         connection.execute(sql.query("migrate/drop_schema"))
 
 
-def connected(dsn: str) -> psycopg.Connection[Any]:
+def connected(dsn: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
     """A connection for what changes the schema; raises DatabaseError where there is none."""
-    return _connect(dsn)
-
-
-def _connect(dsn: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
     try:
         connection = psycopg.connect(
             checked(dsn), autocommit=autocommit, application_name="pgmeaning migrate", client_encoding="UTF8"
@@ -184,7 +180,7 @@ def _transaction(dsn: str) -> Iterator[tuple[sqlalchemy.Connection, psycopg.Conn
     import sqlalchemy
 
     engine = sqlalchemy.create_engine(
-        "postgresql+psycopg://", creator=lambda: _connect(dsn, autocommit=False), poolclass=sqlalchemy.NullPool
+        "postgresql+psycopg://", creator=lambda: connected(dsn, autocommit=False), poolclass=sqlalchemy.NullPool
     )
     try:
         with engine.begin() as alchemy:

@@ -16,13 +16,10 @@ MEASURES = ("distance", "score", "chunk", "chunk_text", "model")
 PAGE = 1000
 
 
-def columns_of(hits: Sequence[Hit], columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
-    """The keys and rows of hits, then MEASURES; where the table has a column of such a name, ours ends in "_".
-
-    `columns`: those of a frame without hits.
-    """
+def columns_of(hits: Sequence[Hit]) -> dict[str, list[Any]]:
+    """The keys and rows of hits, then MEASURES; where the table has a column of such a name, ours ends in "_"."""
     rows = [{**hit.key, **hit.row} for hit in hits]
-    names = list(rows[0]) if rows else list(columns or ())
+    names = list(rows[0]) if rows else []
     found = {name: [row[name] for row in rows] for name in names}
     for measure in MEASURES:
         found[f"{measure}_" if measure in names else measure] = [getattr(hit, measure) for hit in hits]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from pgmeaning.client.client import Client
-from pgmeaning.client.connecting import connect_once
+from pgmeaning.client.connecting import answers, connect_once
 from pgmeaning.database import sql_files as sql
 from pgmeaning.database.connection import check_direct
 from pgmeaning.database.values import translated_errors
@@ -87,7 +87,7 @@ class Database:
     def _take(self) -> Client:
         with self._lock:
             client = self._idle.pop() if self._idle else None
-        if client is not None and not _answers(client):
+        if client is not None and not answers(client):
             client.close()
             client = None
         client = client or self._connected()
@@ -116,15 +116,6 @@ class Database:
                 ) from error
             raise
         return client
-
-
-def _answers(client: Client) -> bool:
-    """Whether the connection still stands, after a restart of the server or an idle time-out."""
-    try:
-        client.connection.execute("SELECT")
-    except psycopg.Error:
-        return False
-    return True
 
 
 def _one(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
