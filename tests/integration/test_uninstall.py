@@ -18,6 +18,7 @@ from pgmeaning.embedded_server.install import find_install
 from pgmeaning.errors import DatabaseError
 from pgmeaning.settings import Settings
 from pgmeaning.sidecar.process import Sidecar
+from tests.installation import BY_A_SUPERUSER, Installations
 from tests.types import Connection
 
 OURS = "SELECT rolname FROM pg_roles WHERE rolname LIKE 'pgmeaning%%' AND rolname <> 'pgmeaning_tests_owner' ORDER BY 1"
@@ -86,6 +87,27 @@ def test_roles_that_no_other_database_needs_go_too(db: Connection, empty_dsn: st
         left = [name for (name,) in db.execute(OURS).fetchall()]
         for role in ("pgmeaning_admin", "pgmeaning_sidecar", "pgmeaning_reader", "pgmeaning_user"):
             assert (role in left) == any(f"role {role} is kept" in line for line in kept)
+
+
+def test_where_another_database_has_roles_they_all_stay_and_no_right_here(
+    db: Connection, empty_dsn: str, installations: Installations
+) -> None:
+    installations.of(BY_A_SUPERUSER)
+    before = dump(empty_dsn)
+    install(empty_dsn, roles=True)
+    db.execute("GRANT CONNECT ON DATABASE postgres TO pgmeaning_reader")
+    roles = db.execute(OURS).fetchall()
+    kept = uninstall(db, vector=True)
+    assert [line.split()[1] for line in kept] == [
+        "pgmeaning_reader", "pgmeaning_user", "pgmeaning_sidecar", "pgmeaning_admin",
+    ]  # fmt: skip
+    assert {name for (name,) in roles} - {name for (name,) in db.execute(OURS).fetchall()} == {
+        f"pgmeaning_loopback_{conninfo_oid(db)}"
+    }
+    assert dump(empty_dsn) == before
+    acl = "SELECT datacl::text LIKE '%%pgmeaning_reader=c%%' FROM pg_database WHERE datname = 'postgres'"
+    assert db.execute(acl).fetchone() == (True,)
+    db.execute("REVOKE CONNECT ON DATABASE postgres FROM pgmeaning_reader")
 
 
 def test_what_is_left_of_half_an_installation_goes_too(db: Connection, empty_dsn: str) -> None:

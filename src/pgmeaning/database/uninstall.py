@@ -23,6 +23,7 @@ def uninstall(connection: psycopg.Connection[Any], *, cascade: bool = False, vec
     this role may not.
     """
     refuse_standby(connection)
+    was_there = bool(installed(connection))
     kept: list[str] = []
     connection.add_notice_handler(lambda notice: kept.append(notice.message_primary or ""))
     try:
@@ -37,7 +38,7 @@ def uninstall(connection: psycopg.Connection[Any], *, cascade: bool = False, vec
                 connection.execute(sql.query("migrate/uninstall_vector"))
     except psycopg.Error as error:
         raise as_database_error(error) from error
-    return [line for line in kept if "is kept" in line]
+    return [line for line in kept if "is kept" in line] if was_there else []  # roles of other databases' then
 
 
 def _refuse_dependents(connection: psycopg.Connection[Any], *, cascade: bool) -> None:

@@ -6,6 +6,7 @@ The table is attached like any other, so SQL and the framework see the same rows
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -19,10 +20,13 @@ from pgmeaning.client.arguments import AnyVector, Filter
 from pgmeaning.client.conditions import Operand
 from pgmeaning.client.vectors import Embedding
 from pgmeaning.database import sql_files as sql
-from pgmeaning.errors import ArgumentError, TimedOut
+from pgmeaning.errors import ArgumentError, CollectionError, DatabaseError, TimedOut
 
 OnConflict = Literal["update", "skip", "fail"]
 DUPLICATE = "23505"
+# A table, a collection or a row of the catalog that another process makes at the same time; or its lock.
+MADE_MEANWHILE = frozenset({DUPLICATE, "42P07", "PM002"})
+LOCKED, PATIENCE = "PM015", 10.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,12 +294,25 @@ class TextStore:
 
 
 def _attached(client: Client, table: str, options: Mapping[str, Any]) -> str:
-    """The collection of a table, which is made and attached where that is not so."""
+    """The collection of a table, which is made and attached where that is not so.
+
+    No lock keeps another process from making it meanwhile, since anybody could hold one: then it is looked for again.
+    """
+    again, ends = 2, time.monotonic() + PATIENCE
+    while True:
+        try:
+            return _found_or_made(client, table, options)
+        except (DatabaseError, CollectionError) as error:
+            if error.sqlstate == LOCKED and time.monotonic() < ends:
+                time.sleep(0.05)
+            elif error.sqlstate in MADE_MEANWHILE and again:
+                again -= 1
+            else:
+                raise
+
+
+def _found_or_made(client: Client, table: str, options: Mapping[str, Any]) -> str:
     with client.transaction() as connection:
-        exists, collection = client._statements.execute("documents/find", {"table": table}).fetchone() or (False, None)
-        if collection is not None:
-            return str(collection)
-        client._statements.execute("documents/lock", {})
         exists, collection = client._statements.execute("documents/find", {"table": table}).fetchone() or (False, None)
         if collection is not None:
             return str(collection)
